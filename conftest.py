@@ -1,0 +1,3 @@
+"""The project's own tests run in processes of their own, through pytester."""
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,66 @@
+"""`python -m pytest_quantbudget`: what needs no model. Check budgets, print a report's table, print the schemas."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_quantbudget import schema
+from pytest_quantbudget.budget import load_budget
+from pytest_quantbudget.report import document, terminal
+from pytest_quantbudget.session import find_budgets
+from pytest_quantbudget.yamlfile import BudgetError, display_path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 4 is the exit code of a mistake in a file, as it is pytest's."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_quantbudget", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    check_ = commands.add_parser("check", help="check budget files, directories or globs")
+    check_.add_argument("budget", nargs="+")
+    check_.set_defaults(run=check)
+    table_ = commands.add_parser("table", help="print the table of a JSON report")
+    table_.add_argument("report", type=Path)
+    table_.set_defaults(run=table)
+    schema_ = commands.add_parser("schema", help="print a JSON Schema")
+    schema_.add_argument("which", choices=["budget", "report"])
+    schema_.set_defaults(run=print_schema)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (BudgetError, ValueError, OSError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 4
+    return 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Read every budget; say how many limits each holds."""
+    for name in options.budget:
+        for path in find_budgets(name, Path.cwd()):
+            budget = load_budget(path)
+            limits = sum(len(method.limits) for method in budget.methods)
+            print(f"{display_path(path)}: {len(budget.methods)} methods, {limits} limits")
+
+
+def table(options: argparse.Namespace) -> None:
+    """The table of a report, with the replies."""
+    for line in terminal.lines(document.read(options.report), replies=True):
+        print(f"== {line.text} ==" if line.title else line.text)
+
+
+def print_schema(options: argparse.Namespace) -> None:
+    """The schema on standard output, as it ships in the package."""
+    print(text_of(options.which))
+
+
+def text_of(which: str) -> str:
+    """One of the schemas as text."""
+    return json.dumps(schema.budget_schema() if which == "budget" else document.schema(), indent=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,334 @@
+"""A budget file -> Budget: every line checked, every mistake found at once, nothing loaded."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import grammar, methods, units
+from pytest_quantbudget.grammar import Field, LimitKind
+from pytest_quantbudget.hardware import GpuNeed
+from pytest_quantbudget.measurement import Request, Subject, Task, Workload
+from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, read_extended
+
+TOP = ("model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "tasks", "methods")
+METHOD = ("checkpoint", "options", "budget", "marks", "gpu")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit's value for the devices whose name matches `pattern`; in base units, and as the user wrote it."""
+
+    pattern: str
+    value: float
+    text: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line of a budget: one test."""
+
+    kind: LimitKind
+    targets: tuple[Target, ...]
+    file: Path
+    line: int
+
+    @property
+    def name(self) -> str:
+        """`max_vram`, `min_gsm8k`: the last part of the test's id."""
+        return self.kind.name
+
+    def target(self, device: str) -> Target | None:
+        """The value that holds for a device, or None where the budget names none for it."""
+        return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a budget with its limits."""
+
+    name: str
+    subject: Subject
+    limits: tuple[Limit, ...]
+    marks: tuple[str, ...]
+    gpu: GpuNeed | None
+    line: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget file, checked."""
+
+    path: Path
+    model: str
+    baseline: str | None
+    workload: Workload
+    prompt: str
+    tasks: Mapping[str, Task]
+    methods: tuple[Method, ...]
+
+    def method(self, name: str) -> Method:
+        """The method of that name. Raises KeyError where the budget has none."""
+        return next((m for m in self.methods if m.name == name), None) or _raise(KeyError(name))
+
+    def request(self, method: Method, limits: Sequence[Limit] | None = None) -> Request:
+        """What has to be measured of a method for `limits`; for everything the file declares where that is None."""
+        metrics = {limit.kind.metric for limit in limits or ()}
+        tasks = {limit.kind.task for limit in limits or ()}
+        speed = limits is None or bool(metrics & {"vram", "tokens_per_s", "ttft"})
+        return Request(
+            method.subject,
+            (self.workload,) if speed else (),
+            tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
+            (self.prompt,),
+        )
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+def load_budget(path: Path) -> Budget:
+    """The budget in a file. Raises BudgetError with all that is wrong with it."""
+    root = read_extended(path)
+    problems = Problems()
+    budget = _Reader(path, root, problems).budget()
+    problems.raise_any()
+    return budget
+
+
+class _Reader:
+    """Reads one file's merged nodes; every method notes what is wrong and goes on with what it can."""
+
+    def __init__(self, path: Path, root: Marked, problems: Problems) -> None:
+        self.path, self.root, self.problems = path, root, problems
+
+    def budget(self) -> Budget:
+        if not isinstance(self.root.value, dict):
+            raise BudgetError(Problem(self.path, self.root.line, "a budget is a mapping with `model` and `methods`"))
+        self.known_keys(self.root, TOP, "a budget")
+        model = self.model(self.root)
+        workload = grammar.read_fields(self.section("workload"), grammar.WORKLOAD, "workload", self.problems)
+        prompt = workload.pop("prompt")
+        tasks = self.tasks(self.section("tasks"))
+        found = self.methods(model, tasks)
+        baseline = self.baseline(found)
+        for method in found:
+            self.relations(method, baseline)
+        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found)
+
+    def section(self, name: str) -> Marked:
+        return self.root.entries.get(name) or Marked({}, self.path, self.root.line)
+
+    def known_keys(self, node: Marked, known: Sequence[str], what: str) -> None:
+        for key, value in node.entries.items():
+            if key not in known:
+                self.problems.add(value, f"{what} has no key {key!r}{units.nearest(key, known)}")
+
+    def text(self, node: Marked, key: str) -> str | None:
+        entry = node.entries.get(key)
+        if entry is None:
+            return None
+        try:
+            return str(grammar.TEXT.read(entry.plain))
+        except ValueError as error:
+            self.problems.add(entry, f"{key}: {error}")
+            return None
+
+    def model(self, node: Marked, key: str = "model") -> str:
+        name = self.text(node, key)
+        entry = node.entries.get(key)
+        if entry is None:
+            self.problems.add(node, f"a budget names its `{key}`: a hub id, a directory, or builtin")
+        if name is None or entry is None:
+            return ""
+        if name == questions.BUILTIN:
+            return str(questions.BUILTIN_DIR)
+        folder = entry.file.parent / Path(name).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+        if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+            self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")
+        return name
+
+    def file(self, node: Marked, key: str) -> Path | None:
+        name, entry = self.text(node, key), node.entries.get(key)
+        if name is None or entry is None:
+            return None
+        path = questions.resolve(name, entry.file.parent).resolve()
+        if not path.is_file():
+            near = units.nearest(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")])
+            self.problems.add(entry, f"{key}: there is no file {name!r}{near}")
+            return None
+        return path
+
+    def tasks(self, node: Marked) -> dict[str, Task]:
+        if not isinstance(node.value, dict):
+            self.problems.add(node, "tasks wants a name and settings for each question set")
+        tasks: dict[str, Task] = {}
+        for name, settings in node.entries.items():
+            taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
+                why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
+                self.problems.add(settings, f"{name!r} cannot name a task: {why}")
+                continue
+            node_ = Marked({}, settings.file, settings.line) if settings.value is None else settings
+            values = grammar.read_fields(node_, grammar.TASK, f"task {name}", self.problems)
+            path = self.file(node_, "file")
+            if path is None and "file" not in node_.entries and name not in questions.HUB_SETS:
+                known = ", ".join(questions.HUB_SETS)
+                self.problems.add(settings, f"task {name!r} wants a `file`: only {known} has a set on the hub")
+            if path is not None:
+                self.question_file(node_, path, values)
+            values["file"] = str(path) if path else None
+            tasks[name] = Task(name=name, **values)
+        return tasks
+
+    def question_file(self, node: Marked, path: Path, values: Mapping[str, Any]) -> None:
+        try:
+            questions.draw(questions.read_file(path), values["questions"], values["shots"], values["seed"])
+        except BudgetError as error:
+            self.problems.found.extend(error.problems)
+        except ValueError as error:
+            self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
+
+    def methods(self, model: str, tasks: Mapping[str, Task]) -> tuple[Method, ...]:
+        node = self.section("methods")
+        if not node.entries:
+            self.problems.add(node, f"a budget names `methods`: {', '.join(methods.MODULES)}")
+        kinds = grammar.limit_kinds(list(tasks))
+        found = []
+        for name, entry in node.entries.items():
+            if name not in methods.MODULES:
+                self.problems.add(entry, f"there is no method {name!r}{units.nearest(name, methods.MODULES)}")
+                continue
+            if not isinstance(entry.value, dict):
+                self.problems.add(entry, f"{name} wants keys ({', '.join(METHOD)}), not {entry.plain!r}")
+                continue
+            found.append(self.method(name, entry, model, kinds))
+        return tuple(found)
+
+    def method(self, name: str, node: Marked, model: str, kinds: Mapping[str, LimitKind]) -> Method:
+        self.known_keys(node, METHOD, name)
+        spec = methods.spec(name)
+        options = node.entries.get("options") or Marked({}, node.file, node.line)
+        values = grammar.read_fields(options, spec.options, f"{name}'s options", self.problems)
+        limits_node = node.entries.get("budget") or Marked({}, node.file, node.line)
+        limits = tuple(filter(None, (self.limit(kinds, k, v) for k, v in limits_node.entries.items())))
+        if "budget" in node.entries and not isinstance(limits_node.value, dict):
+            self.problems.add(limits_node, f"budget wants limits ({', '.join(kinds)}), not {limits_node.plain!r}")
+        self.contradictions(limits)
+        marks = grammar.read_fields(_only(node, "marks"), [Field("marks", grammar.NAMES, "")], name, self.problems)
+        subject = Subject(
+            model=model,
+            revision=self.text(self.root, "revision"),
+            method=name,
+            checkpoint=self.checkpoint(name, node),
+            options=values,
+            calibration=self.calibration(name, node),
+        )
+        return Method(name, subject, limits, marks["marks"] or (), self.gpu(node), node.line)
+
+    def checkpoint(self, name: str, node: Marked) -> str | None:
+        entry = node.entries.get("checkpoint")
+        if entry is None:
+            return None
+        if methods.spec(name).checkpoint_format is None:
+            self.problems.add(entry, f"{name} takes no checkpoint: its weights are those of `model`")
+            return None
+        return self.model(node, "checkpoint")
+
+    def calibration(self, name: str, node: Marked) -> str | None:
+        """The calibration file of a method that will quantize the model itself."""
+        if methods.spec(name).quantize is None or "checkpoint" in node.entries:
+            return None
+        entry = self.root.entries.get("calibration")
+        if entry is None:
+            self.problems.add(
+                node, f"{name} has no `checkpoint`, and the file names no `calibration` text to quantize on"
+            )
+            return None
+        if entry.value == questions.BUILTIN:
+            return str(questions.BUILTIN_DIR / "calibration.jsonl")
+        return str(self.file(self.root, "calibration") or "")
+
+    def gpu(self, node: Marked) -> GpuNeed | None:
+        entry = node.entries.get("gpu") or self.root.entries.get("gpu")
+        if entry is None or entry.value is False:
+            return None
+        if entry.value is True:
+            return GpuNeed()
+        return GpuNeed(**grammar.read_fields(entry, grammar.GPU, "gpu", self.problems))
+
+    def limit(self, kinds: Mapping[str, LimitKind], name: str, node: Marked) -> Limit | None:
+        kind = kinds.get(name)
+        if kind is None:
+            what = "limit"
+            if re.fullmatch(r"min_[a-z]\w*|max_\w+_(drop|flips)", name):
+                what = "limit, and no task of that name is declared:"
+            self.problems.add(node, f"there is no {what} {name!r}{units.nearest(name, kinds)}")
+            return None
+        by_name = node.entries or {"*": node}
+        targets: list[Target] = []
+        for pattern, value in by_name.items():
+            earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
+            if earlier is not None:
+                self.problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
+            try:
+                base = kind.kind.read(value.plain)
+            except ValueError as error:
+                self.problems.add(value, f"{name}: {error}")
+                continue
+            unit = kind.unit or units.QUANTITY.fullmatch(str(value.plain).strip())[2]  # type: ignore[index]
+            targets.append(Target(pattern, float(base), str(value.plain), unit))
+        return Limit(kind, tuple(targets), node.file, node.line) if targets else None
+
+    def contradictions(self, limits: Sequence[Limit]) -> None:
+        """Limits of one method of which one can never be the one that fails, so that it promises nothing."""
+        plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
+        for inner, outer, why in _nested(plain):
+            low, high = plain[outer].targets[0], plain[inner].targets[0]
+            if high.value > low.value:
+                node = Marked(None, plain[inner].file, plain[inner].line)
+                self.problems.add(node, f"{inner} {high.text} contradicts {outer} {low.text}: {why}")
+
+    def baseline(self, found: Sequence[Method]) -> str | None:
+        entry = self.root.entries.get("baseline")
+        name = self.text(self.root, "baseline")
+        names = [method.name for method in found]
+        if entry is not None and name is not None and name not in names:
+            self.problems.add(entry, f"the baseline {name!r} is not among the methods{units.nearest(name, names)}")
+            return None
+        return name
+
+    def relations(self, method: Method, baseline: str | None) -> None:
+        for limit in method.limits:
+            if not limit.kind.relation:
+                continue
+            node = Marked(None, limit.file, limit.line)
+            if method.name == baseline:
+                self.problems.add(node, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
+            elif baseline is None and "baseline" not in self.root.entries:
+                self.problems.add(node, f"{limit.name} is taken against a baseline, and the file names no `baseline`")
+
+
+def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:
+    """Pairs (part, whole, why) that are both limited: a limit on the part above that on the whole says nothing."""
+    pairs = [("max_weights", "max_vram", "the weights are part of that memory")]
+    pairs += [
+        (f"max_{k.kind.task}_drop", f"max_{k.kind.task}_flips", "a drop is at most the share of flips")
+        for k in limits.values()
+        if k.kind.relation == "flips"
+    ]
+    return [(part, whole, why) for part, whole, why in pairs if part in limits and whole in limits]
+
+
+def _only(node: Marked, *names: str) -> Marked:
+    return Marked({k: v for k, v in node.entries.items() if k in names}, node.file, node.line)

@@ -1,0 +1,106 @@
+"""What users' own tests may ask for: a live model, its measurement, the GPU."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from pytest_quantbudget import loading, methods
+from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.collect import SESSION
+from pytest_quantbudget.hardware import Gpu, GpuNeed
+from pytest_quantbudget.measurement import Measurement
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class QuantModel:
+    """A loaded model and its tokenizer; `method` is the budget's name for the precision."""
+
+    method: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@pytest.fixture(scope="session")
+def quant_method(request: pytest.FixtureRequest) -> tuple[Budget, Method]:
+    """The (budget, method) that a test is run for; parametrized over the budgets given."""
+    if getattr(request, "param", None) is None:
+        pytest.skip("no budget was given: add --quant-budget FILE")
+    found: tuple[Budget, Method] = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Method]) -> Iterator[QuantModel]:
+    """A live model in each method of the budgets given, in this process, one at a time.
+
+    All that the selected limits need is measured before the first model is loaded, and no other process of the run
+    measures on the device until the last is freed.
+    """
+    session = request.config.stash[SESSION]
+    _, method = quant_method
+    spec = methods.spec(method.name)
+    missing = spec.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    session.finish_measuring()
+    with session.bench.device_lock():
+        os.environ.update(session.bench.environ)
+        quantized = None
+        if spec.quantize is not None and method.subject.checkpoint is None:
+            made = session.bench.quantized(method.subject)
+            if made.quantized is None:
+                pytest.fail(f"{method.name}: {made.failures[0].message}", pytrace=False)
+            quantized = made.quantized
+        try:
+            loaded = loading.load(method.subject, quantized)
+        except loading.Lacking as error:
+            no_gpu(session.require_gpu, str(error))
+        resident = QuantModel(method.name, loaded.model, loaded.tokenizer)
+        del loaded
+        yield resident
+        # pytest keeps the fixture's value until after this, so the weights go by name.
+        del resident.model, resident.tokenizer
+        _free()
+
+
+def _free() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget, Method]) -> Measurement:
+    """All figures of the method: load time, weights, the workload's memory and speed, every declared task's answers."""
+    session = request.config.stash[SESSION]
+    budget, method = quant_method
+    session.plan(budget, method, None)
+    return session.measure(method)
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Gpu:
+    """The first GPU that this process may use; skips (fails with --quant-require-gpu) where there is none."""
+    session = request.config.stash[SESSION]
+    lacking = session.lacking(GpuNeed())
+    if lacking is not None:
+        no_gpu(session.require_gpu, lacking)
+    return session.gpus[0]
+
+
+def no_gpu(required: bool, reason: str) -> NoReturn:
+    """Skip, or fail where a GPU is required."""
+    if required:
+        pytest.fail(f"{reason} (--quant-require-gpu)", pytrace=False)
+    pytest.skip(reason)

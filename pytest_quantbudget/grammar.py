@@ -1,0 +1,239 @@
+"""The words of a budget file, once: the parser checks against these tables, and the JSON Schema is made from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pytest_quantbudget import units
+from pytest_quantbudget.yamlfile import Marked, Problems
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of value: how it is read (ValueError in words for the user) and how JSON Schema says it."""
+
+    read: Callable[[object], Any]
+    schema: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of a mapping: its kind, what it means, and its value where the file is silent."""
+
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = None
+
+
+def whole(minimum: int, maximum: int | None = None) -> Kind:
+    """A whole number from `minimum`."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"wants a whole number {bounds}, not {value!r}")
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"wants a whole number {bounds}, not {value}")
+        return value
+
+    top = {} if maximum is None else {"maximum": maximum}
+    return Kind(read, {"type": "integer", "minimum": minimum, **top})
+
+
+def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Kind:
+    """A finite number between the bounds; `closed` names the ends ("low", "high", "low high") that belong to it."""
+
+    def read(value: object) -> float:
+        if isinstance(value, str):
+            raise ValueError(f"wants a bare number, and {value!r} is text")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"wants a number, not {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{value} can never be met or missed; write a finite number")
+        too_low = value < minimum if "low" in closed else value <= minimum
+        too_high = value > maximum if "high" in closed else value >= maximum
+        if too_low or (too_high and math.isfinite(maximum)):
+            low = f"{'at least' if 'low' in closed else 'above'} {minimum:g}"
+            high = f" and {'at most' if 'high' in closed else 'below'} {maximum:g}" if math.isfinite(maximum) else ""
+            raise ValueError(f"must be {low}{high}, not {value:g}")
+        return float(value)
+
+    schema: dict[str, object] = {"type": "number"}
+    schema["minimum" if "low" in closed else "exclusiveMinimum"] = minimum
+    if math.isfinite(maximum):
+        schema["maximum" if "high" in closed else "exclusiveMaximum"] = maximum
+    return Kind(read, schema)
+
+
+def choice(*names: str) -> Kind:
+    """One of a few words."""
+
+    def read(value: object) -> str:
+        if value not in names:
+            raise ValueError(f"{value!r} is none of {', '.join(names)}{units.nearest(str(value), names)}")
+        return str(value)
+
+    return Kind(read, {"enum": list(names)})
+
+
+def one_of(*numbers: int) -> Kind:
+    """One of a few whole numbers."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or value not in numbers:
+            raise ValueError(f"{value!r} is none of {', '.join(map(str, numbers))}")
+        return int(str(value))
+
+    return Kind(read, {"enum": list(numbers)})
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"wants text, not {value!r}" + ("; quote it" if value is not None else ""))
+    return value
+
+
+def _read_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"wants true or false, not {value!r}")
+    return value
+
+
+def _read_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and v.isidentifier() for v in value):
+        raise ValueError(f"wants a list of marker names, such as [slow], not {value!r}")
+    return tuple(value)
+
+
+def _read_capability(value: object) -> str:
+    parts = str(value).split(".")
+    if not isinstance(value, str) or len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise ValueError(f'wants a compute capability in quotes, such as "8.0", not {value!r}')
+    return value
+
+
+TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
+FLAG = Kind(_read_flag, {"type": "boolean"})
+NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
+CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d+\.\d+$"})
+SIZE = Kind(
+    lambda value: units.parse_size(value)[0],
+    {"type": "string", "pattern": rf"^[0-9.eE+_]+\s*({'|'.join(units.SIZES)})$", "examples": ["17 GiB", "16 GB"]},
+)
+TIME = Kind(
+    lambda value: units.parse_time(value)[0],
+    {"type": "string", "pattern": rf"^[0-9.eE+_-]+\s*({'|'.join(units.TIMES)})$", "examples": ["80 ms"]},
+)
+
+DTYPES = ("bfloat16", "float16", "float32")
+DEFAULT_PROMPT = "The three primary colours are"
+
+WORKLOAD: Sequence[Field] = (
+    Field("prompt_tokens", whole(1), "Tokens of each prompt in the prefill.", 512),
+    Field("new_tokens", whole(2), "Tokens generated after each prompt; the first belongs to the prefill.", 128),
+    Field("batch_size", whole(1), "Sequences at once.", 1),
+    Field("repeats", whole(1), "Measured runs, after one unmeasured warm-up; the median is judged.", 5),
+    Field(
+        "prompt",
+        TEXT,
+        "A text whose greedy continuation the report shows, to see that the model talks.",
+        DEFAULT_PROMPT,
+    ),
+)
+
+TASK: Sequence[Field] = (
+    Field("questions", whole(1), "How many questions, drawn at random by `seed`; all of them where not given."),
+    Field("shots", whole(0), "Worked examples in front of each question.", 0),
+    Field("seed", whole(0), "Seed of the drawing of questions and examples.", 0),
+    Field(
+        "file", TEXT, "JSON lines with `question` and `answer`, instead of the hub's set; `builtin` is the shipped one."
+    ),
+    Field("max_new_tokens", whole(1), "Where an answer is cut off.", 256),
+    Field("batch_size", whole(1), "Questions answered at once; halved when memory runs out.", 32),
+    Field("extract", choice("strict", "flexible"), "Which answer counts: after `####`, or the last number.", "strict"),
+)
+
+GPU: Sequence[Field] = (
+    Field("min_vram", SIZE, "Memory that the GPU must have, and have free."),
+    Field("min_capability", CAPABILITY, "Smallest CUDA compute capability, quoted."),
+    Field("count", whole(1), "How many GPUs must be visible.", 1),
+)
+
+
+def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:
+    """The values of a mapping's keys, defaults filled in; what is unknown or wrong goes to `problems`."""
+    known = {field.name: field for field in fields}
+    values = {field.name: field.default for field in fields}
+    if not isinstance(node.value, dict):
+        problems.add(node, f"{what} wants keys ({', '.join(known)}), not {node.plain!r}")
+        return values
+    for key, value in node.entries.items():
+        if key not in known:
+            problems.add(value, f"{what} has no key {key!r}{units.nearest(key, known)}")
+            continue
+        try:
+            values[key] = known[key].kind.read(value.plain)
+        except ValueError as error:
+            problems.add(value, f"{key}: {error}")
+    return values
+
+
+Bound = Literal["min", "max"]
+Metric = Literal["vram", "weights", "tokens_per_s", "ttft", "load_time", "task"]
+Relation = Literal["", "ratio", "speedup", "drop", "flips"]
+
+
+@dataclass(frozen=True)
+class LimitKind:
+    """What a limit's name means: which way it bounds, which metric, how it relates to the baseline, in which unit."""
+
+    name: str
+    bound: Bound
+    metric: Metric
+    relation: Relation
+    unit: str
+    kind: Kind
+    doc: str
+    task: str = ""
+
+
+LIMITS: Mapping[str, LimitKind] = {
+    limit.name: limit
+    for limit in (
+        LimitKind("max_vram", "max", "vram", "", "", SIZE, "Peak GPU memory allocated during the workload."),
+        LimitKind("max_weights", "max", "weights", "", "", SIZE, "Parameters and buffers as loaded, scales included."),
+        LimitKind("max_vram_ratio", "max", "vram", "ratio", "", number(0), "Peak GPU memory over the baseline's."),
+        LimitKind("max_weights_ratio", "max", "weights", "ratio", "", number(0), "Weights over the baseline's."),
+        LimitKind("min_tokens_per_s", "min", "tokens_per_s", "", "tokens/s", number(0), "Decode throughput."),
+        LimitKind("min_speedup", "min", "tokens_per_s", "speedup", "x", number(0), "Throughput over the baseline's."),
+        LimitKind("max_ttft", "max", "ttft", "", "", TIME, "Time to first token: prefill of the workload's prompt."),
+        LimitKind("max_ttft_ratio", "max", "ttft", "ratio", "", number(0), "Time to first token over the baseline's."),
+        LimitKind(
+            "max_load_time", "max", "load_time", "", "", TIME, "From local files to a model ready on its device."
+        ),
+    )
+}
+
+
+def task_limits(task: str) -> tuple[LimitKind, ...]:
+    """The limits that a declared task adds: accuracy in percent, drop in percentage points, flips in percent."""
+    share = number(0, 100, closed="high")
+    change = number(0, 100, closed="low")
+    return (
+        LimitKind(f"min_{task}", "min", "task", "", "%", share, f"Accuracy on {task}, percent.", task),
+        LimitKind(
+            f"max_{task}_drop", "max", "task", "drop", "points", change, f"Loss of {task} accuracy, points.", task
+        ),
+        LimitKind(
+            f"max_{task}_flips", "max", "task", "flips", "%", change, f"{task} answers that changed sides, %.", task
+        ),
+    )
+
+
+def limit_kinds(tasks: Sequence[str]) -> dict[str, LimitKind]:
+    """Every limit that a file with these tasks may use, by name."""
+    return {**LIMITS, **{kind.name: kind for task in tasks for kind in task_limits(task)}}

@@ -1,0 +1,139 @@
+"""Loading one subject in this process: the right weights, checked before and after."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import methods, sources, units
+from pytest_quantbudget.measurement import Device, Layers, Subject
+from pytest_quantbudget.methods import Spec
+
+
+class Lacking(Exception):
+    """The machine lacks what the subject needs: a skip, not a failure."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes."""
+
+    model: Any
+    tokenizer: Any
+    revision: str
+    device: Device
+    seconds: float
+    weights: int
+    layers: Layers
+
+
+def load(subject: Subject, quantized: str | None) -> Loaded:
+    """Load a subject; `quantized` is the directory of its own quantization, where it has one.
+
+    The time runs from local files to a model ready on its device; downloads and imports come before it. Raises Lacking
+    where the weights do not fit, ValueError where a checkpoint is of another format or nothing ended up quantized, and
+    whatever the libraries raise.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    from pytest_quantbudget.metrics import memory
+
+    spec = methods.spec(subject.method)
+    settle(spec)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    own, revision = sources.fetch(subject.model, subject.revision)
+    source = Path(quantized) if quantized else own
+    if subject.checkpoint is not None:
+        source, _ = sources.fetch(subject.checkpoint, None)
+    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None)
+    check_room(spec, source, device)
+    _import_ahead(spec, source)
+    start = time.perf_counter()
+    model = spec.load(source, subject.options, device)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    model.eval()
+    layers = memory.layers(model)
+    if spec.bits < 16 and not layers.quantized:
+        found = ", ".join(f"{count} {name}" for name, count in layers.linear.items()) or "no linear layer"
+        raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
+    tokenizer = AutoTokenizer.from_pretrained(own)
+    return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
+
+
+def settle(spec: Spec) -> None:
+    """Set the environment that the method's libraries need before their import."""
+    for name, value in spec.environ.items():
+        os.environ.setdefault(name, value)
+
+
+def _import_ahead(spec: Spec, source: Path) -> None:
+    """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for package in spec.extras:
+        importlib.import_module(package)
+    config = AutoConfig.from_pretrained(source)
+    config.quantization_config = None
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config)
+
+
+def check_format(spec: Spec, source: Path, *, ready: bool) -> None:
+    """Raise ValueError where a checkpoint is not of the method's format, or `model` itself is quantized already."""
+    found = sources.checkpoint_format(source)
+    wanted = spec.checkpoint_format if ready else None
+    if found != wanted:
+        what = "the checkpoint" if ready else "the model"
+        is_, should = (
+            found or "nothing",
+            f"with {wanted}" if wanted else f"at all: {spec.name} starts from dense weights",
+        )
+        raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
+
+
+def check_room(spec: Spec, source: Path, device: str) -> None:
+    """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
+    import torch
+
+    if sources.checkpoint_format(source):
+        need = float(sum(path.stat().st_size for path in source.glob("*.safetensors")))
+    else:
+        need = sources.parameters(source) * spec.bits / 8
+    free = free_ram() if device == "cpu" else torch.cuda.mem_get_info()[0]
+    if free is not None and need > free:
+        where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)
+        raise Lacking(
+            f"too little free memory: the weights take {units.format_size(need)} in {spec.name}, and "
+            f"{units.format_size(free)} of {where} is free"
+        )
+
+
+def free_ram() -> int | None:
+    """Bytes that a new process can have without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def describe(device: str) -> Device:
+    """The device for the record."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        return Device("cpu", None, None, None, None, threads)
+    found = torch.cuda.get_device_properties(0)
+    uuid = f"GPU-{found.uuid}" if hasattr(found, "uuid") else None
+    return Device(found.name, uuid, found.total_memory, f"{found.major}.{found.minor}", torch.version.cuda, threads)

@@ -1,0 +1,212 @@
+"""What is to be measured and what came out: the records that cross the process and land in the report."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quantbudget import records
+
+INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
+QUANTIZE, LOAD, REPLY, WORKLOAD = "quantize", "load", "reply", "workload"  # the phases, besides one for each task
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What memory and speed are measured on: `batch_size` random prompts of `prompt_tokens`, then `new_tokens` each."""
+
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question set and how it is asked; `file` is absolute, `builtin`, or None for the hub's set."""
+
+    name: str
+    questions: int | None
+    shots: int
+    seed: int
+    file: str | None
+    max_new_tokens: int
+    batch_size: int
+    extract: str
+
+    @property
+    def phase(self) -> str:
+        """The name of the phase in which its questions are answered."""
+        return f"task {self.name}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One (model, method): what is loaded once. `model` and `checkpoint` are hub ids or absolute directories."""
+
+    model: str
+    revision: str | None
+    method: str
+    checkpoint: str | None
+    options: dict[str, Any]
+    calibration: str | None
+
+    @property
+    def key(self) -> str:
+        """A name for files and locks."""
+        return records.key_of(self)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that the selected limits need of one subject."""
+
+    subject: Subject
+    workloads: tuple[Workload, ...]
+    tasks: tuple[Task, ...]
+    prompts: tuple[str, ...]  # texts whose continuation the report shows
+    quantized: str | None = None  # where the subject's own quantization is kept, once it has been made
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a phase has no figures.
+
+    `kind` is `error`, or one of two that skip: `no-gpu` (no GPU, or too little memory) and `skip` (a missing package).
+    """
+
+    phase: str
+    kind: str
+    message: str
+    detail: str = ""
+    fatal: bool = True  # nothing after this phase was measured either
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes."""
+
+    workload: Workload
+    ttft_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+    peak_allocated: int | None
+    peak_reserved: int | None
+
+    @property
+    def tokens_per_s(self) -> tuple[float, ...]:
+        """Decode throughput of each repeat over the whole batch, the first token of each sequence left out."""
+        tokens = self.workload.batch_size * (self.workload.new_tokens - 1)
+        return tuple(tokens / seconds for seconds in self.decode_s)
+
+    @property
+    def median_tokens_per_s(self) -> float:
+        """Median of the repeats."""
+        return statistics.median(self.tokens_per_s)
+
+    @property
+    def median_ttft_s(self) -> float:
+        """Median time to first token, seconds."""
+        return statistics.median(self.ttft_s)
+
+    @property
+    def tpot_s(self) -> tuple[float, ...]:
+        """Time per output token of each repeat, seconds, the first token left out."""
+        return tuple(seconds / (self.workload.new_tokens - 1) for seconds in self.decode_s)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question's outcome. `question` is its line (from 0) in the set; both extractions are kept."""
+
+    question: int
+    text: str
+    strict: str
+    flexible: str
+    strict_correct: bool
+    flexible_correct: bool
+    cut_off: bool
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The answers to a task, in the order in which the questions were drawn."""
+
+    task: Task
+    answers: tuple[Answer, ...]
+    seconds: float
+
+    @property
+    def correct(self) -> tuple[bool, ...]:
+        """Right or wrong, question by question, under the task's extraction."""
+        strict = self.task.extract == "strict"
+        return tuple(a.strict_correct if strict else a.flexible_correct for a in self.answers)
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of questions answered correctly."""
+        return 100 * sum(self.correct) / len(self.answers)
+
+    @property
+    def cut_off(self) -> int:
+        """Answers that ended only because `max_new_tokens` was reached."""
+        return sum(a.cut_off for a in self.answers)
+
+    @property
+    def absent(self) -> int:
+        """Answers in which the task's extraction found nothing."""
+        strict = self.task.extract == "strict"
+        return sum((a.strict if strict else a.flexible) == INVALID for a in self.answers)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is quantized in the loaded model: module classes of its linear layers with counts."""
+
+    linear: dict[str, int]
+    quantized: int
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a measurement ran. `name` is the GPU's, or `cpu`; sizes in bytes."""
+
+    name: str
+    uuid: str | None
+    total: int | None
+    capability: str | None
+    cuda: str | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that was measured of one subject. None where a figure was not needed or its phase failed."""
+
+    subject: Subject
+    revision: str | None = None  # commit of a hub model, content hash of a directory
+    device: Device | None = None
+    quantized: str | None = None  # where the method's own quantization is kept
+    quantize_s: float | None = None
+    load_time_s: float | None = None
+    weights: int | None = None
+    layers: Layers | None = None
+    replies: dict[str, str] | None = None  # prompt to greedy continuation
+    speeds: tuple[Speed, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    libraries: dict[str, str] | None = None
+
+    def speed(self, workload: Workload) -> Speed | None:
+        """The figures of a workload, if it was measured."""
+        return next((s for s in self.speeds if s.workload == workload), None)
+
+    def task(self, task: Task) -> TaskResult | None:
+        """The answers to a task, if it was asked."""
+        return next((t for t in self.tasks if t.task == task), None)
+
+    def failure(self, phase: str) -> Failure | None:
+        """Why a phase has no figures: its own failure, else one that ended the measurement before it."""
+        own = [f for f in self.failures if f.phase == phase]
+        return next(iter(own or [f for f in self.failures if f.fatal]), None)

@@ -1,0 +1,75 @@
+"""The methods: a lazy mapping from name to the file that loads it. Reading a spec imports no heavy library."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.grammar import Field
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODULES: Mapping[str, str] = {
+    "fp32": "dense",
+    "bf16": "dense",
+    "fp16": "dense",
+    "int8": "bitsandbytes",
+    "nf4": "bitsandbytes",
+    "gptq-int4": "gptq",
+    "awq-int4": "awq",
+}
+
+BASE_PACKAGES = ("torch", "transformers", "accelerate")
+EXTRAS: Mapping[str, str] = {
+    **dict.fromkeys(BASE_PACKAGES, "models"),
+    "bitsandbytes": "bitsandbytes",
+    "gptqmodel": "gptqmodel",
+    "optimum": "gptqmodel",
+    "datasets": "hub",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a method before anything is loaded.
+
+    `load(source, options, device)` gives the model, ready on `device`. `quantize(source, options, texts, target)`
+    writes a quantized checkpoint into the directory `target`; only methods that need calibration have one.
+    `extras` are the packages it imports beyond the base ones.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[Path, Mapping[str, Any], str], nn.Module]
+    bits: float
+    options: Sequence[Field] = ()
+    extras: Sequence[str] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)  # set, where unset, before the libraries are imported
+    checkpoint_format: str | None = None  # `quant_method` of a checkpoint's config that this method loads
+    quantize: Callable[[Path, Mapping[str, Any], Sequence[str], Path], None] | None = None
+
+    def missing(self) -> str | None:
+        """What has to be installed first, with the command, or None where all is there. Imports nothing."""
+        wanted = (*BASE_PACKAGES, *self.extras)
+        gone = [package for package in wanted if importlib.util.find_spec(package) is None]
+        return f"{self.name} needs {', '.join(gone)}: {pip_command(*gone)}" if gone else None
+
+
+def spec(name: str) -> Spec:
+    """The spec of a known method. Raises KeyError for an unknown name."""
+    module = importlib.import_module(f"pytest_quantbudget.methods.{MODULES[name]}")
+    found: Spec = module.SPECS[name]
+    return found
+
+
+def pip_command(*packages: str) -> str:
+    """The command that installs what is missing: this project's extra where it has one for the package."""
+    extras = sorted({EXTRAS[package] for package in packages if package in EXTRAS})
+    others = [package for package in packages if package not in EXTRAS]
+    wanted = [f"'pytest-quantbudget[{','.join(extras)}]'"] * bool(extras) + others
+    return f"pip install {' '.join(wanted)}"

@@ -1,0 +1,28 @@
+"""fp32, bf16 and fp16: the model's own weights in one floating-point type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.methods import Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _loader(dtype: str) -> Callable[[Path, Mapping[str, Any], str], nn.Module]:
+    def load(source: Path, options: Mapping[str, Any], device: str) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map={"": device})
+
+    return load
+
+
+SPECS = {
+    "fp32": Spec("fp32", "32-bit floating point", _loader("float32"), bits=32),
+    "bf16": Spec("bf16", "bfloat16", _loader("bfloat16"), bits=16),
+    "fp16": Spec("fp16", "16-bit floating point", _loader("float16"), bits=16),
+}

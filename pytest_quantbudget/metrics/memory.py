@@ -1,0 +1,64 @@
+"""How many bytes a model takes, and how many of its linear layers are quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.measurement import Layers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Quantized weights keep their scales beside the tensor, out of sight of parameters() and buffers().
+STATE = ("quant_state", "state2", "CB", "SCB", "absmax", "offset", "code")
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers as loaded, on any device, quantization scales included.
+
+    Storage that several tensors share (tied embeddings) counts once. `get_memory_footprint()` of transformers would
+    leave out the quantization state of bitsandbytes and the inner tensors of torchao.
+    """
+    storages: dict[tuple[str, int], int] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        for part in _parts(tensor):
+            storage = part.untyped_storage()
+            storages[str(part.device), storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _parts(tensor: Any) -> Iterator[torch.Tensor]:
+    """The plain tensors behind a tensor: of a subclass its inner ones, of a quantized weight also its scales."""
+    import torch
+
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _parts(getattr(tensor, name))
+        return
+    if isinstance(tensor, torch.Tensor):
+        yield tensor
+    for name in STATE:
+        state = getattr(tensor, name, None)
+        if state is not None and not callable(state):
+            yield from _parts(state)
+
+
+def layers(model: nn.Module) -> Layers:
+    """The linear layers by class. One is quantized if its weight is packed, or is stored in at most 8 bits."""
+    import torch
+
+    kinds: Counter[str] = Counter()
+    quantized = 0
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        packed = isinstance(getattr(module, "qweight", None), torch.Tensor)
+        linear = isinstance(module, torch.nn.Linear)
+        if not (packed or linear):
+            continue
+        kinds[type(module).__name__] += 1
+        small = linear and weight is not None and (weight.element_size() == 1 or hasattr(weight, "__tensor_flatten__"))
+        quantized += packed or bool(small)
+    return Layers(dict(sorted(kinds.items())), quantized)

@@ -1,0 +1,100 @@
+"""Time to first token, decode throughput and peak memory of a workload, on the path that transformers' users run."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.measurement import Speed, Workload
+
+if TYPE_CHECKING:
+    import torch
+
+
+def measure(model: Any, workload: Workload) -> Speed:
+    """Run the workload `repeats` times after one warm-up of the same shape, greedy, with fixed lengths.
+
+    Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
+    known (prefill); decode time from there to the last token. The clock is read when the device has finished.
+    Peaks are those of torch's allocator over all runs (`max_memory_allocated`, `max_memory_reserved`); None on a CPU.
+    Raises ValueError where the model has fewer positions than the workload needs.
+    """
+    import torch
+
+    check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
+    device = model.device
+    on_gpu = device.type == "cuda"
+    ids = random_prompts(model, workload)
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    ttft, decode = [], []
+    for run in range(workload.repeats + 1):
+        first, rest = _timed(model, ids, workload.new_tokens)
+        if run:
+            ttft.append(first)
+            decode.append(rest)
+    return Speed(
+        workload,
+        tuple(ttft),
+        tuple(decode),
+        torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        torch.cuda.max_memory_reserved(device) if on_gpu else None,
+    )
+
+
+def check_positions(model: Any, tokens: int, what: str) -> None:
+    """Raise ValueError where `tokens` do not fit into the positions that the model was trained with."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and tokens > positions:
+        raise ValueError(f"{what} needs {tokens} tokens and the model has {positions} positions")
+
+
+def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
+    """Token ids of shape (batch_size, prompt_tokens), drawn evenly from the vocabulary by a fixed seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (workload.batch_size, workload.prompt_tokens)
+    return torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator).to(model.device)
+
+
+def _timed(model: Any, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
+    """Seconds to the first token and from there to the last."""
+    import torch
+    from transformers import StoppingCriteriaList
+
+    marks: list[float] = []
+
+    def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if not marks or tokens.shape[1] == ids.shape[1] + new_tokens:
+            if ids.device.type == "cuda":
+                torch.cuda.synchronize(ids.device)
+            marks.append(time.perf_counter())
+        return torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+
+    if ids.device.type == "cuda":
+        torch.cuda.synchronize(ids.device)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=greedy(model, new_tokens, min_new_tokens=new_tokens),
+            stopping_criteria=StoppingCriteriaList([mark]),
+        )
+    return marks[0] - start, marks[-1] - marks[0]
+
+
+def greedy(model: Any, max_new_tokens: int, **more: Any) -> Any:
+    """Greedy decoding, whatever sampling the model's own generation config prefers."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    eos = own.eos_token_id if own.eos_token_id is not None else model.config.get_text_config().eos_token_id
+    first_eos = eos[0] if isinstance(eos, list | tuple) else eos
+    pad = own.pad_token_id if own.pad_token_id is not None else first_eos
+    return GenerationConfig(
+        do_sample=False, num_beams=1, repetition_penalty=1.0, use_cache=True, max_new_tokens=max_new_tokens,
+        eos_token_id=eos, pad_token_id=pad if pad is not None else 0, **more,
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The pytest plugin: hooks, each a few lines that call an object."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget import sources, xdist
+from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, gpu_need
+from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
+from pytest_quantbudget.recorder import Recorder
+from pytest_quantbudget.session import SUFFIXES, Session, find_budgets
+from pytest_quantbudget.yamlfile import BudgetError
+
+__all__ = ["gpu", "quant_measurement", "quant_method", "quant_model"]
+
+MARKER = (
+    "gpu(min_vram=None, min_capability=None, count=1): skip, saying what was missing and what was found, "
+    'without such GPUs; min_vram as "16 GiB", min_capability as "8.0".'
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The command line and ini keys."""
+    group = parser.getgroup("quantbudget", "quantization budgets")
+    group.addoption(
+        "--quant-budget",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Test the limits of this budget: a YAML file, a directory or a glob. May be repeated. "
+        "Without other arguments only the budgets run.",
+    )
+    group.addoption("--quant-report", metavar="FILE", help="Write every figure and verdict to FILE as JSON.")
+    group.addoption(
+        "--quant-require-gpu",
+        action="store_true",
+        help="Fail, instead of skip, what this machine has no GPU for.",
+    )
+    group.addoption(
+        "--quant-cache",
+        metavar="DIR",
+        help="Where checkpoints that were quantized here are kept (default: ~/.cache/pytest-quantbudget).",
+    )
+    parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read every budget that is named, so that a mistake ends the run before anything is loaded."""
+    config.addinivalue_line("markers", MARKER)
+    session = config.stash[SESSION] = Session(
+        root=config.rootpath,
+        cache=Path(config.option.quant_cache or sources.default_cache()).absolute(),
+        require_gpu=config.option.quant_require_gpu,
+    )
+    xdist.connect(config, session)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(config, session), "quantbudget-recorder")
+    with _usage_errors():
+        add_budgets(config, session)
+
+
+class _usage_errors:  # noqa: N801 (used as a statement)
+    """Budget errors inside become usage errors: exit code 4, one message each."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BudgetError):
+            raise pytest.UsageError(*map(str, error.problems)) from None
+
+
+def add_budgets(config: pytest.Config, session: Session) -> None:
+    """Put the budgets of the options among the arguments, and read all that are named in either way."""
+    base = config.invocation_params.dir
+    given = config.args_source is pytest.Config.ArgsSource.ARGS
+    paths = [path for name in config.option.quant_budget for path in find_budgets(name, base)]
+    if not paths and not given:
+        paths = [path for name in config.getini("quant_budget") for path in find_budgets(str(name), base)]
+        config.args = config.args + [str(path) for path in paths]
+    elif paths:
+        config.args = (config.args if given else []) + [str(path) for path in paths]
+    for path in paths:
+        session.budget(path)
+    for argument in config.args:
+        path = base / argument.split("::")[0]
+        if path.suffix in SUFFIXES and path.is_file():
+            session.check_id(str(base / argument))
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:
+    """Budgets that were named; other YAML files are none of ours."""
+    if file_path.resolve() in parent.config.stash[SESSION].budgets:
+        node: BudgetFile = BudgetFile.from_parent(parent, path=file_path)
+        return node
+    return None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`quant_model` and `quant_measurement` run once for each method of the budgets given."""
+    if "quant_method" in metafunc.fixturenames:
+        budgets = metafunc.config.stash[SESSION].budgets.values()
+        pairs = [(budget, method) for budget in budgets for method in budget.methods]
+        many = len(budgets) > 1
+        ids = [f"{budget.path.stem}-{method.name}" if many else method.name for budget, method in pairs]
+        metafunc.parametrize("quant_method", pairs or [None], indirect=True, ids=ids or ["no-budget"], scope="session")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan what the selected tests need, all of them before the first is measured."""
+    mine = session.config.stash[SESSION]
+    for item in session.items:
+        if isinstance(item, LimitItem):
+            mine.plan(item.budget, item.method, [item.limit])
+        elif "quant_measurement" in getattr(item, "fixturenames", ()):
+            pair: tuple[Budget, Method] | None = item.callspec.params.get("quant_method")  # type: ignore[attr-defined]
+            if pair is not None:
+                mine.plan(pair[0], pair[1], None)
+    mine.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The marker `gpu(...)`."""
+    session = item.config.stash[SESSION]
+    for mark in item.iter_markers("gpu"):
+        lacking = session.lacking(gpu_need(mark))
+        if lacking is not None:
+            no_gpu(session.require_gpu, lacking)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The exchange folder belongs to the run."""
+    session = config.stash.get(SESSION, None)
+    if session is not None and session.folder is not None and not hasattr(config, "workerinput"):
+        shutil.rmtree(session.folder, ignore_errors=True)

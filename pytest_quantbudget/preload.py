@@ -1,0 +1,22 @@
+"""Imported once by the fork server, so that each measuring process starts with torch and transformers in place.
+
+Only what leaves CUDA alone: a process forked after the first CUDA call cannot use the GPU. bitsandbytes asks for the
+GPU's capability when it is imported, and gptqmodel starts threads; the measuring processes import those themselves.
+"""
+
+import contextlib
+import os
+import warnings
+
+# `python -W error` is meant for the tests, not for the libraries under measurement.
+warnings.simplefilter("default")
+# Spinning threads slow a busy machine down more than tenfold; sleeping ones cost an idle machine a few percent.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch then counts GPUs through NVML instead of the CUDA runtime, which would spoil every fork.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
+with contextlib.suppress(Exception):  # a broken library is reported by the measurement that needs it
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    __all__ = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", "torch"]

@@ -1,0 +1,77 @@
+"""In the controller: gathers verdicts from the reports of tests, and writes what the user gets to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget.report import document, terminal
+from pytest_quantbudget.session import Session, verdict_of
+from pytest_quantbudget.verdict import FAILED, SKIPPED, Verdict
+from pytest_quantbudget.yamlfile import display_path
+
+
+class Recorder:
+    """Hooks that only one process of a run has."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self.config = config
+        self.session = session
+        self.target = Path(config.option.quant_report).absolute() if config.option.quant_report else None
+        self.written: str | None = None
+        if self.target is not None and self.target.is_dir():
+            raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A verdict from the test's own body, or from what kept the body from running."""
+        if "quant.limit" not in dict(report.user_properties) or report.when == "teardown":
+            return
+        verdict = verdict_of(report.user_properties)
+        if verdict is None and report.skipped:
+            verdict = Verdict(SKIPPED, _reason(report))
+        elif verdict is None and report.failed:
+            verdict = Verdict(FAILED, f"{report.when}: {report.longreprtext.strip().splitlines()[-1]}")
+        if verdict is not None:
+            self.session.record(report.nodeid, verdict)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Missing is not green. The report is written however the run ended."""
+        option = self.config.option
+        if option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
+            self.session.entries.clear()
+        if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.target is not None and self.session.entries:
+            self.write(self.target)
+
+    def write(self, target: Path) -> None:
+        """Write the JSON report; a disk that refuses it must not hide the verdicts."""
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            document.write(target, self.report())
+            self.written = f"report written to {display_path(target)}"
+        except OSError as error:
+            self.written = f"the report could not be written to {display_path(target)}: {error.strerror or error}"
+
+    def report(self) -> document.Report:
+        """The run as a record."""
+        return document.build(self.session)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The trade-off table."""
+        if not self.session.entries:
+            return
+        for line in terminal.lines(self.report(), replies=self.config.get_verbosity() > 0):
+            if line.title:
+                terminalreporter.section(line.text)
+            else:
+                terminalreporter.write_line(line.text, **line.markup)
+        if self.written:
+            terminalreporter.write_line(self.written)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    longrepr = report.longrepr
+    return str(longrepr[2] if isinstance(longrepr, tuple) else longrepr).removeprefix("Skipped: ")

@@ -1,0 +1,130 @@
+"""Frozen dataclasses to builtins, back again, and as JSON Schema: one description of what crosses a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import tempfile
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+
+def to_builtins(record: object) -> Any:
+    """Dataclasses become dicts, tuples lists; the rest must be a JSON value already."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {field.name: to_builtins(getattr(record, field.name)) for field in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(key): to_builtins(value) for key, value in record.items()}
+    if isinstance(record, tuple | list):
+        return [to_builtins(item) for item in record]
+    if record is None or isinstance(record, bool | int | float | str):
+        return record
+    raise TypeError(f"{type(record).__name__} does not belong in a record")
+
+
+def from_builtins(cls: type[R], data: Any, where: str = "") -> R:
+    """The inverse of `to_builtins`. Raises ValueError, naming the place, where `data` does not have the form."""
+    return typing.cast(R, _read(cls, data, where or cls.__name__))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _read(hint: Any, data: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return data
+    if origin in (types.UnionType, typing.Union):
+        if data is None and type(None) in args:
+            return None
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return _read(inner, data, where)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise ValueError(f"{where}: wants a list, not {type(data).__name__}")
+        return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
+        return {str(key): _read(args[1], value, f"{where}.{key}") for key, value in data.items()}
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(data, dict):
+            raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
+        wanted = {field.name for field in dataclasses.fields(hint)}
+        if wanted != set(data):
+            odd = ", ".join(sorted(wanted ^ set(data)))
+            raise ValueError(f"{where}: missing or unknown: {odd}")
+        hints = _hints(typing.cast(type, hint))
+        return typing.cast(type, hint)(**{key: _read(hints[key], data[key], f"{where}.{key}") for key in wanted})
+    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
+        raise ValueError(f"{where}: wants {hint.__name__}, not {data!r:.60}")
+    return data
+
+
+def schema_of(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
+    """A JSON Schema reference to `cls`; `definitions` receives the schema of it and of all it holds."""
+    if cls.__name__ not in definitions:
+        definitions[cls.__name__] = {}  # first, so that a recursive record ends
+        hints = _hints(cls)
+        names = [field.name for field in dataclasses.fields(cls)]
+        definitions[cls.__name__] = {
+            "description": (cls.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " "),
+            "type": "object",
+            "required": names,
+            "additionalProperties": False,
+            "properties": {name: _schema(hints[name], definitions) for name in names},
+        }
+    return {"$ref": f"#/$defs/{cls.__name__}"}
+
+
+def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return {}
+    if origin in (types.UnionType, typing.Union):
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return {"anyOf": [_schema(inner, definitions), {"type": "null"}]}
+    if origin is tuple:
+        return {"type": "array", "items": _schema(args[0], definitions)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(args[1], definitions)}
+    if dataclasses.is_dataclass(hint):
+        return schema_of(typing.cast(type, hint), definitions)
+    return {"type": {bool: "boolean", int: "integer", float: "number", str: "string"}[hint]}
+
+
+def key_of(record: object) -> str:
+    """A short name that differs where the record differs."""
+    text = json.dumps(to_builtins(record), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, record: object) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one; NaN is refused (ValueError)."""
+    text = json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""What a run leaves: the table on the terminal and the JSON document."""

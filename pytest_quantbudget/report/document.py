@@ -1,0 +1,128 @@
+"""The JSON report: everything measured and judged, with the machine and the commit that it holds for."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import hardware, records
+from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.hardware import Commit, Machine
+from pytest_quantbudget.measurement import Measurement, Task, Workload
+from pytest_quantbudget.session import Entry, Session
+from pytest_quantbudget.verdict import Verdict
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class LimitReport:
+    """One selected limit: the id of its test, its line in the file, and the verdict."""
+
+    id: str
+    name: str
+    line: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """One method: what was measured of it and what became of its limits."""
+
+    name: str
+    measurement: Measurement | None
+    limits: tuple[LimitReport, ...]
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """One budget file."""
+
+    file: str
+    model: str
+    revision: str | None
+    baseline: str | None
+    workload: Workload
+    prompt: str
+    tasks: tuple[Task, ...]
+    methods: tuple[MethodReport, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run of pytest-quantbudget. Sizes in bytes, times in seconds, shares in percent."""
+
+    version: int
+    created: str
+    machine: Machine
+    commit: Commit | None
+    budgets: tuple[BudgetReport, ...]
+
+
+def build(session: Session) -> Report:
+    """The report of a session as it stands."""
+    measurements = session.measurements()
+    return Report(
+        version=VERSION,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        machine=hardware.machine(),
+        commit=hardware.commit(session.root),
+        budgets=tuple(_budget(session, b, entries, measurements) for _, b, entries in session.files()),
+    )
+
+
+def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[str, Measurement]) -> BudgetReport:
+    methods = [
+        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries))
+        for method in budget.methods
+        if method.subject.key in found or any(entry.method == method.name for entry in entries)
+    ]
+    return BudgetReport(
+        file=os.path.relpath(budget.path, session.root),
+        model=budget.model,
+        revision=budget.methods[0].subject.revision,
+        baseline=budget.baseline,
+        workload=budget.workload,
+        prompt=budget.prompt,
+        tasks=tuple(budget.tasks.values()),
+        methods=tuple(methods),
+    )
+
+
+def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
+    lines = {limit.name: limit.line for limit in method.limits}
+    mine = [entry for entry in entries if entry.method == method.name]
+    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict) for e in mine)
+
+
+def write(path: Path, report: Report) -> None:
+    """Write a report, whole or not at all."""
+    records.write_json(path, report)
+
+
+def read(path: Path) -> Report:
+    """A report that was written before. Raises ValueError where the file is none, or of another version."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    found = data.get("version") if isinstance(data, dict) else None
+    if found != VERSION:
+        raise ValueError(f"{path} is a report of version {found!r}; this release reads version {VERSION}")
+    return records.from_builtins(Report, data)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a report, generated from these records."""
+    definitions: dict[str, Any] = {}
+    top = records.schema_of(Report, definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "pytest-quantbudget report",
+        **top,
+        "$defs": definitions,
+    }

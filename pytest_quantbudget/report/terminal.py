@@ -1,0 +1,127 @@
+"""The trade-off table: one row a method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pytest_quantbudget import stats
+from pytest_quantbudget.measurement import Measurement, Task
+from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.units import format_size, format_time, format_value
+from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
+
+REPLY_CHARACTERS = 100
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line for the terminal; `markup` are pytest's names for colours."""
+
+    text: str
+    title: bool = False
+    markup: dict[str, bool] = field(default_factory=dict)
+
+
+def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
+    """The table of every budget, and with `replies` the beginning of each method's answer to the fixed prompt."""
+    for budget in report.budgets:
+        yield Line(f"quantization budget {budget.file}", title=True)
+        yield from _table(budget)
+        if replies:
+            yield from _replies(budget)
+
+
+def _table(budget: BudgetReport) -> Iterator[Line]:
+    baseline = next((m.measurement for m in budget.methods if m.name == budget.baseline), None)
+    on_gpu = any(m.measurement and _peak(m.measurement, budget) for m in budget.methods)
+    header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", "speed-up", "first token"]
+    for task in budget.tasks:
+        header += [task.name, "drop"]
+    rows = [[*_cells(method, baseline, budget, on_gpu), _summary(method)] for method in budget.methods]
+    header.append("verdict")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    yield Line(_row(header, widths))
+    for row, method in zip(rows, budget.methods, strict=True):
+        yield Line(_row(row, widths), markup=_markup(method))
+    device = next((m.measurement.device for m in budget.methods if m.measurement and m.measurement.device), None)
+    if device is not None:
+        yield Line(f"on {device.name}, {device.threads} threads; ratio, speed-up and drop against {budget.baseline}")
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *middle, last = (
+        cell.ljust(width) if i in (0, len(cells) - 1) else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([first, *middle, last]).rstrip()
+
+
+def _cells(method: MethodReport, baseline: Measurement | None, budget: BudgetReport, on_gpu: bool) -> list[str]:
+    own = method.measurement
+    if own is None:
+        return [method.name, *[NONE] * (5 + 2 * len(budget.tasks))]
+    size, base_size = (_peak(m, budget) if on_gpu and m else m.weights if m else None for m in (own, baseline))
+    speed, base_speed = (m.speed(budget.workload) if m else None for m in (own, baseline))
+    cells = [
+        method.name,
+        format_size(size) if size else NONE,
+        f"{size / base_size:.2f}x" if size and base_size else NONE,
+        format_value(speed.median_tokens_per_s, "") if speed else NONE,
+        f"{speed.median_tokens_per_s / base_speed.median_tokens_per_s:.2f}x" if speed and base_speed else NONE,
+        format_time(speed.median_ttft_s) if speed else NONE,
+    ]
+    for task in budget.tasks:
+        cells += _task_cells(own, baseline, task)
+    return cells
+
+
+def _peak(measurement: Measurement, budget: BudgetReport) -> int | None:
+    speed = measurement.speed(budget.workload)
+    return speed.peak_allocated if speed else None
+
+
+def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> list[str]:
+    result, before = own.task(task), baseline.task(task) if baseline else None
+    if result is None:
+        return [NONE, NONE]
+    score = f"{result.accuracy:.1f} %"
+    if before is None or own is baseline:
+        return [score, NONE]
+    return [score, f"{stats.pair(before.correct, result.correct).drop:.1f}"]
+
+
+def _summary(method: MethodReport) -> str:
+    counts = {
+        outcome: [limit.name for limit in method.limits if limit.verdict.outcome == outcome]
+        for outcome in (OVER, FAILED, NOT_RUN, SKIPPED, WITHIN)
+    }
+    parts = [f"{len(counts[WITHIN])} within"] if counts[WITHIN] else []
+    for outcome in (OVER, FAILED, NOT_RUN):
+        if counts[outcome]:
+            parts.append(f"{outcome.upper()}: {', '.join(counts[outcome])}")
+    if counts[SKIPPED]:
+        parts.append(f"{len(counts[SKIPPED])} skipped")
+    return ", ".join(parts) or NONE
+
+
+def _markup(method: MethodReport) -> dict[str, bool]:
+    outcomes = {limit.verdict.outcome for limit in method.limits}
+    if outcomes & {OVER, FAILED, NOT_RUN}:
+        return {"red": True}
+    return {"yellow": True} if SKIPPED in outcomes else {"green": True} if WITHIN in outcomes else {}
+
+
+def _replies(budget: BudgetReport) -> Iterator[Line]:
+    yield Line(f"replies to {_printable(budget.prompt)!r}:")
+    for method in budget.methods:
+        reply = (method.measurement.replies or {}).get(budget.prompt) if method.measurement else None
+        if reply is not None:
+            yield Line(f"  {method.name}: {_printable(reply)[:REPLY_CHARACTERS]}")
+
+
+def _printable(text: str) -> str:
+    """Model output must not steer the terminal: control characters become visible, line ends a sign."""
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,94 @@
+"""The JSON Schema of a budget file, generated from the tables that the parser checks against.
+
+Editors complete and check budgets with it: the files that ship name it in a `yaml-language-server` comment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pytest_quantbudget import grammar, methods
+from pytest_quantbudget.grammar import Field, LimitKind
+
+
+def budget_schema() -> dict[str, Any]:
+    """The schema. Limits on tasks are matched by pattern: which tasks a file declares, a schema cannot know."""
+    text = dict(grammar.TEXT.schema)
+    gpu = {"anyOf": [{"type": "boolean"}, _fields(grammar.GPU)]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "pytest-quantbudget budget",
+        "type": "object",
+        "additionalProperties": False,
+        "anyOf": [{"required": ["model", "methods"]}, {"required": ["extends"]}],
+        "properties": {
+            "model": _said(text, "Hub id, directory, or `builtin`."),
+            "revision": _said(text, "Commit, branch or tag of a hub model."),
+            "extends": _said(text, "Another budget file, whose entries hold where this one is silent."),
+            "baseline": _said(
+                {"enum": list(methods.MODULES)}, "The method that ratios, speed-ups and drops are against."
+            ),
+            "workload": _said(_fields(grammar.WORKLOAD), "What memory and speed are measured on."),
+            "calibration": _said(text, "Texts for methods that quantize the model themselves; `builtin` is shipped."),
+            "gpu": _said(gpu, "What the tests need of the machine; without it they are skipped."),
+            "tasks": {
+                "type": "object",
+                "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
+                "additionalProperties": _optional(_fields(grammar.TASK)),
+            },
+            "methods": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {name: _optional(_method(name, gpu)) for name in methods.MODULES},
+            },
+        },
+        "$defs": {"limits": _limits()},
+    }
+
+
+def _said(schema: Mapping[str, Any], doc: str) -> dict[str, Any]:
+    return {"description": doc, **schema}
+
+
+def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+    """`null` takes an inherited entry out."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _fields(fields: Iterable[Field]) -> dict[str, Any]:
+    properties = {}
+    for field in fields:
+        properties[field.name] = _said(field.kind.schema, field.doc)
+        if field.default is not None:
+            properties[field.name]["default"] = field.default
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
+    spec = methods.spec(name)
+    properties: dict[str, Any] = {
+        "options": _fields(spec.options),
+        "budget": {"$ref": "#/$defs/limits"},
+        "marks": _said(grammar.NAMES.schema, "pytest markers for the tests of this method."),
+        "gpu": gpu,
+    }
+    if spec.checkpoint_format is not None:
+        properties["checkpoint"] = _said(grammar.TEXT.schema, "A ready checkpoint: hub id or directory.")
+    return {"description": spec.summary, "type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _limits() -> dict[str, Any]:
+    of_tasks = grammar.task_limits("TASK")
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {kind.name: _limit(kind) for kind in grammar.LIMITS.values()},
+        "patternProperties": {f"^{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks},
+    }
+
+
+def _limit(kind: LimitKind) -> dict[str, Any]:
+    value = dict(kind.kind.schema)
+    by_gpu = {"type": "object", "additionalProperties": value, "description": "By GPU name, * and ? allowed."}
+    return _said({"anyOf": [value, by_gpu, {"type": "null"}]}, kind.doc)

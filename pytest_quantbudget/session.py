@@ -1,0 +1,219 @@
+"""What one run holds: the budgets, what they need measured, the measurements and the verdicts. Knows no pytest."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pytest_quantbudget import bench, hardware, units
+from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
+from pytest_quantbudget.measurement import Measurement, Request
+from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
+from pytest_quantbudget.yamlfile import BudgetError, Problem
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def find_budgets(name: str, base: Path) -> list[Path]:
+    """The files that one `--quant-budget` names: a file, a directory (searched through) or a glob.
+
+    Raises BudgetError where there are none.
+    """
+    path = base / Path(name).expanduser()
+    if path.is_file():
+        return [path.resolve()]
+    if path.is_dir():
+        found = sorted(p.resolve() for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        if not found:
+            raise BudgetError(Problem(path, 0, "this directory holds no budget (*.yaml, *.yml)"))
+        return found
+    anchor = Path(path.anchor)
+    if any(c in name for c in "*?["):
+        found = sorted(p.resolve() for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
+        if not found:
+            raise BudgetError(Problem(path, 0, "this pattern matches no file"))
+        return found
+    names = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES or p.is_dir()]
+    raise BudgetError(Problem(path, 0, f"there is no such budget{units.nearest(path.name, names)}"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One selected limit of the run and what became of it."""
+
+    id: str
+    file: Path
+    method: str
+    limit: str
+    verdict: Verdict
+
+
+@dataclass
+class Session:
+    """The state of one run, in the controller or in a worker."""
+
+    root: Path
+    cache: Path
+    folder: Path | None = None  # where this run's measurements are exchanged
+    require_gpu: bool = False
+    worker: int = 0
+    budgets: dict[Path, Budget] = field(default_factory=dict)
+    needs: dict[str, Request] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    _bench: bench.Bench | None = None
+    _gpus: list[hardware.Gpu] | None = None
+
+    def budget(self, path: Path) -> Budget:
+        """The budget in a file, read once. Raises BudgetError."""
+        path = path.resolve()
+        if path not in self.budgets:
+            self.budgets[path] = load_budget(path)
+        return self.budgets[path]
+
+    def check_id(self, argument: str) -> None:
+        """Raise BudgetError, with the nearest right name, for an id `FILE::METHOD::LIMIT` that names nothing."""
+        file, *parts = argument.split("::")
+        path = Path(file)
+        budget = self.budget(path)
+        names = [method.name for method in budget.methods]
+        if parts and parts[0] not in names:
+            raise BudgetError(Problem(path, 0, f"has no method {parts[0]!r}{units.nearest(parts[0], names)}"))
+        if len(parts) > 1:
+            limits = [limit.name for limit in budget.method(parts[0]).limits]
+            if parts[1] not in limits:
+                near = units.nearest(parts[1], limits)
+                raise BudgetError(Problem(path, 0, f"{parts[0]} has no limit {parts[1]!r}{near}"))
+
+    @property
+    def exchange(self) -> Path:
+        """The folder through which the processes of this run share measurements."""
+        if self.folder is None:
+            self.folder = Path(tempfile.mkdtemp(prefix="quantbudget-"))
+        return self.folder
+
+    @property
+    def gpus(self) -> list[hardware.Gpu]:
+        """The GPUs that this process may use."""
+        if self._gpus is None:
+            visible = hardware.visible_gpus(hardware.all_gpus(), os.environ)
+            self._gpus = [visible[self.worker % len(visible)]] if visible and self.worker >= 0 else visible
+        return self._gpus
+
+    @property
+    def bench(self) -> bench.Bench:
+        """Where measurements are made."""
+        if self._bench is None:
+            environ: dict[str, str] = {}
+            device = "cpu"
+            if self.gpus:
+                device = self.gpus[0].uuid
+                environ = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in self.gpus)}
+            self._bench = bench.Bench(self.exchange, self.cache, device, environ)
+        return self._bench
+
+    def lacking(self, need: hardware.GpuNeed) -> str | None:
+        """What this machine lacks for `need`, or None."""
+        return hardware.lacking(need, self.gpus)
+
+    def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
+        """Note what `limits` of a method need (all that the file declares where None), the baseline included."""
+        self._need(budget.request(method, limits))
+        related = [limit for limit in limits or () if limit.kind.relation]
+        if related and budget.baseline is not None:
+            self._need(budget.request(budget.method(budget.baseline), related))
+
+    def _need(self, request: Request) -> None:
+        key = request.subject.key
+        known = self.needs.get(key, request)
+        self.needs[key] = replace(
+            known,
+            workloads=_union(known.workloads, request.workloads),
+            tasks=_union(known.tasks, request.tasks),
+            prompts=_union(known.prompts, request.prompts),
+        )
+
+    def measure(self, method: Method) -> Measurement:
+        """The measurement of a planned method."""
+        return self.bench.measure(self.needs[method.subject.key])
+
+    def finish_measuring(self) -> None:
+        """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""
+        for request in self.needs.values():
+            self.bench.measure(request)
+
+    def judge(self, budget: Budget, method: Method, limit: Limit) -> Verdict:
+        """The verdict on a limit, measuring first what has not been measured."""
+        measured = {method.name: self.measure(method)}
+        if limit.kind.relation and budget.baseline is not None:
+            measured[budget.baseline] = self.measure(budget.method(budget.baseline))
+        verdict = judge(budget, method, limit, measured)
+        if self.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
+            return replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
+        return verdict
+
+    def select(self, ids: Iterable[str]) -> None:
+        """Note the ids that the run selected; each is `not run` until a verdict comes."""
+        for id_ in ids:
+            file, _, rest = id_.partition("::")
+            method, _, limit = rest.partition("::")
+            path = (self.root / file).resolve()
+            if path in self.budgets and id_ not in self.entries:
+                self.entries[id_] = Entry(id_, path, method, limit, Verdict(NOT_RUN, "selected and never judged"))
+
+    def record(self, id_: str, verdict: Verdict) -> None:
+        """Note the verdict on a selected limit."""
+        self.select([id_])
+        self.entries[id_] = replace(self.entries[id_], verdict=verdict)
+
+    def not_run(self) -> list[Entry]:
+        """Selected limits without a verdict."""
+        return [entry for entry in self.entries.values() if entry.verdict.outcome == NOT_RUN]
+
+    def measurements(self) -> dict[str, Measurement]:
+        """All measurements of the run so far, by subject, whichever process made them."""
+        if self.folder is None:
+            return {}
+        return {path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}
+
+    def files(self) -> Iterator[tuple[Path, Budget, list[Entry]]]:
+        """The budgets that have selected limits, with these, in the order of the files' lines."""
+        for path, budget in self.budgets.items():
+            mine = [entry for entry in self.entries.values() if entry.file == path]
+            if mine:
+                order = {(m.name, limit.name): i for i, (m, limit) in enumerate(_lines(budget))}
+                yield path, budget, sorted(mine, key=lambda e: order.get((e.method, e.limit), len(order)))
+
+
+def _lines(budget: Budget) -> Iterator[tuple[Method, Limit]]:
+    for method in budget.methods:
+        for limit in method.limits:
+            yield method, limit
+
+
+def _union(left: tuple, right: tuple) -> tuple:  # type: ignore[type-arg]
+    return (*left, *(item for item in right if item not in left))
+
+
+def explain(limit: Limit, verdict: Verdict) -> str:
+    """A broken limit in words: the verdict, the user's line, and what the measuring process last said."""
+    text = f"{verdict.message}\n\n{Problem(limit.file, limit.line, 'this line')}"
+    return f"{text}\n\n{verdict.detail}" if verdict.detail else text
+
+
+PROPERTIES = ("outcome", "message", "measured", "limit", "limit_text", "unit", "detail")
+
+
+def properties(verdict: Verdict) -> list[tuple[str, object]]:
+    """A verdict as flat pairs of builtins, which xdist carries to the controller and JUnit prints."""
+    return [(f"quant.{name}", getattr(verdict, name)) for name in PROPERTIES]
+
+
+def verdict_of(pairs: Iterable[tuple[str, object]]) -> Verdict | None:
+    """The inverse of `properties`; None where the pairs hold no verdict."""
+    found: Mapping[str, object] = dict(pairs)
+    if "quant.outcome" not in found:
+        return None
+    return Verdict(**{name: found[f"quant.{name}"] for name in PROPERTIES})  # type: ignore[arg-type]

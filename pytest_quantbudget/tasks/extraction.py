@@ -1,0 +1,44 @@
+"""Reading an answer as lm-evaluation-harness 0.4 does (tasks/gsm8k/gsm8k.yaml, version 3.0: filter_list)."""
+
+from __future__ import annotations
+
+import re
+
+from pytest_quantbudget.measurement import INVALID
+
+STOPS = ("Question:", "</s>", "<|im_end|>")
+STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
+IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
+
+
+def strict(text: str) -> str:
+    """The first number after `#### `, or `[invalid]`."""
+    found = STRICT.search(text)
+    return found[1].strip() if found else INVALID
+
+
+def flexible(text: str) -> str:
+    """The last thing that looks like a number, or `[invalid]`."""
+    last = INVALID
+    for found in FLEXIBLE.finditer(text):
+        last = (found[1] or found[2]).strip()
+    return last
+
+
+def same(extracted: str, answer: str) -> bool:
+    """exact_match: equal once commas, dollar signs, all up to `#### ` and a final full stop are taken out."""
+    return _bare(extracted) == _bare(answer)
+
+
+def _bare(text: str) -> str:
+    for pattern in IGNORED:
+        text = pattern.sub("", text)
+    return text.lower()
+
+
+def cut_at_stop(text: str) -> str:
+    """The text up to the first stop sequence; what follows belongs to the next question."""
+    for stop in STOPS:
+        text = text.split(stop, 1)[0]
+    return text

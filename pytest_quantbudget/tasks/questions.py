@@ -1,0 +1,105 @@
+"""Questions of GSM8K's form, from a JSONL file or from the hub, drawn at random by a seed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_quantbudget.yamlfile import BudgetError, Problem
+
+BUILTIN = "builtin"
+BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin"
+HUB_SETS = {"gsm8k": ("openai/gsm8k", "main")}  # task name to data set and configuration on the Hugging Face hub
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a set: `index` counts from 0; `answer` is the worked solution, ending in `#### N`."""
+
+    index: int
+    question: str
+    answer: str
+
+
+def resolve(name: str, beside: Path) -> Path:
+    """The file that a budget's `file` or `calibration` names, relative to the budget's own folder."""
+    return BUILTIN_DIR / "questions.jsonl" if name == BUILTIN else beside / Path(name).expanduser()
+
+
+def read_file(path: Path) -> list[Question]:
+    """The questions of a JSONL file.
+
+    Raises BudgetError, naming file and line, for a file that is missing, empty, cut off, or holds a line without
+    `question`, `answer` or the answer's `#### N`.
+    """
+    questions: list[Question] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
+    except UnicodeDecodeError:
+        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise BudgetError(Problem(path, number, "is not a JSON object; was the file cut off?")) from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("question", "answer")):
+            raise BudgetError(Problem(path, number, "wants an object with the texts `question` and `answer`"))
+        if "####" not in row["answer"]:
+            raise BudgetError(Problem(path, number, "the answer does not end in `#### N`"))
+        questions.append(Question(len(questions), row["question"], row["answer"]))
+    if not questions:
+        raise BudgetError(Problem(path, 0, "holds no questions"))
+    return questions
+
+
+def read_hub(name: str, split: str) -> list[Question]:
+    """The questions of a set on the hub, through the library `datasets` (its cache serves offline machines)."""
+    from datasets import load_dataset
+
+    rows = load_dataset(*HUB_SETS.get(name, (name,)), split=split)
+    return [Question(i, row["question"], row["answer"]) for i, row in enumerate(rows)]
+
+
+def draw(
+    pool: Sequence[Question], questions: int | None, shots: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """A random sample of `questions` and `shots` others as worked examples, the same for the same seed.
+
+    Never the first n: the first 200 questions of GSM8K are easier than the set. Raises ValueError where the pool is
+    too small.
+    """
+    wanted = len(pool) - shots if questions is None else questions
+    if wanted < 1 or wanted + shots > len(pool):
+        asked = f"{wanted:,} questions" if questions else "questions"
+        raise ValueError(f"{asked} and {shots} shots were asked of a set of {len(pool):,}")
+    order = random.Random(seed).sample(range(len(pool)), len(pool))
+    return [pool[i] for i in order[shots : shots + wanted]], [pool[i] for i in order[:shots]]
+
+
+def prompt(question: Question, shots: Sequence[Question]) -> str:
+    """The prompt of lm-evaluation-harness 0.4's task gsm8k (`doc_to_text`, `doc_to_target`, its two delimiters)."""
+    examples = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in shots)
+    return f"{examples}Question: {question.question}\nAnswer:"
+
+
+def calibration_texts(path: Path, count: int, seed: int) -> list[str]:
+    """`count` random texts to quantize on: JSONL lines with `text`, or with `question` and `answer`; else plain lines.
+
+    Raises ValueError where the file holds fewer.
+    """
+    texts = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.strip():
+            continue
+        row = json.loads(line) if path.suffix in (".jsonl", ".json") else {"text": line}
+        texts.append(row["text"] if "text" in row else f"Question: {row['question']}\nAnswer: {row['answer']}")
+    if len(texts) < count:
+        raise ValueError(f"{path.name} holds {len(texts)} calibration texts and {count} were asked for")
+    return random.Random(seed).sample(texts, count)

@@ -1,0 +1,153 @@
+"""A limit against a measurement: pure functions, whose result words itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pytest_quantbudget import stats
+from pytest_quantbudget.budget import Budget, Limit, Method, Target
+from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget.measurement import LOAD, WORKLOAD, Failure, Measurement
+from pytest_quantbudget.units import format_apart, format_size, format_time, format_value
+
+T = TypeVar("T")
+
+WITHIN, OVER, SKIPPED, FAILED, NOT_RUN = "within", "over", "skipped", "failed", "not run"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured value in base units, with what it is made of in words (repeats, counts, the two sides of a ratio)."""
+
+    value: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one limit.
+
+    `outcome`: `within` and `over` the budget were measured; `skipped` could not be judged on this machine; `failed`
+    could not be measured; `not run` was selected and never judged. `measured` and `limit` are in base units (bytes,
+    seconds, tokens/s, percent, percentage points, ratio); `limit` is as the user wrote it in `limit_text`.
+    """
+
+    outcome: str
+    message: str
+    measured: float | None = None
+    limit: float | None = None
+    limit_text: str = ""
+    unit: str = ""
+    detail: str = ""
+    for_want_of_gpu: bool = False
+
+
+class Unmeasured(Exception):
+    """A figure is missing; carries the failure that explains it."""
+
+    def __init__(self, failure: Failure, method: str) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.method = method
+
+
+def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, Measurement]) -> Verdict:
+    """The verdict on one limit, from the measurements of its method and, for a relation, of the baseline."""
+    own = measured[method.name]
+    name = f"{method.name}: {limit.name}"
+    device = own.device.name if own.device else ""
+    target = limit.target(device) if device else limit.targets[0]
+    try:
+        figure = _figure(budget, method.name, limit.kind, measured)
+    except Unmeasured as missing:
+        whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
+        kind = missing.failure.kind
+        outcome = FAILED if kind == "error" else SKIPPED
+        message = f"{name} not measured: {whose}{missing.failure.message}"
+        return Verdict(
+            outcome, message, detail=missing.failure.detail, for_want_of_gpu=kind == "no-gpu", **_said(target)
+        )
+    if target is None:
+        value = _shown(figure.value, limit.kind, limit.targets[0].unit)
+        known = ", ".join(repr(t.pattern) for t in limit.targets)
+        message = f"{name} has no limit for {device!r} (only for {known}); measured {value}"
+        return Verdict(SKIPPED, message + _bracketed(figure.detail), figure.value, unit=limit.targets[0].unit)
+    within = figure.value <= target.value if limit.kind.bound == "max" else figure.value >= target.value
+    message = f"{name} {_compared(target, figure)}{_bracketed(figure.detail)}"
+    return Verdict(WITHIN if within else OVER, message, figure.value, **_said(target))
+
+
+def _said(target: Target | None) -> dict[str, Any]:
+    return {"limit": target.value, "limit_text": target.text, "unit": target.unit} if target else {}
+
+
+def _bracketed(detail: str) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def _compared(target: Target, figure: Figure) -> str:
+    """`1.0 points, measured 1.6`: both in the user's unit, with digits enough to see the difference."""
+    limit, value = format_apart(target.value, figure.value, target.unit)
+    return f"{limit}, measured {value.removesuffix(' ' + target.unit) if target.unit in ('points',) else value}"
+
+
+def _shown(value: float, kind: LimitKind, unit: str) -> str:
+    return format_value(value, unit or kind.unit)
+
+
+def _figure(budget: Budget, method: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
+    if not kind.relation:
+        return _absolute(budget, method, kind, measured[method])
+    base = budget.baseline or ""
+    if kind.metric == "task":
+        return _paired(budget, method, base, kind, measured)
+    own, other = (_absolute(budget, name, kind, measured[name]).value for name in (method, base))
+    return Figure(own / other, f"{_plain(own, kind)} against {base}'s {_plain(other, kind)}")
+
+
+def _plain(value: float, kind: LimitKind) -> str:
+    if kind.metric in ("vram", "weights"):
+        return format_size(value)
+    return format_time(value) if kind.metric in ("ttft", "load_time") else format_value(value, "tokens/s")
+
+
+def _absolute(budget: Budget, method: str, kind: LimitKind, record: Measurement) -> Figure:
+    if kind.metric == "weights":
+        return Figure(_need(record.weights, record, LOAD, method))
+    if kind.metric == "load_time":
+        return Figure(_need(record.load_time_s, record, LOAD, method))
+    if kind.metric == "task":
+        result = _need(record.task(budget.tasks[kind.task]), record, budget.tasks[kind.task].phase, method)
+        right, n = sum(result.correct), len(result.answers)
+        return Figure(result.accuracy, f"{right:,} of {n:,} right, {result.cut_off} cut off, {result.absent} absent")
+    speed = _need(record.speed(budget.workload), record, WORKLOAD, method)
+    if kind.metric == "vram":
+        if speed.peak_allocated is None:
+            raise Unmeasured(Failure(WORKLOAD, "no-gpu", "no GPU was found: device memory has no peak here"), method)
+        return Figure(speed.peak_allocated)
+    if kind.metric == "ttft":
+        times = speed.ttft_s
+        return Figure(speed.median_ttft_s, f"{format_time(min(times))} to {format_time(max(times))} in {len(times)}")
+    rates = speed.tokens_per_s
+    spread = f"{format_value(min(rates), '')} to {format_value(max(rates), '')} in {len(rates)} repeats"
+    return Figure(speed.median_tokens_per_s, spread)
+
+
+def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
+    if value is None:
+        raise Unmeasured(record.failure(phase) or Failure(phase, "error", f"{phase} gave no figure"), method)
+    return value
+
+
+def _paired(budget: Budget, method: str, base: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
+    task = budget.tasks[kind.task]
+    before, after = (_need(measured[name].task(task), measured[name], task.phase, name) for name in (base, method))
+    asked = [[a.question for a in result.answers] for result in (before, after)]
+    if asked[0] != asked[1]:
+        raise Unmeasured(Failure(task.phase, "error", f"{base} and {method} were asked different questions"), method)
+    paired = stats.pair(before.correct, after.correct)
+    return Figure(
+        paired.drop if kind.relation == "drop" else paired.flips, f"b {paired.b}, c {paired.c} of {paired.n:,}"
+    )

@@ -1,0 +1,36 @@
+"""With pytest-xdist: workers share the controller's exchange folder, and the controller learns what was selected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantbudget.session import Session
+
+
+def connect(config: pytest.Config, session: Session) -> None:
+    """Join a worker to its run, or get the controller ready for workers. Without xdist, nothing."""
+    handed = getattr(config, "workerinput", None)
+    if handed is not None:
+        session.folder = Path(handed["quantbudget_folder"])
+        session.worker = int(str(handed["workerid"]).removeprefix("gw"))
+    elif config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_Controller(session), "quantbudget-xdist")
+
+
+class _Controller:
+    """Hooks that only xdist calls; registered only where it is loaded."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def pytest_configure_node(self, node: Any) -> None:
+        """Every worker measures into the same folder."""
+        node.workerinput["quantbudget_folder"] = str(self.session.exchange)
+
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
+        """The controller collects nothing itself."""
+        self.session.select(ids)

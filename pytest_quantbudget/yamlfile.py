@@ -1,0 +1,247 @@
+"""YAML with line numbers: safe values, duplicate keys refused, `extends` merged, every node knowing where it stands.
+
+PyYAML's safe constructor drops positions and lets a later duplicate key win in silence; both would let a budget mean
+something else than its author reads. Values are those of `yaml.safe_load`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 16
+MAX_NODES = 50_000
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A YAML value with the file and line it was written on: for a mapping's entry, the line of its key."""
+
+    value: object
+    file: Path
+    line: int
+
+    @property
+    def entries(self) -> Mapping[str, Marked]:
+        """The entries of a mapping; empty for anything else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> tuple[Marked, ...]:
+        """The items of a list; empty for anything else."""
+        return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def plain(self) -> object:
+        """The value without positions, as `yaml.safe_load` would give it."""
+        if isinstance(self.value, dict):
+            return {key: node.plain for key, node in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [node.plain for node in self.value]
+        return self.value
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in one place; `line` is 0 where it is the file as a whole."""
+
+    file: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        """`FILE:LINE: message`, the user's own line under it."""
+        where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
+        quoted = _line_of(self.file, self.line)
+        return f"{where}: {self.message}" + (f"\n    {quoted}" if quoted else "")
+
+
+class BudgetError(Exception):
+    """A budget cannot be used. `problems` holds every mistake that was found, in the order of the file."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass
+class Problems:
+    """Collects mistakes, so that one run shows all of them."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, node: Marked, message: str) -> None:
+        """Note a mistake at a node."""
+        self.found.append(Problem(node.file, node.line, message))
+
+    def raise_any(self) -> None:
+        """Raise BudgetError if anything was found."""
+        if self.found:
+            raise BudgetError(*sorted(set(self.found), key=lambda p: (str(p.file), p.line)))
+
+
+def display_path(path: Path) -> str:
+    """The path as a user would type it from here."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return str(path)
+    return str(path) if relative.startswith(os.pardir) else relative
+
+
+def _line_of(file: Path, line: int) -> str:
+    if not line:
+        return ""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    text = lines[line - 1].strip() if line <= len(lines) else ""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:200]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loading, one node at a time; keeps count so that nested aliases cannot grow without bound."""
+
+    nodes = 0
+
+
+def read(path: Path) -> Marked:
+    """The file as marked nodes.
+
+    Raises BudgetError where the file is missing, too large, not UTF-8, not YAML, nested too deeply, or holds a key
+    twice in one mapping.
+    """
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise BudgetError(Problem(path, 0, f"line {line} is not UTF-8 text")) from None
+    if len(raw) > MAX_BYTES:
+        raise BudgetError(Problem(path, 0, f"is {len(raw):,} bytes long; a budget has at most {MAX_BYTES:,}"))
+    try:
+        # The constructor raises RecursionError from nesting that is deeper than Python's stack before we see it.
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        if root is None:
+            raise BudgetError(Problem(path, 0, "is empty; a budget names at least `model` and `methods`"))
+        return _mark(loader, root, path, root.start_mark.line + 1, 0)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        message = error.problem or str(error)
+        if "\\t" in message:
+            message = "a tab cannot indent YAML; use spaces"
+        raise BudgetError(Problem(path, line, message)) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BudgetError(Problem(path, line, f"character {error.character!r} is not allowed in YAML")) from None
+    except RecursionError:
+        raise BudgetError(Problem(path, 0, f"is nested more than {MAX_DEPTH} levels deep")) from None
+
+
+def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -> Marked:
+    loader.nodes += 1
+    if depth > MAX_DEPTH or loader.nodes > MAX_NODES:
+        raise BudgetError(Problem(file, line, f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"))
+    if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(loader, node, file)
+        loader.flatten_mapping(node)  # `<<: *base`, as safe_load does it
+        entries: dict[str, Marked] = {}
+        for key, value in node.value:
+            at = key.start_mark.line + 1
+            entries[_key(loader, key, file)] = _mark(loader, value, file, at, depth + 1)
+        return Marked(entries, file, line)
+    if isinstance(node, yaml.SequenceNode):
+        items = (_mark(loader, item, file, item.start_mark.line + 1, depth + 1) for item in node.value)
+        return Marked(tuple(items), file, line)
+    try:
+        return Marked(loader.construct_object(node), file, line)
+    except ValueError as error:  # `2026-13-45` resolves to a date and is none
+        raise BudgetError(Problem(file, line, str(error))) from None
+
+
+def _key(loader: _Loader, node: yaml.Node, file: Path) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise BudgetError(Problem(file, node.start_mark.line + 1, "a key must be plain text"))
+    key = loader.construct_object(node)
+    return key if isinstance(key, str) else str(node.value)
+
+
+def _refuse_duplicates(loader: _Loader, node: yaml.MappingNode, file: Path) -> None:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        key, line = _key(loader, key_node, file), key_node.start_mark.line + 1
+        if key in seen:
+            raise BudgetError(Problem(file, line, f"{key!r} stands here and on line {seen[key]}; one of them must go"))
+        seen[key] = line
+
+
+# A fine-tune has other weights: what names the parent's weights does not follow it.
+OF_THE_MODEL = ("revision", "checkpoint")
+
+
+def read_extended(path: Path) -> Marked:
+    """The file with everything that it `extends` merged under it, nearest file first.
+
+    Mappings merge key by key, anything else is replaced, and `null` takes an inherited entry out. Where a file names a
+    `model` of its own, the inherited `revision` and `checkpoint`s stay behind: they belong to the parent's weights.
+    Raises BudgetError, also for a cycle.
+    """
+    chain = list(_ancestry(path))
+    merged = chain[-1]
+    for child in reversed(chain[:-1]):
+        own, old = child.entries.get("model"), merged.entries.get("model")
+        if own is not None and old is not None and own.value != old.value:
+            merged = _without(merged, OF_THE_MODEL)
+        merged = _merge(merged, child)
+    return merged
+
+
+def _ancestry(path: Path) -> Iterator[Marked]:
+    seen: list[Path] = []
+    node = read(path)
+    while True:
+        seen.append(node.file.resolve())
+        yield node
+        parent = node.entries.get("extends")
+        if parent is None:
+            return
+        if not isinstance(parent.value, str):
+            raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
+        target = parent.file.parent / parent.value
+        if target.resolve() in seen:
+            names = " -> ".join(p.name for p in [*seen, target.resolve()])
+            raise BudgetError(Problem(parent.file, parent.line, f"`extends` runs in a circle: {names}"))
+        if not target.is_file():
+            near = ", ".join(sorted(p.name for p in target.parent.glob("*.y*ml") if p != parent.file)[:5])
+            hint = f"; there is {near}" if near else ""
+            raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, not a file{hint}"))
+        node = read(target)
+
+
+def _without(node: Marked, names: tuple[str, ...]) -> Marked:
+    if not isinstance(node.value, dict):
+        return node
+    kept = {key: _without(value, names) for key, value in node.value.items() if key not in names}
+    return Marked(kept, node.file, node.line)
+
+
+def _merge(base: Marked, over: Marked) -> Marked:
+    if not (isinstance(base.value, dict) and isinstance(over.value, dict)):
+        return over
+    merged = dict(base.value)
+    for key, value in over.value.items():
+        if value.value is None and key in merged:
+            del merged[key]
+        else:
+            merged[key] = _merge(merged[key], value) if key in merged else value
+    return Marked(merged, over.file, over.line)
