@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
@@ -61,7 +62,9 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
                 pytest.fail(f"{method.name}: {made.failures[0].message}", pytrace=False)
             quantized = made.quantized
         try:
-            loaded = loading.load(method.subject, quantized)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the libraries' own, which `-W error` is not meant for
+                loaded = loading.load(method.subject, quantized)
         except loading.Lacking as error:
             no_gpu(session.require_gpu, str(error))
         resident = QuantModel(method.name, loaded.model, loaded.tokenizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -94,7 +95,10 @@ def add_budgets(config: pytest.Config, session: Session) -> None:
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:
     """Budgets that were named; other YAML files are none of ours."""
     if file_path.resolve() in parent.config.stash[SESSION].budgets:
-        node: BudgetFile = BudgetFile.from_parent(parent, path=file_path)
+        root = parent.config.rootpath
+        # pytest names no file outside its root directory; without a name, two such budgets would share their ids.
+        outside = {} if file_path.is_relative_to(root) else {"nodeid": os.path.relpath(file_path, root)}
+        node: BudgetFile = BudgetFile.from_parent(parent, path=file_path, **outside)
         return node
     return None
 

@@ -65,7 +65,7 @@ class Recorder:
             return
         for line in terminal.lines(self.report(), replies=self.config.get_verbosity() > 0):
             if line.title:
-                terminalreporter.section(line.text)
+                terminalreporter.write_sep("=", line.text)
             else:
                 terminalreporter.write_line(line.text, **line.markup)
         if self.written:

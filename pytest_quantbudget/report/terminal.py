@@ -114,11 +114,12 @@ def _markup(method: MethodReport) -> dict[str, bool]:
 
 
 def _replies(budget: BudgetReport) -> Iterator[Line]:
-    yield Line(f"replies to {_printable(budget.prompt)!r}:")
-    for method in budget.methods:
-        reply = (method.measurement.replies or {}).get(budget.prompt) if method.measurement else None
-        if reply is not None:
-            yield Line(f"  {method.name}: {_printable(reply)[:REPLY_CHARACTERS]}")
+    measured = [(m.name, m.measurement.replies or {}) for m in budget.methods if m.measurement]
+    replies = [(name, found[budget.prompt]) for name, found in measured if budget.prompt in found]
+    if replies:
+        yield Line(f"replies to {_printable(budget.prompt)!r}:")
+    for name, reply in replies:
+        yield Line(f"  {name}: {_printable(reply)[:REPLY_CHARACTERS]}")
 
 
 def _printable(text: str) -> str:
