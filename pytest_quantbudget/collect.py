@@ -79,7 +79,8 @@ class LimitItem(pytest.Function):
 def check(request: pytest.FixtureRequest) -> None:
     """The body of every limit's test: measure what is needed, judge, and say so in properties that reach the report."""
     item = request.node
-    verdict = request.config.stash[SESSION].judge(item.budget, item.method, item.limit)
+    needs = [gpu_need(mark) for mark in item.iter_markers("gpu")]
+    verdict = request.config.stash[SESSION].judge(item.budget, item.method, item.limit, needs)
     item.user_properties += properties(verdict)
     if verdict.outcome == SKIPPED:
         pytest.skip(verdict.message)

@@ -128,9 +128,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """The marker `gpu(...)`."""
+    """The marker `gpu(...)` on users' tests; a budget's own tests look for themselves, and report a verdict."""
     session = item.config.stash[SESSION]
-    for mark in item.iter_markers("gpu"):
+    for mark in () if isinstance(item, LimitItem) else item.iter_markers("gpu"):
         lacking = session.lacking(gpu_need(mark))
         if lacking is not None:
             no_gpu(session.require_gpu, lacking)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from pytest_quantbudget import bench, hardware, units
@@ -144,12 +144,21 @@ class Session:
         for request in self.needs.values():
             self.bench.measure(request)
 
-    def judge(self, budget: Budget, method: Method, limit: Limit) -> Verdict:
-        """The verdict on a limit, measuring first what has not been measured."""
+    def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
+        """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
+        for need in needs:
+            lacking = self.lacking(need)
+            if lacking is not None:
+                return self._without_gpu(
+                    Verdict(SKIPPED, f"{method.name}: {limit.name} {lacking}", for_want_of_gpu=True)
+                )
         measured = {method.name: self.measure(method)}
         if limit.kind.relation and budget.baseline is not None:
             measured[budget.baseline] = self.measure(budget.method(budget.baseline))
-        verdict = judge(budget, method, limit, measured)
+        return self._without_gpu(judge(budget, method, limit, measured))
+
+    def _without_gpu(self, verdict: Verdict) -> Verdict:
+        """With --quant-require-gpu, a gate must not go green by skipping."""
         if self.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
             return replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
         return verdict
@@ -203,7 +212,7 @@ def explain(limit: Limit, verdict: Verdict) -> str:
     return f"{text}\n\n{verdict.detail}" if verdict.detail else text
 
 
-PROPERTIES = ("outcome", "message", "measured", "limit", "limit_text", "unit", "detail")
+PROPERTIES = tuple(field.name for field in fields(Verdict))
 
 
 def properties(verdict: Verdict) -> list[tuple[str, object]]:

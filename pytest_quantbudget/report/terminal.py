@@ -12,6 +12,7 @@ from pytest_quantbudget.units import format_size, format_time, format_value
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
 
 REPLY_CHARACTERS = 100
+REASON_CHARACTERS = 90
 NONE = "-"
 
 
@@ -102,7 +103,13 @@ def _summary(method: MethodReport) -> str:
         if counts[outcome]:
             parts.append(f"{outcome.upper()}: {', '.join(counts[outcome])}")
     if counts[SKIPPED]:
-        parts.append(f"{len(counts[SKIPPED])} skipped")
+        reasons = {
+            limit.verdict.message.removeprefix(f"{method.name}: {limit.name} ")
+            for limit in method.limits
+            if limit.verdict.outcome == SKIPPED
+        }
+        why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+        parts.append(f"{len(counts[SKIPPED])} skipped{why}"[:REASON_CHARACTERS])
     return ", ".join(parts) or NONE
 
 
