@@ -13,3 +13,27 @@ def gsm8k() -> Path:
     if not path:
         pytest.skip("GSM8K_JSONL does not name the GSM8K test set")
     return Path(path)
+
+
+SMALL = """
+model: builtin
+baseline: fp32
+workload: {prompt_tokens: 16, new_tokens: 8, repeats: 2}
+tasks:
+  wordmath: {file: builtin, questions: 12, max_new_tokens: 96}
+methods:
+  fp32:
+    marks: [slow]
+    budget: {max_weights: 3 MiB, min_wordmath: 50}
+  bf16:
+    budget: {max_weights_ratio: 0.51, max_wordmath_drop: 20, max_wordmath_flips: 30}
+"""
+
+
+@pytest.fixture
+def small(pytester: pytest.Pytester) -> Path:
+    """A budget of five limits on the built-in model, as `small.yaml` in an empty room; all of them hold."""
+    pytester.makeini("[pytest]\nmarkers = slow: takes long\n")
+    path = pytester.path / "small.yaml"
+    path.write_text(SMALL)
+    return path

@@ -14,7 +14,7 @@ from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
 from pytest_quantbudget.measurement import Request, Subject, Task, Workload
 from pytest_quantbudget.tasks import questions
-from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, read_extended
+from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 
 TOP = ("model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "tasks", "methods")
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu")
@@ -151,7 +151,7 @@ class _Reader:
             return ""
         if name == questions.BUILTIN:
             return str(questions.BUILTIN_DIR)
-        folder = entry.file.parent / Path(name).expanduser()
+        folder = path_from(entry.file.parent, name)
         if folder.is_dir():
             return str(folder.resolve())
         if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):

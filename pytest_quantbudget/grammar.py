@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +53,8 @@ def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Ki
             raise ValueError(f"wants a bare number, and {value!r} is text")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"wants a number, not {value!r}")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            value = math.inf
         if not math.isfinite(value):
             raise ValueError(f"{value} can never be met or missed; write a finite number")
         too_low = value < minimum if "low" in closed else value <= minimum
@@ -84,9 +87,9 @@ def one_of(*numbers: int) -> Kind:
     """One of a few whole numbers."""
 
     def read(value: object) -> int:
-        if isinstance(value, bool) or value not in numbers:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in numbers:
             raise ValueError(f"{value!r} is none of {', '.join(map(str, numbers))}")
-        return int(str(value))
+        return value
 
     return Kind(read, {"enum": list(numbers)})
 
@@ -111,9 +114,14 @@ def _read_names(value: object) -> tuple[str, ...]:
 
 def _read_capability(value: object) -> str:
     parts = str(value).split(".")
-    if not isinstance(value, str) or len(parts) != 2 or not all(part.isdigit() for part in parts):
+    if not isinstance(value, str) or len(parts) != 2 or not all(part.isdecimal() for part in parts):
         raise ValueError(f'wants a compute capability in quotes, such as "8.0", not {value!r}')
     return value
+
+
+def _quantity(known: Mapping[str, float]) -> str:
+    """A positive number with one of the units, as a pattern for JSON Schema."""
+    return rf"^\+?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*({'|'.join(known)})$"
 
 
 TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
@@ -122,11 +130,11 @@ NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
 CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d+\.\d+$"})
 SIZE = Kind(
     lambda value: units.parse_size(value)[0],
-    {"type": "string", "pattern": rf"^[0-9.eE+_]+\s*({'|'.join(units.SIZES)})$", "examples": ["17 GiB", "16 GB"]},
+    {"type": "string", "pattern": _quantity(units.SIZES), "examples": ["17 GiB", "16 GB"]},
 )
 TIME = Kind(
     lambda value: units.parse_time(value)[0],
-    {"type": "string", "pattern": rf"^[0-9.eE+_-]+\s*({'|'.join(units.TIMES)})$", "examples": ["80 ms"]},
+    {"type": "string", "pattern": _quantity(units.TIMES), "examples": ["80 ms"]},
 )
 
 DTYPES = ("bfloat16", "float16", "float32")

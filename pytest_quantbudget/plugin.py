@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile
     if file_path.resolve() in parent.config.stash[SESSION].budgets:
         root = parent.config.rootpath
         # pytest names no file outside its root directory; without a name, two such budgets would share their ids.
-        outside = {} if file_path.is_relative_to(root) else {"nodeid": os.path.relpath(file_path, root)}
+        outside: dict[str, Any] = {} if file_path.is_relative_to(root) else {"nodeid": os.path.relpath(file_path, root)}
         node: BudgetFile = BudgetFile.from_parent(parent, path=file_path, **outside)
         return node
     return None

@@ -80,11 +80,14 @@ def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
 
 def _limits() -> dict[str, Any]:
     of_tasks = grammar.task_limits("TASK")
+    others = f"(?!({'|'.join(grammar.LIMITS)})$)"  # `min_speedup` is the accuracy of no task
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {kind.name: _limit(kind) for kind in grammar.LIMITS.values()},
-        "patternProperties": {f"^{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks},
+        "patternProperties": {
+            f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks
+        },
     }
 
 

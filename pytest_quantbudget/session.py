@@ -12,7 +12,7 @@ from pytest_quantbudget import bench, hardware, units
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
 from pytest_quantbudget.measurement import Measurement, Request
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
-from pytest_quantbudget.yamlfile import BudgetError, Problem
+from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -22,7 +22,7 @@ def find_budgets(name: str, base: Path) -> list[Path]:
 
     Raises BudgetError where there are none.
     """
-    path = base / Path(name).expanduser()
+    path = path_from(base, name)
     if path.is_file():
         return [path.resolve()]
     if path.is_dir():
@@ -34,10 +34,10 @@ def find_budgets(name: str, base: Path) -> list[Path]:
     if any(c in name for c in "*?["):
         found = sorted(p.resolve() for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
         if not found:
-            raise BudgetError(Problem(path, 0, "this pattern matches no file"))
+            raise BudgetError(Problem(base / name, 0, "this pattern matches no file"))
         return found
     names = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES or p.is_dir()]
-    raise BudgetError(Problem(path, 0, f"there is no such budget{units.nearest(path.name, names)}"))
+    raise BudgetError(Problem(base / name, 0, f"there is no such budget{units.nearest(path.name, names)}"))
 
 
 @dataclass(frozen=True)

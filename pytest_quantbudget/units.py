@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 
 SIZES: Mapping[str, float] = {
     "B": 1,
@@ -55,9 +56,10 @@ def parse_quantity(text: object, units: Mapping[str, float], example: str) -> tu
         raise ValueError(f"{text} has no unit, and {why}; write for example {example}")
     if unit not in units:
         raise ValueError(f"{text!r} has an unknown unit {unit!r}{nearest(unit, units)}")
-    if not math.isfinite(number) or number <= 0:
+    if not math.isfinite(number * units[unit]) or number <= 0:
         raise ValueError(f"{text!r} must be a finite number above 0")
-    return number * units[unit], unit
+    # As floats, 1.001 * 1000 is below 1001, and a limit would be missed that is met exactly.
+    return float(Decimal(match[1].replace("_", "")) * Decimal(units[unit])), unit
 
 
 def parse_size(text: object) -> tuple[float, str]:

@@ -82,7 +82,7 @@ class Problems:
     def raise_any(self) -> None:
         """Raise BudgetError if anything was found."""
         if self.found:
-            raise BudgetError(*sorted(set(self.found), key=lambda p: (str(p.file), p.line)))
+            raise BudgetError(*sorted(dict.fromkeys(self.found), key=lambda p: (str(p.file), p.line)))
 
 
 def display_path(path: Path) -> str:
@@ -92,6 +92,16 @@ def display_path(path: Path) -> str:
     except ValueError:  # another drive on Windows
         return str(path)
     return str(path) if relative.startswith(os.pardir) else relative
+
+
+def path_from(folder: Path, name: str) -> Path:
+    """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
+    try:
+        path = folder / Path(name).expanduser()
+        path.resolve().exists()
+    except (OSError, RuntimeError, ValueError):
+        return Path(os.devnull, "nothing")
+    return path
 
 
 def _line_of(file: Path, line: int) -> str:
@@ -109,6 +119,19 @@ class _Loader(yaml.SafeLoader):
     """Safe loading, one node at a time; keeps count so that nested aliases cannot grow without bound."""
 
     nodes = 0
+
+    def __init__(self, text: str, file: Path) -> None:
+        super().__init__(text)
+        self.file = file
+        self.flat: set[yaml.Node] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """`<<: *base` as safe_load does it, once a node; overridden entries go, so that merges cannot grow either."""
+        if node not in self.flat:
+            self.flat.add(node)
+            _refuse_duplicates(node, self.file)
+            super().flatten_mapping(node)
+            node.value = list({key.value: (key, value) for key, value in node.value}.values())
 
 
 def read(path: Path) -> Marked:
@@ -129,7 +152,7 @@ def read(path: Path) -> Marked:
         raise BudgetError(Problem(path, 0, f"is {len(raw):,} bytes long; a budget has at most {MAX_BYTES:,}"))
     try:
         # The constructor raises RecursionError from nesting that is deeper than Python's stack before we see it.
-        loader = _Loader(text)
+        loader = _Loader(text, path)
         root = loader.get_single_node()
         if root is None:
             raise BudgetError(Problem(path, 0, "is empty; a budget names at least `model` and `methods`"))
@@ -143,7 +166,7 @@ def read(path: Path) -> Marked:
         raise BudgetError(Problem(path, line, message)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise BudgetError(Problem(path, line, f"character {error.character!r} is not allowed in YAML")) from None
+        raise BudgetError(Problem(path, line, f"character {chr(error.character)!r} is not allowed in YAML")) from None
     except RecursionError:
         raise BudgetError(Problem(path, 0, f"is nested more than {MAX_DEPTH} levels deep")) from None
 
@@ -152,34 +175,34 @@ def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -
     loader.nodes += 1
     if depth > MAX_DEPTH or loader.nodes > MAX_NODES:
         raise BudgetError(Problem(file, line, f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"))
+    if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
+        raise BudgetError(Problem(file, line, f"the tag {node.tag!r} has no place in a budget"))
     if isinstance(node, yaml.MappingNode):
-        _refuse_duplicates(loader, node, file)
-        loader.flatten_mapping(node)  # `<<: *base`, as safe_load does it
+        loader.flatten_mapping(node)
         entries: dict[str, Marked] = {}
         for key, value in node.value:
             at = key.start_mark.line + 1
-            entries[_key(loader, key, file)] = _mark(loader, value, file, at, depth + 1)
+            entries[_key(key, file)] = _mark(loader, value, file, at, depth + 1)
         return Marked(entries, file, line)
     if isinstance(node, yaml.SequenceNode):
         items = (_mark(loader, item, file, item.start_mark.line + 1, depth + 1) for item in node.value)
         return Marked(tuple(items), file, line)
     try:
         return Marked(loader.construct_object(node), file, line)
-    except ValueError as error:  # `2026-13-45` resolves to a date and is none
-        raise BudgetError(Problem(file, line, str(error))) from None
+    except (ValueError, LookupError, AttributeError):  # `2026-13-45` resolves to a date and is none
+        raise BudgetError(Problem(file, line, f"{node.value[:60]!r} is no {node.tag.rpartition(':')[2]}")) from None
 
 
-def _key(loader: _Loader, node: yaml.Node, file: Path) -> str:
+def _key(node: yaml.Node, file: Path) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise BudgetError(Problem(file, node.start_mark.line + 1, "a key must be plain text"))
-    key = loader.construct_object(node)
-    return key if isinstance(key, str) else str(node.value)
+    return str(node.value)
 
 
-def _refuse_duplicates(loader: _Loader, node: yaml.MappingNode, file: Path) -> None:
+def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:
     seen: dict[str, int] = {}
     for key_node, _ in node.value:
-        key, line = _key(loader, key_node, file), key_node.start_mark.line + 1
+        key, line = _key(key_node, file), key_node.start_mark.line + 1
         if key in seen:
             raise BudgetError(Problem(file, line, f"{key!r} stands here and on line {seen[key]}; one of them must go"))
         seen[key] = line
@@ -217,7 +240,7 @@ def _ancestry(path: Path) -> Iterator[Marked]:
             return
         if not isinstance(parent.value, str):
             raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
-        target = parent.file.parent / parent.value
+        target = path_from(parent.file.parent, parent.value)
         if target.resolve() in seen:
             names = " -> ".join(p.name for p in [*seen, target.resolve()])
             raise BudgetError(Problem(parent.file, parent.line, f"`extends` runs in a circle: {names}"))

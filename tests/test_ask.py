@@ -1,0 +1,123 @@
+"""Asking questions of a loaded model, against transformers' own plain path."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantbudget import loading
+from pytest_quantbudget.measurement import INVALID, Subject, Task
+from pytest_quantbudget.metrics import speed
+from pytest_quantbudget.tasks import ask, questions
+from pytest_quantbudget.tasks.questions import BUILTIN_DIR
+
+TASK = Task("wordmath", 40, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 16, "strict")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> loading.Loaded:
+    """The built-in model in fp32, in this process."""
+    return loading.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
+
+
+def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: loading.Loaded) -> None:
+    import torch
+
+    result = ask.run(loaded.model, loaded.tokenizer, TASK)
+    pool = questions.read_file(Path(str(TASK.file)))
+    for answer in result.answers:
+        inputs = loaded.tokenizer(f"Question: {pool[answer.question].question}\nAnswer:", return_tensors="pt")
+        with torch.inference_mode():
+            output = loaded.model.generate(**inputs, max_new_tokens=96, do_sample=False)
+        text = loaded.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert answer.text == text
+        assert answer.strict_correct == (text.split("#### ")[-1] == pool[answer.question].answer.split("#### ")[-1])
+    assert result.accuracy > 80
+    assert [a.question for a in result.answers] == [q.index for q in ask.sample(TASK)[0]]
+
+
+def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: loading.Loaded) -> None:
+    result = ask.run(loaded.model, loaded.tokenizer, replace(TASK, max_new_tokens=4))
+    assert result.cut_off == len(result.answers) == 40
+    assert result.absent == 40
+    assert {a.strict for a in result.answers} == {INVALID}
+    assert {a.tokens for a in result.answers} == {4}
+    assert result.accuracy == 0
+
+
+def test_worked_examples_stand_in_front_and_an_answer_ends_where_the_next_question_begins(
+    loaded: loading.Loaded,
+) -> None:
+    asked, shots = questions.draw(questions.read_file(Path(str(TASK.file))), 3, 2, 0)
+    prompt = questions.prompt(asked[0], shots)
+    assert prompt.count("Question: ") == 3
+    assert prompt.endswith(f"{asked[0].question}\nAnswer:")
+    assert {q.index for q in asked}.isdisjoint({q.index for q in shots})
+    ((text, tokens, cut_off),) = ask.generate(loaded.model, loaded.tokenizer, [prompt], 200, "test")
+    assert tokens <= 200
+    assert cut_off is (tokens == 200)
+    assert text
+
+
+def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
+    loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    whole = ask.run(loaded.model, loaded.tokenizer, TASK)
+    sizes = []
+    plain = ask.generate
+
+    def short(model: Any, tokenizer: Any, prompts: Any, *rest: Any) -> Any:
+        sizes.append(len(prompts))
+        if len(prompts) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(model, tokenizer, prompts, *rest)
+
+    monkeypatch.setattr(ask, "generate", short)
+    result = ask.run(loaded.model, loaded.tokenizer, TASK)
+    assert sizes[:3] == [16, 8, 4]
+    assert [a.text for a in result.answers] == [a.text for a in whole.answers]
+
+
+def test_the_sample_is_random_and_the_same_for_a_seed() -> None:
+    pool = questions.read_file(BUILTIN_DIR / "questions.jsonl")
+    first, again = (questions.draw(pool, 50, 2, 1) for _ in range(2))
+    assert first == again
+    assert first[0] != questions.draw(pool, 50, 2, 2)[0]
+    assert [q.index for q in first[0]] != list(range(50))
+
+
+def test_the_hub_path_reads_a_set_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets")
+    for split in ("train", "test"):
+        rows = [{"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(5)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setitem(questions.HUB_SETS, "gsm8k", (str(tmp_path),))  # type: ignore[arg-type]
+    asked, shots = ask.sample(replace(TASK, name="gsm8k", file=None, questions=3, shots=2))
+    assert all(q.question.startswith("test") for q in asked)
+    assert all(q.question.startswith("train") for q in shots)
+    assert [len(asked), len(shots)] == [3, 2]
+
+
+def test_the_real_test_set_is_read_and_drawn_from(gsm8k: Path) -> None:
+    pool = questions.read_file(gsm8k)
+    assert len(pool) == 1319
+    asked, shots = questions.draw(pool, None, 5, 0)
+    assert len(asked) == 1314
+    assert len(shots) == 5
+
+
+def test_a_workload_has_fixed_lengths_whatever_the_model_would_say(loaded: loading.Loaded) -> None:
+    from pytest_quantbudget.measurement import Workload
+
+    workload = Workload(prompt_tokens=12, new_tokens=9, batch_size=3, repeats=2)
+    ids = speed.random_prompts(loaded.model, workload)
+    assert ids.shape == (3, 12)
+    result = speed.measure(loaded.model, workload)
+    assert len(result.ttft_s) == len(result.decode_s) == 2
+    assert result.tokens_per_s[0] == pytest.approx(3 * 8 / result.decode_s[0])
+    with pytest.raises(ValueError, match="needs 600 tokens and the model has 512 positions"):
+        speed.measure(loaded.model, replace(workload, prompt_tokens=591))

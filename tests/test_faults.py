@@ -1,0 +1,147 @@
+"""What happens to one method costs its own tests and is named."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget import bench
+from pytest_quantbudget.measurement import Request, Subject, Task
+from pytest_quantbudget.tasks.questions import BUILTIN_DIR
+
+MANY = Task("wordmath", 2000, 0, 0, str(BUILTIN_DIR / "questions.jsonl"), 96, 4, "strict")
+
+
+def subject(method: str = "fp32", model: Path = BUILTIN_DIR) -> Subject:
+    """The built-in model in a method without options."""
+    return Subject(str(model), None, method, None, {}, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT], ids=lambda s: s.name)
+def test_a_process_that_dies_is_named_and_what_it_measured_is_kept(tmp_path: Path, number: signal.Signals) -> None:
+    room = bench.Bench(tmp_path, tmp_path, "cpu", {})
+    request = Request(subject(), (), (MANY,), ())
+
+    def strike() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            phases = [path.read_text() for path in tmp_path.glob("*.phase")]
+            if MANY.phase in phases:
+                (child,) = multiprocessing.active_children()
+                assert child.pid is not None
+                os.kill(child.pid, number)
+                return
+            time.sleep(0.05)
+
+    striker = threading.Thread(target=strike)
+    striker.start()
+    measured = room.measure(request)
+    striker.join()
+    assert measured.weights is not None
+    assert measured.task(MANY) is None
+    failure = measured.failure(MANY.phase)
+    assert failure is not None
+    assert failure.kind == "error"
+    assert f"was killed by {number.name}" in failure.message
+    assert f"during phase '{MANY.phase}'" in failure.message
+    assert room.measure(request) is measured, "a crash is tried once"
+    assert not multiprocessing.active_children()
+
+
+def test_broken_weights_cost_only_the_tests_that_need_them(pytester: pytest.Pytester, small: Path) -> None:
+    shutil.copytree(BUILTIN_DIR, pytester.path / "cut")
+    weights = pytester.path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500_000])
+    cut = small.with_name("cut.yaml")
+    cut.write_text(small.read_text().replace("model: builtin", "model: ./cut"))
+    args = ("--quant-budget", cut.name, "--quant-budget", small.name, "--quant-report", "r.json")
+    result = pytester.runpytest(*args)
+    result.assert_outcomes(passed=5, failed=5)
+    result.stdout.fnmatch_lines(["fp32: max_weights not measured: SafetensorError: *", "cut.yaml:10: this line"])
+    failed, passed = json.loads(Path("r.json").read_text())["budgets"]
+    assert [m["measurement"]["failures"][0]["phase"] for m in failed["methods"]] == ["load", "load"]
+    assert [m["measurement"]["failures"] for m in passed["methods"]] == [[], []]
+
+
+def test_a_failed_phase_leaves_the_others_their_figures(pytester: pytest.Pytester, small: Path) -> None:
+    small.write_text(
+        small.read_text()
+        .replace("prompt_tokens: 16", "prompt_tokens: 600")
+        .replace("{max_weights:", "{max_ttft: 1 s, max_weights:")
+    )
+    result = pytester.runpytest("--quant-budget", small.name, "-k", "fp32")
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    result.stdout.fnmatch_lines(
+        ["fp32: max_ttft not measured: ValueError: the workload needs 608 tokens and the model has 512 positions"]
+    )
+
+
+def test_a_baseline_that_fails_is_named_in_what_is_compared_with_it(pytester: pytest.Pytester, small: Path) -> None:
+    small.write_text(
+        small.read_text()
+        .replace("baseline: fp32", "baseline: fp32\ngpu: false")
+        .replace(
+            "file: builtin, questions: 12, max_new_tokens: 96", "file: builtin, questions: 12, max_new_tokens: 1000"
+        )
+    )
+    result = pytester.runpytest("--quant-budget", small.name, "-k", "drop")
+    result.assert_outcomes(failed=1, deselected=4)
+    result.stdout.fnmatch_lines(
+        ["bf16: max_wordmath_drop not measured: the baseline fp32: ValueError: task wordmath needs *"]
+    )
+
+
+def test_a_missing_package_skips_with_the_command_that_adds_it(pytester: pytest.Pytester, small: Path) -> None:
+    small.write_text(small.read_text().replace("bf16:", "nf4:"))
+    pytester.makeconftest(
+        """
+        import importlib.util
+
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *rest: None if name == "bitsandbytes" else real(name, *rest)
+
+        def pytest_unconfigure():
+            importlib.util.find_spec = real
+        """
+    )
+    result = pytester.runpytest("--quant-budget", small.name, "-rs")
+    result.assert_outcomes(passed=2, skipped=3)
+    result.stdout.fnmatch_lines(["*nf4 needs bitsandbytes: pip install 'pytest-quantbudget[[]bitsandbytes[]]'*"])
+
+
+def test_ctrl_c_ends_the_children_and_leaves_a_report(pytester: pytest.Pytester, small: Path) -> None:
+    small.write_text(small.read_text().replace("questions: 12", "questions: 2000, batch_size: 2"))
+    args = [*pytester._getpytestargs(), "--quant-budget", small.name, "--quant-report", "r.json", "-v"]
+    process = pytester.popen([str(a) for a in args], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any("task" in path.read_text() for path in Path(pytester.path.parent).rglob("*.phase")):
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout is not None
+    output = process.stdout.read().decode()
+    assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+    assert "NOT RUN: max_weights" in output
+    report = json.loads(Path("r.json").read_text())
+    assert {limit["verdict"]["outcome"] for m in report["budgets"][0]["methods"] for limit in m["limits"]} == {
+        "not run"
+    }
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # the fork server leaves when it sees its caller gone
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
+def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytester, small: Path) -> None:
+    (pytester.path / "file").write_text("")
+    args = ("--quant-budget", small.name, "-k", "max_weights", "--quant-report", "file/r.json")
+    result = pytester.runpytest(*args)
+    result.assert_outcomes(passed=2, deselected=3)
+    result.stdout.fnmatch_lines(["fp32 *1 within", "the report could not be written to file/r.json: *"])

@@ -1,0 +1,234 @@
+"""Records to builtins and back, files written whole, and reports of another form refused."""
+
+import json
+import re
+import threading
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pytest_quantbudget import records
+from pytest_quantbudget.hardware import Commit, Gpu, Machine
+from pytest_quantbudget.measurement import (
+    Answer,
+    Device,
+    Failure,
+    Layers,
+    Measurement,
+    Request,
+    Speed,
+    Subject,
+    Task,
+    TaskResult,
+    Workload,
+)
+from pytest_quantbudget.report import document
+from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
+from pytest_quantbudget.verdict import OVER, Verdict
+
+WORKLOAD = Workload(512, 128, 1, 2)
+TASK = Task("gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict")
+SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
+MEASUREMENT = Measurement(
+    subject=SUBJECT,
+    revision="abcdef",
+    device=Device("NVIDIA L4", "GPU-1", 24 * 2**30, "8.9", "13.0", 4),
+    quantized="/cache/x",
+    quantize_s=12.5,
+    load_time_s=2.0,
+    weights=6 * 2**30,
+    layers=Layers({"Linear4bit": 252, "Linear": 1}, 252),
+    replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
+    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30),),
+    tasks=(TaskResult(TASK, (Answer(7, "#### 2", "2", "2", True, True, False, 5),), 3.25),),
+    failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
+    libraries={"torch": "2.9.0"},
+)
+GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
+REPORT = Report(
+    version=document.VERSION,
+    created="2026-01-01T00:00:00+00:00",
+    machine=Machine("Linux", "3.11.7", "a CPU", 4, 16 * 2**30, (GPU,), {"pytest": "9.0"}),
+    commit=Commit("f" * 40, True),
+    budgets=(
+        BudgetReport(
+            file="budgets/q.yaml",
+            model="Qwen/Qwen3-8B",
+            revision="abc",
+            baseline="fp16",
+            workload=WORKLOAD,
+            prompt="Hello",
+            tasks=(TASK,),
+            methods=(
+                MethodReport(
+                    "nf4",
+                    MEASUREMENT,
+                    (
+                        LimitReport(
+                            "q.yaml::nf4::max_vram", "max_vram", 9, Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB")
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
+
+
+def fields_without_a_value(record: Any) -> list[str]:
+    """The names of fields, at any depth, that hold None or nothing: what a round trip would not show."""
+    if is_dataclass(record):
+        values = {field.name: getattr(record, field.name) for field in fields(record)}
+        empty = [f"{type(record).__name__}.{name}" for name, value in values.items() if value in (None, (), {})]
+        return empty + [name for value in values.values() for name in fields_without_a_value(value)]
+    return [name for item in record for name in fields_without_a_value(item)] if isinstance(record, tuple) else []
+
+
+@pytest.mark.parametrize("record", [MEASUREMENT, REPORT, Request(SUBJECT, (WORKLOAD,), (TASK,), ("Hello",), "/cache")])
+def test_a_record_comes_back_equal_through_json(record: Any) -> None:
+    assert fields_without_a_value(record) == []
+    text = json.dumps(records.to_builtins(record), allow_nan=False)
+    assert records.from_builtins(type(record), json.loads(text)) == record
+
+
+def test_a_measurement_without_figures_comes_back_equal() -> None:
+    bare = Measurement(SUBJECT)
+    assert records.from_builtins(Measurement, records.to_builtins(bare)) == bare
+
+
+def test_a_full_report_is_valid_by_its_schema() -> None:
+    jsonschema.Draft202012Validator(document.schema()).validate(records.to_builtins(REPORT))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["weights"], "6 GiB", "Measurement.weights: wants int, not '6 GiB'"),
+        (["weights"], 6.5, "Measurement.weights: wants int, not 6.5"),
+        (["weights"], True, "Measurement.weights: wants int, not True"),
+        (["load_time_s"], "2", "Measurement.load_time_s: wants float, not '2'"),
+        (["load_time_s"], True, "Measurement.load_time_s: wants float, not True"),
+        (["subject"], None, "Measurement.subject: wants an object, not NoneType"),
+        (["subject", "method"], None, "Measurement.subject.method: wants str, not None"),
+        (["subject", "options"], [], "Measurement.subject.options: wants an object, not list"),
+        (["speeds"], {}, "Measurement.speeds: wants a list, not dict"),
+        (["speeds", 0, "ttft_s", 1], "x", "Measurement.speeds[0].ttft_s[1]: wants float, not 'x'"),
+        (["tasks", 0, "answers", 0, "strict_correct"], 1, "tasks[0].answers[0].strict_correct: wants bool, not 1"),
+        (["layers", "linear", "Linear"], "1", "Measurement.layers.linear.Linear: wants int, not '1'"),
+        (["replies"], {"Hello": 1}, "Measurement.replies.Hello: wants str, not 1"),
+        (["device", "colour"], "red", "Measurement.device: missing or unknown: colour"),
+    ],
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, list) else None,
+)
+def test_what_has_another_form_is_refused_with_its_place(path: list[Any], value: object, message: str) -> None:
+    data = records.to_builtins(MEASUREMENT)
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        records.from_builtins(Measurement, data)
+
+
+def test_a_missing_field_is_named() -> None:
+    data = records.to_builtins(MEASUREMENT)
+    del data["speeds"][0]["decode_s"]
+    with pytest.raises(ValueError, match=r"Measurement\.speeds\[0\]: missing or unknown: decode_s"):
+        records.from_builtins(Measurement, data)
+
+
+def test_a_whole_number_serves_as_a_float() -> None:
+    data = {**records.to_builtins(MEASUREMENT), "load_time_s": 2}
+    found = records.from_builtins(Measurement, data).load_time_s
+    assert isinstance(found, float)
+
+
+@dataclass(frozen=True)
+class Odd:
+    thing: object
+
+
+@pytest.mark.parametrize("thing", [Path("x"), {1, 2}, b"bytes", Odd], ids=["path", "set", "bytes", "class"])
+def test_what_json_cannot_hold_does_not_belong_in_a_record(thing: object) -> None:
+    with pytest.raises(TypeError, match="does not belong in a record"):
+        records.to_builtins(Odd(thing))
+
+
+def test_keys_are_the_same_for_equal_records_and_differ_for_others() -> None:
+    again = records.from_builtins(Subject, records.to_builtins(SUBJECT))
+    reordered = replace(SUBJECT, options=dict(reversed(SUBJECT.options.items())))
+    assert SUBJECT.key == again.key == reordered.key
+    others = [replace(SUBJECT, model="m"), replace(SUBJECT, revision=None), replace(SUBJECT, options={})]
+    assert len({SUBJECT.key, *(other.key for other in others)}) == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "r.json"
+    records.write_json(path, MEASUREMENT)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.write_json(path, replace(MEASUREMENT, load_time_s=value))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "r.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        records.write_json(tmp_path / "r.json", MEASUREMENT)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    large = replace(MEASUREMENT, replies={"x": "y" * 1_000_000})
+    records.write_json(path, large)
+
+    def write() -> None:
+        for _ in range(30):
+            records.write_json(path, large)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    sizes = set()
+    while writer.is_alive():
+        sizes.add(len(path.read_bytes()))
+    writer.join()
+    assert sizes == {path.stat().st_size}
+
+
+def test_a_written_file_has_the_rights_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    records.write_json(tmp_path / "r.json", MEASUREMENT)
+    assert (tmp_path / "r.json").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    document.write(tmp_path / "r.json", REPORT)
+    assert document.read(tmp_path / "r.json") == REPORT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "r.json is not JSON"),
+        (b'{"version": 1, "created"', "r.json is not JSON"),
+        (b"\xff\xfe", "r.json is not JSON"),
+        (b'{"version": 999}', "r.json is a report of version 999; this release reads version"),
+        (b"{}", "r.json is a report of version None"),
+        (b"[]", "r.json is a report of version None"),
+        (
+            f'{{"version": {document.VERSION}}}'.encode(),
+            "Report: missing or unknown: budgets, commit, created, machine",
+        ),
+    ],
+    ids=["empty", "cut off", "binary", "newer", "no version", "list", "no content"],
+)
+def test_what_is_no_report_of_this_version_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "r.json").write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        document.read(tmp_path / "r.json")

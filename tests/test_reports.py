@@ -1,0 +1,87 @@
+"""The JSON report, the JUnit properties, and the table printed again without a model."""
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from pytest_quantbudget.__main__ import main
+from pytest_quantbudget.report import document, terminal
+
+
+@pytest.fixture
+def reported(pytester: pytest.Pytester, small: Path) -> pytest.RunResult:
+    """A run with every kind of report; one limit is over, one has no value for this device."""
+    text = small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49")
+    small.write_text(text.replace("{max_weights: 3 MiB", '{min_tokens_per_s: {"NVIDIA H100*": 60}, max_weights: 3 MiB'))
+    return pytester.runpytest("--quant-budget", small.name, "--quant-report", "r.json", "--junitxml", "j.xml", "-v")
+
+
+def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) -> None:
+    reported.assert_outcomes(passed=4, failed=1, skipped=1)
+    data = json.loads(Path("r.json").read_text())
+    schema = json.loads((Path(document.__file__).parents[1] / "schemas" / "report.schema.json").read_text())
+    jsonschema.validate(data, schema)
+    assert data["version"] == 1
+    assert data["machine"]["libraries"]["torch"]
+    assert data["machine"]["cores"] >= 1
+    (budget,) = data["budgets"]
+    fp32, bf16 = budget["methods"]
+    assert budget["baseline"] == "fp32"
+    assert len(fp32["measurement"]["tasks"][0]["answers"]) == 12
+    assert len(fp32["measurement"]["speeds"][0]["decode_s"]) == 2
+    assert fp32["measurement"]["revision"].startswith("sha256:")
+    assert fp32["measurement"]["replies"][budget["prompt"]]
+    limits = {limit["name"]: limit for limit in (*fp32["limits"], *bf16["limits"])}
+    over = limits["max_weights_ratio"]["verdict"]
+    assert (over["outcome"], over["limit"]) == ("over", 0.49)
+    assert over["measured"] == pytest.approx(0.5, abs=0.001)
+    unlimited = limits["min_tokens_per_s"]["verdict"]
+    assert unlimited["outcome"] == "skipped"
+    assert unlimited["measured"] > 0
+    assert "has no limit for 'cpu' (only for 'NVIDIA H100*'); measured" in unlimited["message"]
+
+    cases = {c.attrib["name"]: c for c in ET.parse("j.xml").iter("testcase")}
+    properties = {p.attrib["name"]: p.attrib["value"] for p in cases["max_weights_ratio"].iter("property")}
+    assert properties["quant.method"] == "bf16"
+    assert properties["quant.outcome"] == "over"
+    assert float(properties["quant.measured"]) == over["measured"]
+
+
+def test_verbose_runs_show_that_the_model_talks(reported: pytest.RunResult) -> None:
+    reported.stdout.fnmatch_lines(["replies to 'The three primary colours are':", "  fp32: *", "  bf16: *"])
+
+
+def test_the_table_is_printed_again_from_the_report(
+    reported: pytest.RunResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [line for line in reported.outlines if line.startswith(("method ", "fp32 ", "bf16 ", "on cpu"))]
+    capsys.readouterr()
+    assert main(["table", "r.json"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith(("method ", "fp32 ", "bf16 ", "on cpu"))] == before
+
+
+def test_the_command_line_checks_budgets_and_refuses_what_is_no_report(
+    small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "small.yaml"]) == 0
+    assert "small.yaml: 2 methods, 5 limits" in capsys.readouterr().out
+    small.write_text(small.read_text().replace("methods:", "method:"))
+    assert main(["check", "small.yaml"]) == 4
+    assert "has no key 'method'; did you mean 'methods'?" in capsys.readouterr().err
+    Path("r.json").write_text('{"version": 99}')
+    assert main(["table", "r.json"]) == 4
+    assert "is a report of version 99; this release reads version 1" in capsys.readouterr().err
+
+
+def test_model_output_cannot_steer_the_terminal(reported: pytest.RunResult) -> None:
+    report = document.read(Path("r.json"))
+    text = Path("r.json").read_text().replace("The three primary colours are", "\\u001b[31mred\\u0007")
+    Path("r2.json").write_text(text)
+    assert report.budgets
+    lines = [line.text for line in terminal.lines(document.read(Path("r2.json")), replies=True)]
+    assert not any(c in line for line in lines for c in "\x1b\x07\r")
+    assert any("red" in line for line in lines)

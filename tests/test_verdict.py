@@ -1,0 +1,267 @@
+"""Judging hand-made measurements: which side of the limit, and in which words."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget import stats
+from pytest_quantbudget.budget import Budget, load_budget
+from pytest_quantbudget.measurement import (
+    INVALID,
+    LOAD,
+    WORKLOAD,
+    Answer,
+    Device,
+    Failure,
+    Measurement,
+    Speed,
+    TaskResult,
+)
+from pytest_quantbudget.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict, judge
+
+CPU = Device("cpu", None, None, None, None, threads=2)
+H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", threads=2)
+GIB = 2**30
+
+BUDGET = """model: m
+baseline: fp16
+workload: {{new_tokens: 101, repeats: 3, batch_size: 2}}
+tasks: {{gsm8k: {{questions: 1000}}}}
+methods:
+  fp16: {{}}
+  nf4: {{budget: {{{}}}}}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Budget]:
+    """The budget with one limit on nf4."""
+
+    def load(limit: str) -> Budget:
+        path = tmp_path / "b.yaml"
+        path.write_text(BUDGET.format(limit))
+        return load_budget(path)
+
+    return load
+
+
+def answers(*rights: tuple[int, bool]) -> tuple[Answer, ...]:
+    """So many right, so many wrong, and so on; every wrong one found no number."""
+    flat = [right for count, right in rights for _ in range(count)]
+    return tuple(Answer(i, "", "1" if r else INVALID, "1", r, r, not r, 5) for i, r in enumerate(flat))
+
+
+def measured(budget: Budget, method: str, device: Device = H100, **changes: object) -> Measurement:
+    """A complete measurement: 6 GiB of weights, 7 GiB of memory, 50 ms to the first token, 100 tokens/s."""
+    speed = Speed(budget.workload, (0.04, 0.05, 0.08), (1.0, 2.0, 4.0), 7 * GIB if device is H100 else None, None)
+    task = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False)), 60.0)
+    record = Measurement(
+        budget.method(method).subject,
+        device=device,
+        load_time_s=2.5,
+        weights=6 * GIB,
+        speeds=(speed,),
+        tasks=(task,),
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+def verdict(budget: Budget, own: Measurement, base: Measurement | None = None) -> Verdict:
+    method = budget.method("nf4")
+    return judge(budget, method, method.limits[0], {"nf4": own, "fp16": base or measured(budget, "fp16")})
+
+
+Load = Callable[[str], Budget]
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_vram: 7 GiB", WITHIN, "max_vram 7.00 GiB, measured 7.00 GiB"),
+        ("max_vram: 7167.9999 MiB", OVER, "max_vram 7,167.9999 MiB, measured 7,168 MiB"),
+        ("max_vram: 7.5 GB", OVER, "max_vram 7.50 GB, measured 7.52 GB"),
+        ("max_weights: 6 GiB", WITHIN, "max_weights 6.00 GiB, measured 6.00 GiB"),
+        ("max_weights: 6 GB", OVER, "max_weights 6.00 GB, measured 6.44 GB"),
+        ("max_ttft: 50 ms", WITHIN, "max_ttft 50.0 ms, measured 50.0 ms (40.0 ms to 80.0 ms in 3)"),
+        ("max_ttft: 0.04 s", OVER, "max_ttft 0.04 s, measured 0.05 s (40.0 ms to 80.0 ms in 3)"),
+        ("max_load_time: 2.5 s", WITHIN, "max_load_time 2.50 s, measured 2.50 s"),
+        ("max_load_time: 2 s", OVER, "max_load_time 2.00 s, measured 2.50 s"),
+        (
+            "min_tokens_per_s: 100",
+            WITHIN,
+            "min_tokens_per_s 100 tokens/s, measured 100 tokens/s (50.0 to 200 in 3 repeats)",
+        ),
+        (
+            "min_tokens_per_s: 100.5",
+            OVER,
+            "min_tokens_per_s 100.5 tokens/s, measured 100.0 tokens/s (50.0 to 200 in 3 repeats)",
+        ),
+        (
+            "min_gsm8k: 57.9",
+            WITHIN,
+            "min_gsm8k 57.9 %, measured 57.9 % (579 of 1,000 right, 421 cut off, 421 absent)",
+        ),
+        (
+            "min_gsm8k: 57.92",
+            OVER,
+            "min_gsm8k 57.92 %, measured 57.90 % (579 of 1,000 right, 421 cut off, 421 absent)",
+        ),
+        (
+            "max_vram_ratio: 1",
+            WITHIN,
+            "max_vram_ratio 1.00, measured 1.00 (7.00 GiB against fp16's 7.00 GiB)",
+        ),
+    ],
+)
+def test_a_figure_at_the_limit_is_within_and_one_beyond_is_over(
+    load: Load, limit: str, outcome: str, words: str
+) -> None:
+    budget = load(limit)
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.message) == (outcome, f"nf4: {words}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_weights_ratio: 0.45", WITHIN, "max_weights_ratio 0.45, measured 0.375 (6.00 GiB against fp16's 16.0"),
+        ("max_weights_ratio: 0.375", WITHIN, "max_weights_ratio 0.375, measured 0.375 (6.00 GiB against fp16's 16.0"),
+        ("max_weights_ratio: 0.3", OVER, "max_weights_ratio 0.3, measured 0.375 (6.00 GiB against fp16's 16.0 GiB)"),
+        ("min_speedup: 2", WITHIN, "min_speedup 2.00x, measured 2.00x (100 tokens/s against fp16's 50.0 tokens/s)"),
+        ("min_speedup: 2.001", OVER, "min_speedup 2.001x, measured 2x (100 tokens/s against fp16's 50.0 tokens/s)"),
+        ("max_ttft_ratio: 0.5", WITHIN, "max_ttft_ratio 0.5, measured 0.5 (50.0 ms against fp16's 100 ms)"),
+        ("max_ttft_ratio: 0.4", OVER, "max_ttft_ratio 0.4, measured 0.5 (50.0 ms against fp16's 100 ms)"),
+    ],
+)  # fmt: skip
+def test_ratios_and_speedups_name_both_sides(load: Load, limit: str, outcome: str, words: str) -> None:
+    budget = load(limit)
+    speed = Speed(budget.workload, (0.1, 0.1, 0.1), (4.0, 4.0, 4.0), 16 * GIB, None)
+    base = measured(budget, "fp16", weights=16 * GIB, speeds=(speed,))
+    found = verdict(budget, measured(budget, "nf4"), base)
+    assert found.outcome == outcome
+    assert found.message.startswith(f"nf4: {words}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_gsm8k_drop: 1.0", OVER, "max_gsm8k_drop 1.0 points, measured 1.6 (b 32, c 16 of 1,000)"),
+        ("max_gsm8k_drop: 1.6", WITHIN, "max_gsm8k_drop 1.6 points, measured 1.6 (b 32, c 16 of 1,000)"),
+        ("max_gsm8k_drop: 1.59", OVER, "max_gsm8k_drop 1.59 points, measured 1.60 (b 32, c 16 of 1,000)"),
+        ("max_gsm8k_flips: 4.8", WITHIN, "max_gsm8k_flips 4.8 %, measured 4.8 % (b 32, c 16 of 1,000)"),
+        ("max_gsm8k_flips: 4.7", OVER, "max_gsm8k_flips 4.7 %, measured 4.8 % (b 32, c 16 of 1,000)"),
+    ],
+)
+def test_drops_and_flips_are_paired_question_by_question(load: Load, limit: str, outcome: str, words: str) -> None:
+    budget = load(limit)
+    task = budget.tasks["gsm8k"]
+    before = answers((532, True), (468, False))
+    after = answers((500, True), (32, False), (16, True), (452, False))
+    found = verdict(
+        budget,
+        measured(budget, "nf4", tasks=(TaskResult(task, after, 1.0),)),
+        measured(budget, "fp16", tasks=(TaskResult(task, before, 1.0),)),
+    )
+    assert (found.outcome, found.message) == (outcome, f"nf4: {words}")
+
+
+def test_a_drop_equal_to_its_limit_is_never_over() -> None:
+    over = [b for b in range(1000) if stats.Paired(1000, b, 0).drop > float(f"{b // 10}.{b % 10}")]
+    assert over == []
+
+
+def test_a_better_method_has_a_negative_drop(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 0")
+    better = TaskResult(budget.tasks["gsm8k"], answers((600, True), (400, False)), 1.0)
+    found = verdict(budget, measured(budget, "nf4", tasks=(better,)))
+    assert (found.outcome, found.measured) == (WITHIN, -2.1)
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], [True, False]), ([], [])])
+def test_unequal_or_no_outcomes_cannot_be_paired(before: list[bool], after: list[bool]) -> None:
+    with pytest.raises(ValueError, match="outcomes cannot be paired"):
+        stats.pair(before, after)
+
+
+def test_the_flexible_extraction_counts_where_the_task_says_so(load: Load) -> None:
+    budget = load("min_gsm8k: 50")
+    task = replace(budget.tasks["gsm8k"], extract="flexible")
+    budget = replace(budget, tasks={"gsm8k": task})
+    mixed = (Answer(0, "", INVALID, "7", False, True, False, 5), Answer(1, "", "8", "9", True, False, False, 5))
+    found = verdict(budget, measured(budget, "nf4", tasks=(TaskResult(task, (*mixed, mixed[0]), 1.0),)))
+    assert "2 of 3 right, 0 cut off, 0 absent" in found.message
+
+
+def test_the_verdict_carries_figure_limit_text_and_unit(load: Load) -> None:
+    budget = load("max_vram: 7.5 GB")
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.measured, found.limit, found.limit_text, found.unit) == (7 * GIB, 7.5e9, "7.5 GB", "GB")
+
+
+def test_a_limit_by_gpu_is_taken_from_the_entry_of_this_gpu(load: Load) -> None:
+    budget = load('min_tokens_per_s: {"NVIDIA A100*": 40, "NVIDIA H100*": 120}')
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.limit) == (OVER, 120)
+
+
+def test_no_limit_for_this_gpu_is_skipped_with_the_figure(load: Load) -> None:
+    budget = load('min_tokens_per_s: {"NVIDIA A100*": 40, "NVIDIA L4": 9}')
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.measured, found.limit) == (SKIPPED, 100, None)
+    assert found.message == (
+        "nf4: min_tokens_per_s has no limit for 'NVIDIA H100 80GB HBM3' (only for 'NVIDIA A100*', 'NVIDIA L4'); "
+        "measured 100 tokens/s (50.0 to 200 in 3 repeats)"
+    )
+
+
+def test_device_memory_without_a_gpu_is_skipped(load: Load) -> None:
+    budget = load("max_vram: 7 GiB")
+    found = verdict(budget, measured(budget, "nf4", CPU))
+    assert (found.outcome, found.for_want_of_gpu, found.limit_text) == (SKIPPED, True, "7 GiB")
+    assert found.message == "nf4: max_vram not measured: no GPU was found: device memory has no peak here"
+
+
+MISSING = Failure(LOAD, "skip", "nf4 needs bitsandbytes: pip install 'pytest-quantbudget[bitsandbytes]'")
+CRASHED = Failure(WORKLOAD, "error", "the process ended with signal 11", "last line of its log", fatal=False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "failure", "outcome", "message"),
+    [
+        ("max_weights: 6 GiB", MISSING, SKIPPED, f"nf4: max_weights not measured: {MISSING.message}"),
+        ("min_gsm8k: 50", MISSING, SKIPPED, f"nf4: min_gsm8k not measured: {MISSING.message}"),
+        ("max_ttft: 80 ms", CRASHED, FAILED, "nf4: max_ttft not measured: the process ended with signal 11"),
+        ("min_speedup: 0.5", CRASHED, FAILED, "nf4: min_speedup not measured: the process ended with signal 11"),
+        ("min_gsm8k: 50", CRASHED, FAILED, "nf4: min_gsm8k not measured: task gsm8k gave no figure"),
+    ],
+    ids=["missing package", "missing package, task", "failed phase", "failed phase, relation", "no figure"],
+)
+def test_what_has_no_figure_says_why(load: Load, limit: str, failure: Failure, outcome: str, message: str) -> None:
+    budget = load(limit)
+    found = verdict(budget, Measurement(budget.method("nf4").subject, failures=(failure,)))
+    assert (found.outcome, found.message, found.measured) == (outcome, message, None)
+
+
+def test_a_failed_phase_leaves_the_others_figures_standing_and_its_log_at_hand(load: Load) -> None:
+    budget = load("max_weights: 6 GiB")
+    record = measured(budget, "nf4", speeds=(), failures=(CRASHED,))
+    assert verdict(budget, record).outcome == WITHIN
+    assert verdict(load("max_ttft: 80 ms"), record).detail == "last line of its log"
+
+
+def test_a_failed_baseline_fails_what_is_taken_against_it_by_name(load: Load) -> None:
+    budget = load("max_weights_ratio: 0.5")
+    broken = Measurement(budget.method("fp16").subject, failures=(Failure(LOAD, "error", "out of memory"),))
+    found = verdict(budget, measured(budget, "nf4"), broken)
+    assert found.outcome == FAILED
+    assert found.message == "nf4: max_weights_ratio not measured: the baseline fp16: out of memory"
+
+
+def test_answers_to_different_questions_are_not_compared(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 10")
+    swapped = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False))[::-1], 1.0)
+    found = verdict(budget, measured(budget, "nf4", tasks=(swapped,)))
+    assert found.outcome == FAILED
+    assert "fp16 and nf4 were asked different questions" in found.message
