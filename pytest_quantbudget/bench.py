@@ -16,6 +16,8 @@ from pytest_quantbudget import child, methods, records
 from pytest_quantbudget.measurement import LOAD, QUANTIZE, Failure, Measurement, Request, Subject
 
 LOG_LINES = 15
+Context = ForkServerContext | SpawnContext
+Files = tuple[Path, Path, Path]  # record, phase, log
 
 
 class Bench:
@@ -70,11 +72,26 @@ class Bench:
 
     def _child(self, request: Request, what: str) -> Measurement:
         """Run one measuring process to its end; what it left on disk counts, however it ended."""
+        contexts = _contexts()
+        while True:
+            context = contexts.pop(0)
+            try:
+                code, files = self._run(context, request, what, last=not contexts)
+            except OSError:  # the fork server's socket cannot be made: its path (TMPDIR) is too long, for one
+                if not contexts:
+                    raise
+                continue
+            if code != child.FORK_SPOILED or not contexts:
+                return self._read(request, what, code, files)
+
+    def _run(self, context: Context, request: Request, what: str, *, last: bool) -> tuple[int | None, Files]:
+        """Start a process and wait for its end; gives its exit code and the files that it left."""
         stem = self.folder / f"{request.subject.key}.{what}"
         result, phase, log = (stem.with_suffix(f".{what}.{end}") for end in ("result", "phase", "log"))
-        process = _context().Process(
+        names = (str(result), str(phase), str(log))
+        process = context.Process(
             target=child.main,
-            args=(records.to_builtins(request), (str(result), str(phase), str(log)), str(self.cache), self.environ),
+            args=(records.to_builtins(request), names, str(self.cache), self.environ, last),
             name=f"quantbudget-{request.subject.method}",
         )
         process.start()
@@ -82,11 +99,16 @@ class Bench:
             process.join()
         finally:
             end(process)
+        return process.exitcode, (result, phase, log)
+
+    def _read(self, request: Request, what: str, code: int | None, files: Files) -> Measurement:
+        """What the process left, and how it died if it did."""
+        result, phase, log = files
         measured = read(result) if result.exists() else Measurement(request.subject)
-        if process.exitcode == 0:
+        if code == 0:
             return measured
         at = phase.read_text(encoding="utf-8") if phase.exists() else (QUANTIZE if what == "quantize" else LOAD)
-        message = f"the measuring process {_death(process.exitcode)} during phase {at!r}"
+        message = f"the measuring process {_death(code)} during phase {at!r}"
         return replace(measured, failures=(*measured.failures, Failure(at, "error", message, _tail(log))))
 
 
@@ -97,13 +119,14 @@ def read(path: Path) -> Measurement:
     return records.from_builtins(Measurement, json.loads(path.read_text(encoding="utf-8")))
 
 
-def _context() -> ForkServerContext | SpawnContext:
-    """A fork server that has imported torch and transformers, where the platform has one; else fresh processes."""
+def _contexts() -> list[Context]:
+    """Ways to start a process, best first: a fork server that has imported torch and transformers, else afresh."""
+    fresh: Context = multiprocessing.get_context("spawn")
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest_quantbudget.preload"])
-    return context
+        return [fresh]
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["pytest_quantbudget.preload"])
+    return [server, fresh]
 
 
 def end(process: BaseProcess, grace: float = 3.0) -> None:

@@ -32,12 +32,21 @@ from pytest_quantbudget.measurement import (
 )
 
 REPLY_TOKENS = 48
+FORK_SPOILED = 78
 
 
-def main(data: Mapping[str, Any], files: tuple[str, str, str], cache: str, environ: Mapping[str, str]) -> None:
-    """Entry point of the process: `data` is a Request as builtins; `files` take the record, the phase and the log."""
+def main(
+    data: Mapping[str, Any], files: tuple[str, str, str], cache: str, environ: Mapping[str, str], last: bool
+) -> None:
+    """Entry point of the process: `data` is a Request as builtins; `files` take the record, the phase and the log.
+
+    Ends with the code FORK_SPOILED, unless this is the `last` way to start a process, where a GPU is there and this
+    fork cannot use it.
+    """
     result, phase, log = map(Path, files)
     _settle(log, environ)
+    if not last and _spoiled():
+        os._exit(FORK_SPOILED)
     run = _Run(records.from_builtins(Request, dict(data)), result, phase)
     request = run.request
     spec = methods.spec(request.subject.method)
@@ -64,6 +73,21 @@ def _settle(log: Path, environ: Mapping[str, str]) -> None:
 def _outlive_nobody(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+def _spoiled() -> bool:
+    """Whether something touched CUDA before the fork: NVML then counts GPUs that CUDA refuses to open."""
+    try:
+        import torch
+
+        if torch.cuda.device_count():
+            torch.cuda.init()
+    except ImportError:
+        return False
+    except (RuntimeError, AssertionError):
+        traceback.print_exc()
+        return True
+    return False
 
 
 class _Run:
@@ -108,6 +132,7 @@ class _Run:
         loading.settle(spec)
         source, revision = sources.fetch(subject.model, subject.revision)
         loading.check_format(spec, source, ready=False)
+        os.chdir(self.at.parent)  # gptqmodel leaves its logs where it stands
         target = sources.quantized(subject, spec, source, revision, cache)
         self.record = replace(self.record, quantize_s=time.perf_counter() - start, quantized=str(target))
 

@@ -95,7 +95,7 @@ def test_the_hub_path_reads_a_set_through_datasets(tmp_path: Path, monkeypatch: 
     for split in ("train", "test"):
         rows = [{"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(5)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    monkeypatch.setitem(questions.HUB_SETS, "gsm8k", (str(tmp_path),))  # type: ignore[arg-type]
+    monkeypatch.setitem(questions.HUB_SETS, "gsm8k", (str(tmp_path),))
     asked, shots = ask.sample(replace(TASK, name="gsm8k", file=None, questions=3, shots=2))
     assert all(q.question.startswith("test") for q in asked)
     assert all(q.question.startswith("train") for q in shots)
