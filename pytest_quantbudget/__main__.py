@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (BudgetError, ValueError, OSError) as error:
+    except BudgetError as error:
+        print(*(f"ERROR: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
+        return 4
+    except (ValueError, OSError) as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 4
     return 0

@@ -270,10 +270,9 @@ class _Reader:
     def limit(self, kinds: Mapping[str, LimitKind], name: str, node: Marked) -> Limit | None:
         kind = kinds.get(name)
         if kind is None:
-            what = "limit"
-            if re.fullmatch(r"min_[a-z]\w*|max_\w+_(drop|flips)", name):
-                what = "limit, and no task of that name is declared:"
-            self.problems.add(node, f"there is no {what} {name!r}{units.nearest(name, kinds)}")
+            of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
+            why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
+            self.problems.add(node, f"there is no limit {name!r}{why}{units.nearest(name, kinds)}")
             return None
         by_name = node.entries or {"*": node}
         targets: list[Target] = []

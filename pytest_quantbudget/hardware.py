@@ -140,9 +140,9 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def slots(environ: Mapping[str, str], gpus: Sequence[Gpu]) -> list[str]:
-    """The values of `CUDA_VISIBLE_DEVICES` among which parallel workers are spread: one GPU each."""
-    return [gpu.uuid for gpu in visible_gpus(gpus, environ)]
+def share(gpus: Sequence[Gpu], worker: int | None) -> list[Gpu]:
+    """The GPUs of one process of a run: all of them where it is the only one, else one for each worker, in turn."""
+    return list(gpus) if worker is None or not gpus else [gpus[worker % len(gpus)]]
 
 
 def machine() -> Machine:

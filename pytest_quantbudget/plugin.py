@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,13 @@ def pytest_configure(config: pytest.Config) -> None:
         add_budgets(config, session)
 
 
-class _usage_errors:  # noqa: N801 (used as a statement)
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
     """Budget errors inside become usage errors: exit code 4, one message each."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BudgetError):
-            raise pytest.UsageError(*map(str, error.problems)) from None
+    try:
+        yield
+    except BudgetError as error:
+        raise pytest.UsageError(*map(str, error.problems)) from None
 
 
 def add_budgets(config: pytest.Config, session: Session) -> None:

@@ -59,7 +59,7 @@ class Session:
     cache: Path
     folder: Path | None = None  # where this run's measurements are exchanged
     require_gpu: bool = False
-    worker: int = 0
+    worker: int | None = None  # its number, where the run has several
     budgets: dict[Path, Budget] = field(default_factory=dict)
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -98,8 +98,7 @@ class Session:
     def gpus(self) -> list[hardware.Gpu]:
         """The GPUs that this process may use."""
         if self._gpus is None:
-            visible = hardware.visible_gpus(hardware.all_gpus(), os.environ)
-            self._gpus = [visible[self.worker % len(visible)]] if visible and self.worker >= 0 else visible
+            self._gpus = hardware.share(hardware.visible_gpus(hardware.all_gpus(), os.environ), self.worker)
         return self._gpus
 
     @property
@@ -110,7 +109,7 @@ class Session:
             device = "cpu"
             if self.gpus:
                 device = self.gpus[0].uuid
-                environ = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in self.gpus)}
+                environ = {"CUDA_VISIBLE_DEVICES": device}
             self._bench = bench.Bench(self.exchange, self.cache, device, environ)
         return self._bench
 

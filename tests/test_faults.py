@@ -5,9 +5,12 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -125,32 +128,46 @@ def test_a_missing_package_skips_with_the_command_that_adds_it(pytester: pytest.
     result.stdout.fnmatch_lines(["*nf4 needs bitsandbytes: pip install 'pytest-quantbudget[[]bitsandbytes[]]'*"])
 
 
+@pytest.fixture
+def short_temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files whose path is short enough for the fork server's socket."""
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
+
+
+def heed_interrupts() -> None:
+    """A process started in the background may have been told to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_ctrl_c_ends_the_children_and_leaves_a_report(
-    pytester: pytest.Pytester, small: Path, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, small: Path, short_temporary: Path
 ) -> None:
-    temporary = tempfile.mkdtemp()  # a short path, which the fork server's socket needs
-    monkeypatch.setenv("TMPDIR", temporary)
     small.write_text(small.read_text().replace("questions: 12", "questions: 2000, batch_size: 2"))
-    args = [*pytester._getpytestargs(), "--quant-budget", small.name, "--quant-report", "r.json", "-v"]
-    process = pytester.popen([str(a) for a in args], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if any("task" in path.read_text() for path in Path(temporary).rglob("*.phase")):
-            break
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.stdout is not None
-    output = process.stdout.read().decode()
-    assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
-    assert "NOT RUN: max_weights" in output
+    command = [sys.executable, "-m", "pytest", "--quant-budget", small.name, "--quant-report", "r.json", "-v"]
+    with Path("out.txt").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=heed_interrupts)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if any("task" in path.read_text() for path in short_temporary.rglob("*.phase")):
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=60) == pytest.ExitCode.INTERRUPTED
+        deadline = time.monotonic() + 20
+        while group_is_alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.1)  # the fork server leaves when it sees its caller gone
+        assert not group_is_alive(process.pid)
+    finally:
+        if group_is_alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "NOT RUN: max_weights" in Path("out.txt").read_text()
     report = json.loads(Path("r.json").read_text())
-    assert {limit["verdict"]["outcome"] for m in report["budgets"][0]["methods"] for limit in m["limits"]} == {
-        "not run"
-    }
-    deadline = time.monotonic() + 10
-    while group_is_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)  # the fork server leaves when it sees its caller gone
-    assert not group_is_alive(process.pid)
+    limits = [limit for m in report["budgets"][0]["methods"] for limit in m["limits"]]
+    assert {limit["verdict"]["outcome"] for limit in limits} == {"not run"}
+    assert not list(short_temporary.glob("quantbudget-*"))
 
 
 def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytester, small: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget.hardware import Commit, Gpu, GpuNeed, commit, lacking, machine, slots, visible_gpus
+from pytest_quantbudget.hardware import Commit, Gpu, GpuNeed, commit, lacking, machine, share, visible_gpus
 
 GIB = 2**30
 A100 = Gpu(0, "NVIDIA A100-SXM4-40GB", "GPU-aaaa-1111", 40 * GIB, 39 * GIB, "8.0", "580.1")
@@ -49,16 +49,13 @@ def test_the_index_is_the_drivers_and_not_the_place_in_the_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "uuids"),
-    [
-        ({}, ["GPU-aaaa-1111", "GPU-aabb-2222", "GPU-cccc-3333"]),
-        ({"CUDA_VISIBLE_DEVICES": "2,GPU-aabb"}, ["GPU-cccc-3333", "GPU-aabb-2222"]),
-        ({"CUDA_VISIBLE_DEVICES": ""}, []),
-    ],
-    ids=["all", "the caller's", "hidden"],
+    ("worker", "mine"),
+    [(None, ALL), (0, ALL[:1]), (1, ALL[1:2]), (3, ALL[:1])],
+    ids=["alone", "first", "second", "more workers than GPUs"],
 )
-def test_each_visible_gpu_is_a_slot(environ: dict[str, str], uuids: list[str]) -> None:
-    assert slots(environ, ALL) == uuids
+def test_each_worker_has_a_gpu_of_its_own(worker: int | None, mine: list[Gpu]) -> None:
+    assert share(ALL, worker) == mine
+    assert share([], worker) == []
 
 
 @pytest.mark.parametrize(
