@@ -77,9 +77,10 @@ class Bench:
             context = contexts.pop(0)
             try:
                 code, files = self._run(context, request, what, last=not contexts)
-            except OSError:  # the fork server's socket cannot be made: its path (TMPDIR) is too long, for one
+            except (OSError, EOFError) as error:  # no socket (a long TMPDIR, say), or the server died while importing
                 if not contexts:
-                    raise
+                    failure = Failure(LOAD, "error", f"no measuring process can be started: {error}")
+                    return Measurement(request.subject, failures=(failure,))
                 continue
             if code != child.FORK_SPOILED or not contexts:
                 return self._read(request, what, code, files)

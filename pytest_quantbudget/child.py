@@ -64,6 +64,7 @@ def _settle(log: Path, environ: Mapping[str, str]) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.environ.update(environ)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the fork server; see preload.py
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_outlive_nobody, args=(parent.sentinel,), daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION
 from pytest_quantbudget.hardware import Gpu, GpuNeed
 from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.session import Session
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,6 +54,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     missing = spec.missing()
     if missing is not None:
         pytest.skip(missing)
+    _need_gpu(session, method)
     session.finish_measuring()
     with session.bench.device_lock():
         os.environ.update(session.bench.environ)
@@ -75,9 +78,17 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         _free()
 
 
+def _need_gpu(session: Session, method: Method) -> None:
+    lacking = session.lacking(method.gpu) if method.gpu is not None else None
+    if lacking is not None:
+        no_gpu(session.require_gpu, f"{method.name} {lacking}")
+
+
 def _free() -> None:
     import torch
 
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(name, None)  # pytest leaves a failed test's frames there, and they hold the model
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -88,6 +99,7 @@ def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget
     """All figures of the method: load time, weights, the workload's memory and speed, every declared task's answers."""
     session = request.config.stash[SESSION]
     budget, method = quant_method
+    _need_gpu(session, method)
     session.plan(budget, method, None)
     return session.measure(method)
 

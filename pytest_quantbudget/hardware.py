@@ -93,8 +93,8 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
     """Those of `gpus` that `CUDA_VISIBLE_DEVICES` leaves, in its order.
 
     Entries are indices or (abbreviated) UUIDs; as in CUDA, the list ends at the first entry that names no device
-    (CUDA C++ Programming Guide, "CUDA Environment Variables"). Indices are taken in PCI bus order, which the measuring
-    processes are given too (`CUDA_DEVICE_ORDER`).
+    (CUDA C++ Programming Guide, "CUDA Environment Variables"). Indices are taken in PCI bus order, which need
+    not be CUDA's own; the measuring processes are given the UUID.
     """
     listed = environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
@@ -141,8 +141,14 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def share(gpus: Sequence[Gpu], worker: int | None) -> list[Gpu]:
-    """The GPUs of one process of a run: all of them where it is the only one, else one for each worker, in turn."""
-    return list(gpus) if worker is None or not gpus else [gpus[worker % len(gpus)]]
+    """The GPUs of one process of a run: all of them where it is the only one, else one for each worker, in turn.
+
+    Workers take only GPUs of the first one's name: a ratio between unlike GPUs would mean nothing.
+    """
+    if worker is None or not gpus:
+        return list(gpus)
+    alike = [gpu for gpu in gpus if gpu.name == gpus[0].name]
+    return [alike[worker % len(alike)]]
 
 
 def machine() -> Machine:

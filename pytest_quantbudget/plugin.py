@@ -126,6 +126,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             if pair is not None:
                 mine.plan(pair[0], pair[1], None)
     mine.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
+    if mine.entries and not session.config.option.collectonly:
+        _ = mine.gpus  # their free memory, before anything of this run is loaded
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -96,9 +96,10 @@ class Session:
 
     @property
     def gpus(self) -> list[hardware.Gpu]:
-        """The GPUs that this process may use."""
+        """The GPUs that this process may use, largest first, with their memory when they were first looked at."""
         if self._gpus is None:
-            self._gpus = hardware.share(hardware.visible_gpus(hardware.all_gpus(), os.environ), self.worker)
+            visible = hardware.visible_gpus(hardware.all_gpus(), os.environ)
+            self._gpus = hardware.share(sorted(visible, key=lambda gpu: -gpu.total), self.worker)
         return self._gpus
 
     @property
@@ -115,7 +116,7 @@ class Session:
 
     def lacking(self, need: hardware.GpuNeed) -> str | None:
         """What this machine lacks for `need`, or None."""
-        return hardware.lacking(need, self.gpus)
+        return hardware.lacking(need, self.gpus[: need.count])
 
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Note what `limits` of a method need (all that the file declares where None), the baseline included."""
@@ -140,8 +141,10 @@ class Session:
 
     def finish_measuring(self) -> None:
         """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""
-        for request in self.needs.values():
-            self.bench.measure(request)
+        methods = [method for budget in self.budgets.values() for method in budget.methods]
+        for method in methods:
+            if method.subject.key in self.needs and (method.gpu is None or self.lacking(method.gpu) is None):
+                self.measure(method)
 
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
@@ -151,9 +154,17 @@ class Session:
                 return self._without_gpu(
                     Verdict(SKIPPED, f"{method.name}: {limit.name} {lacking}", for_want_of_gpu=True)
                 )
+        base = budget.method(budget.baseline) if limit.kind.relation and budget.baseline is not None else None
+        lacking = self.lacking(base.gpu) if base is not None and base.gpu is not None else None
+        if base is not None and lacking is not None:
+            why = f"not measured: the baseline {base.name} {lacking}"
+            return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
         measured = {method.name: self.measure(method)}
-        if limit.kind.relation and budget.baseline is not None:
-            measured[budget.baseline] = self.measure(budget.method(budget.baseline))
+        if base is not None:
+            measured[base.name] = self.measure(base)
+        if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
+            why = "needs a GPU; one was found and torch cannot use it"
+            return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
         return self._without_gpu(judge(budget, method, limit, measured))
 
     def _without_gpu(self, verdict: Verdict) -> Verdict:

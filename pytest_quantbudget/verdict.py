@@ -73,7 +73,13 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
         value = _shown(figure.value, limit.kind, limit.targets[0].unit)
         known = ", ".join(repr(t.pattern) for t in limit.targets)
         message = f"{name} has no limit for {device!r} (only for {known}); measured {value}"
-        return Verdict(SKIPPED, message + _bracketed(figure.detail), figure.value, unit=limit.targets[0].unit)
+        return Verdict(
+            SKIPPED,
+            message + _bracketed(figure.detail),
+            figure.value,
+            unit=limit.targets[0].unit,
+            for_want_of_gpu=device == "cpu",
+        )
     within = figure.value <= target.value if limit.kind.bound == "max" else figure.value >= target.value
     message = f"{name} {_compared(target, figure)}{_bracketed(figure.detail)}"
     return Verdict(WITHIN if within else OVER, message, figure.value, **_said(target))
