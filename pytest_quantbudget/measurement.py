@@ -59,6 +59,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Trust:
+    """What only the command line may allow: running code that comes with a model, and unpickling its weights."""
+
+    remote_code: bool = False
+    pickles: bool = False
+
+
+@dataclass(frozen=True)
 class Request:
     """Everything that the selected limits need of one subject."""
 
