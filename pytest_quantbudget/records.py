@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import tempfile
 import types
@@ -108,6 +109,76 @@ def key_of(record: object) -> str:
     """A short name that differs where the record differs."""
     text = json.dumps(to_builtins(record), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+MAX_DEPTH = 64  # records nest ten deep
+MAX_DIGITS = 100  # so that products of a few counts still fit a float
+
+
+def read_json(data: bytes) -> Any:
+    """JSON as `write_json` writes it, whoever wrote it; a byte-order mark is skipped.
+
+    Raises ValueError, and nothing else, for what is no JSON and for what other readers would take in different ways
+    or choke on: NaN, infinities, a key twice in one object, half a surrogate pair, nesting beyond MAX_DEPTH, whole
+    numbers beyond MAX_DIGITS.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            parse_int=_int,
+            parse_float=_float,
+            parse_constant=_float,
+            object_pairs_hook=_object,
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start:,} is not UTF-8 text") from None
+    except RecursionError:
+        raise ValueError(f"more than {MAX_DEPTH} levels deep") from None
+    _check(value)
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a whole number of {len(text):,} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in entries:
+            raise ValueError(f"the key {key[:60]!r} stands twice in one object")
+        entries[key] = value
+    return entries
+
+
+def _check(value: Any) -> None:
+    """Depth and text, level by level: the parser's own limits depend on the stack, and recursion here would too."""
+    level, depth = [value], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} levels deep")
+        for text in level:
+            if isinstance(text, str) and not text.isascii():
+                _check_text(text)
+        below = [item for item in level if isinstance(item, dict | list)]
+        level = [part for item in below for part in (item if isinstance(item, list) else (*item, *item.values()))]
+        depth += 1
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text[error.start]!a} is half a character") from None
 
 
 def write_json(path: Path, record: object) -> None:

@@ -176,6 +176,52 @@ def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float)
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "Expecting value: line 1 column 1"),
+        (b'{"a": 1', "Expecting ',' delimiter"),
+        (b"1 2", "Extra data"),
+        (b'{"a": "\xff"}', "byte 7 is not UTF-8 text"),
+        (b"NaN", "NaN is not a finite number"),
+        (b"[-Infinity]", "-Infinity is not a finite number"),
+        (b"1e999", "1e999 is not a finite number"),
+        (b"9" * 10_000, "a whole number of 10,000 digits"),
+        (b'{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' stands twice in one object"),
+        (b'["\\udc9f"]', "'\\udc9f' is half a character"),
+        (b'{"\\ud83d": 1}', "'\\ud83d' is half a character"),
+        (b"[" * 65 + b"0" + b"]" * 65, "more than 64 levels deep"),
+        (b'{"a":' * 100_000, "more than 64 levels deep"),
+        (b"[[" * 500_000 + b"]", "more than 64 levels deep"),
+    ],
+    ids=[
+        "empty",
+        "cut off",
+        "two",
+        "latin-1",
+        "NaN",
+        "-inf",
+        "inf",
+        "digits",
+        "twice",
+        "half",
+        "half a key",
+        "65",
+        "{",
+        "[",
+    ],
+)
+def test_json_that_readers_take_in_different_ways_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        records.read_json(data)
+
+
+def test_json_is_read_as_it_stands() -> None:
+    value: object = {"a": [1, -2.5, 1e300, True, None, "\U0001f535", 10**99], "b": {"c": {}}, "d": [[[]]]}
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False), "\ufeff" + json.dumps(value)):
+        assert records.read_json(text.encode()) == value
+
+
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "r.json").mkdir()
     with pytest.raises(OSError, match="directory"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,12 +106,12 @@ def write(path: Path, report: Report) -> None:
 def read(path: Path) -> Report:
     """A report that was written before. Raises ValueError where the file is none, or of another version."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        data = records.read_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON that can be used: {error}") from None
     found = data.get("version") if isinstance(data, dict) else None
     if found != VERSION:
-        raise ValueError(f"{path} is a report of version {found!r}; this release reads version {VERSION}")
+        raise ValueError(f"{path} is a report of version {found!r:.60}; this release reads version {VERSION}")
     return records.from_builtins(Report, data)
 
 
