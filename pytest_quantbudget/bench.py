@@ -201,10 +201,16 @@ class Bench:
     def _child(self, request: Request, keys: Keys | None, until: float, **more: Any) -> None:
         """Run one measuring process to its end; what it told until then counts, however it ended."""
         subject = request.subject
-        place = self.store.place
-        environ = self.environ(subject.gpus)
         job = child.Job(
-            request, str(self.cache), keys, place, self.store.refresh, trust=self.trust, environ=environ, **more
+            request,
+            str(self.cache),
+            str(self.folder),
+            keys,
+            self.store.place,
+            self.store.refresh,
+            trust=self.trust,
+            environ=self.environ(subject.gpus),
+            **more,
         )
         ends = min(until, self.deadline)
         contexts = process.contexts()

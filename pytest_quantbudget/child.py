@@ -50,12 +50,13 @@ FORK_SPOILED = 78
 class Job:
     """What a measuring process is told to do, and where.
 
-    Without `keys` nothing is stored. `quantized` is the directory of the subject's own quantization; `quantize` asks
+    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the directory of the subject's own quantization; `quantize` asks
     for that to be made, and nothing else. `last` says that there is no other way to start a process.
     """
 
     request: Request
     cache: str
+    scratch: str
     keys: Keys | None = None
     store: str | None = None
     refresh: bool = False
@@ -190,7 +191,7 @@ class _Run:
         pinned = self.job.keys.revision if self.job.keys else self.subject.revision
         source, revision = sources.fetch(self.subject.model, pinned, self.job.trust)
         loading.check_format(spec, source, ready=False)
-        os.chdir(self.job.cache)  # gptqmodel leaves its logs where it stands
+        os.chdir(self.job.scratch)  # gptqmodel leaves its logs where it stands
         target = sources.quantized(self.subject, spec, source, revision, Path(self.job.cache), self.job.trust)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=target.name)
 
