@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from faults import models
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 LIMITS = ("max_weights", "min_wordmath")
-MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 HEALTHY = """
 model: builtin
@@ -35,7 +34,10 @@ class Row:
     hits: tuple[str, ...] = LIMITS
     outcome: str = "failed"
     change: Callable[[Path], None] | None = None
+    checkpoint: bool = False
     model: str = ""
+    questions: str = "builtin"
+    asked: int = 4
     more: str = ""
     starts: int = 1
 
@@ -45,36 +47,65 @@ class Row:
 
     def write(self, room: Path) -> None:
         """The budget and its model."""
+        model = self.model or f"./{self.name}"
+        if not self.model:
+            folder = room / self.name
+            models.copy(folder)
+            models.configure(folder, fault=self.name)  # no two rows share a model, and so what is stored
+            if self.change:
+                self.change(folder)
+        checkpoint = f"checkpoint: {model}, " if self.checkpoint else ""
+        if self.questions != "builtin":
+            shutil.copy(BUILTIN_DIR / "questions.jsonl", room / self.questions)
         (room / self.budget).write_text(
-            f"model: {self.model or './' + self.name}\ncalibration: builtin\n{self.more}\n"
-            "tasks: {wordmath: {file: builtin, questions: 4, max_new_tokens: 96}}\n"
-            f"methods: {{{self.method}: {{budget: {{max_weights: 64 MiB, min_wordmath: 1}}}}}}\n"
+            f"model: {'builtin' if self.checkpoint else model}\ncalibration: builtin\n{self.more}\n"
+            f"tasks: {{wordmath: {{file: {self.questions}, questions: {self.asked}, max_new_tokens: 96, "
+            f"batch_size: {self.asked}}}}}\n"
+            f"methods: {{{self.method}: {{{checkpoint}budget: {{max_weights: 64 MiB, min_wordmath: 1}}}}}}\n"
         )
-        if self.model:
-            return
-        folder = room / self.name
-        folder.mkdir()
-        for name in MODEL_FILES:
-            shutil.copy(BUILTIN_DIR / name, folder)
-        configure(folder, fault=self.name)  # no two rows share a model, and so what is stored
-        if self.change:
-            self.change(folder)
 
 
-def configure(folder: Path, name: str = "config.json", **entries: object) -> None:
-    """Set entries of a JSON file."""
-    content = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**content, **entries}))
-
-
-def cut(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500_000])
-
-
-DIED = r"the measuring process was killed by {} during phase 'load'"
+DIED = r"the measuring process was killed by {} during phase '{}'"
+LATE = r"not finished within its timeout of {}: ended during phase '{}'"
+ANSWERS = ("min_wordmath",)
 BROKEN = (
-    Row("segfault", DIED.format("SIGSEGV")),
-    Row("abort", DIED.format("SIGABRT")),
-    Row("truncated-weights", "SafetensorError: .*", "fp32", change=cut),
+    Row("out-of-memory-loading", r"out of memory: .*can't allocate memory.*", change=models.large),
+    Row("killed", DIED.format(r"SIGKILL \(the system's out-of-memory killer\?\)", "load")),
+    Row("killed-quantizing", DIED.format(r"SIGKILL \(.*\)", "quantize"), "gptq-int4"),
+    Row("segfault", DIED.format("SIGSEGV", "load")),
+    Row("segfault-answering", DIED.format("SIGSEGV", "task wordmath"), hits=ANSWERS),
+    Row("abort", DIED.format("SIGABRT", "load")),
+    Row("leaves-at-once", "the measuring process .*"),
+    Row("hang", LATE.format("2 s", "load"), more="timeout: 2 s"),
+    Row("hang-deaf", LATE.format("2 s", "load"), more="timeout: 2 s"),
+    Row("hang-answering", LATE.format("3 s", "task wordmath"), hits=ANSWERS, more="timeout: 3 s"),
+    Row("loader-exception", r"RuntimeError: CUDA Setup failed despite GPU being available\."),
+    Row("nan-weights", "NotFinite: .* logits are NaN or infinite on 8 random tokens", "fp32", change=models.nan),
+    Row("nan-answering", "NotFinite: logits became NaN or infinite while answering task wordmath", hits=ANSWERS),
+    Row("silent", "ValueError: every answer is empty: .*", "fp32", hits=ANSWERS, change=models.silent),
+    Row("truncated-weights", "SafetensorError: .*", "fp32", change=models.cut),
+    Row("no-weights", ".*", "fp32", change=models.no_weights),
+    Row("other-shape", "RuntimeError: .*", "fp32", change=models.other_shape),
+    Row("quantized-already", "ValueError: the model in .* is quantized with gptq, not at all: .*", "bf16", change=models.claims_gptq),
+    Row("claims-nf4", ".*", checkpoint=True, change=models.claims_nf4),
+    Row("other-format", "ValueError: the checkpoint in .* is quantized with gptq, not with bitsandbytes", checkpoint=True, change=models.claims_gptq),
+    Row("no-tokenizer", ".*", "fp32", change=models.no_tokenizer),
+    Row("import-error", r"ImportError: libcudart\.so\.11\.0: cannot open shared object file: No such file or directory"),
+    Row("hub-unreachable", ".*", "fp32", model="somebody/model"),
+    Row("questions-cut-meanwhile", "ValueError: cut-meanwhile.jsonl was changed while the run was going on", hits=ANSWERS, questions="cut-meanwhile.jsonl"),
 )
+CALM = (
+    Row("out-of-memory-answering", "", hits=(), asked=256),
+    Row("prints", "", hits=()),
+    Row("leaves-a-process", "", hits=()),
+    Row("no-pad-token", "", "fp32", hits=(), change=models.no_pad),
+    Row("no-pad-no-end", "", "fp32", hits=(), change=models.no_pad_no_end),
+    Row("missing-package", ".*", "gptq-int4", outcome="skipped", starts=0),
+    Row("half-missing", ".*", outcome="skipped"),
+)
+GROUPS = {"broken": BROKEN, "calm": CALM}
+ENVIRON = {"broken": {"HF_ENDPOINT": "http://127.0.0.1:9"}, "calm": {"FAULT_MISSING": "gptqmodel"}}
+
+
+def environ(group: str) -> dict[str, str]:
+    return ENVIRON[group]
