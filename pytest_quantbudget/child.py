@@ -81,6 +81,7 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
         run.phase(QUANTIZE, run.quantize, fatal=True)
     else:
         run.measure()
+    run.say(done=True)
     # Libraries leave threads and pools behind that can hang at exit; all that matters has been told.
     sys.stdout.flush()
     os._exit(0)

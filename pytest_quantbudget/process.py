@@ -25,10 +25,15 @@ LOG_LINES = 25
 
 @dataclass
 class Outcome:
-    """What a process left. `code` is None where it was ended at its time limit; `log` is the tail of its output."""
+    """What a process left.
+
+    `code` is None where it was ended at its time limit; `done` is whether it said that all was told; `log` is the tail
+    of its output.
+    """
 
     code: int | None = None
     phase: str = ""
+    done: bool = False
     log: bytearray = field(default_factory=bytearray)
 
     @property
@@ -73,7 +78,7 @@ def run(
     """Run `target(*arguments, tell, log)` in a process until it ends, or until the monotonic clock reads `until`.
 
     What it sends through the connection `tell`, JSON objects as bytes, goes to `hear`; `{"phase": NAME}` is kept as the
-    phase that it is in. All its output goes into the connection `log`, of which the end is kept. However this returns
+    phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the end is kept. However this returns
     or raises, no process of its group is left. Raises OSError or EOFError where no process can be started.
     """
     outcome = Outcome()
@@ -119,6 +124,7 @@ def _listen(
                 open_.remove(heard)
                 continue
             outcome.phase = message.get("phase", outcome.phase)
+            outcome.done = message.get("done", outcome.done)
             hear(message)
         elif process.sentinel in ready:  # only once all that it said has been heard
             return True
