@@ -42,7 +42,7 @@ class Recorder:
         if verdict is None and report.skipped:
             verdict = Verdict(SKIPPED, _reason(report))
         elif verdict is None and report.failed:
-            when = "" if report.when == "???" else f"{report.when}: "
+            when = f"{report.when}: " if report.when in ("setup", "call") else ""
             verdict = Verdict(FAILED, when + report.longreprtext.strip().splitlines()[-1])
         if verdict is not None:
             self.session.record(report.nodeid, verdict)
