@@ -100,7 +100,8 @@ def compare(budget: Path, folder: Path, kills: int, chance: random.Random) -> No
 def begin(budget: Path, folder: Path, cache: str, attempt: str = "") -> subprocess.Popen[bytes]:
     """Start a run of the budget."""
     attempt = attempt or cache
-    command = [sys.executable, "-m", "pytest", "-p", "noting", "--quant-budget", str(budget)]
+    command = [sys.executable, "-m", "pytest", "-p", "noting", "--rootdir", str(budget.parent)]
+    command += ["--quant-budget", str(budget)]
     command += ["--quant-cache", str(folder / f"cache-{cache}"), "--quant-report", str(folder / f"{attempt}.json")]
     environ = {**os.environ, "PYTHONPATH": str(folder), "STARTED": str(folder / f"{attempt}.txt")}
     with (folder / f"{attempt}.out").open("wb") as out:
