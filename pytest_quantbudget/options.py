@@ -26,9 +26,17 @@ def read(config: pytest.Config) -> Options:
         refresh=given.quant_refresh,
         require_gpu=given.quant_require_gpu,
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
-        roots=(config.rootpath, *config.getini("quant_allow_paths")),
+        roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
     )
+
+
+def _repository(config: pytest.Config) -> Path:
+    """Where the ini file lies, else where pytest was called; its root directory may be as high as `/`.
+
+    pytest takes every path on the command line, the cache's too, into account for that.
+    """
+    return config.inipath.parent if config.inipath else config.invocation_params.dir
 
 
 def _cache(named: str | None) -> tuple[Path, str]:

@@ -34,13 +34,16 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A verdict from the test's own body, or from what kept the body from running."""
-        if "quant.limit" not in dict(report.user_properties) or report.when == "teardown":
+        # A worker that crashed leaves a report without properties.
+        mine = "quant.limit" in dict(report.user_properties) or report.nodeid in self.session.entries
+        if not mine or report.when == "teardown":
             return
         verdict = verdict_of(report.user_properties)
         if verdict is None and report.skipped:
             verdict = Verdict(SKIPPED, _reason(report))
         elif verdict is None and report.failed:
-            verdict = Verdict(FAILED, f"{report.when}: {report.longreprtext.strip().splitlines()[-1]}")
+            when = f"{report.when}: " if report.when in ("setup", "call") else ""
+            verdict = Verdict(FAILED, when + report.longreprtext.strip().splitlines()[-1])
         if verdict is not None:
             self.session.record(report.nodeid, verdict)
 

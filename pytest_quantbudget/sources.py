@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -64,8 +65,12 @@ def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "mod
     return _asked_of_the_hub(name, revision, kind) or _in_the_hub_cache(name, revision, kind)
 
 
+@functools.cache
 def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> str | None:
-    """The commit, or None where the hub cannot be reached, knows no such thing, or takes too long."""
+    """The commit, or None where the hub cannot be reached, knows no such thing, or takes too long.
+
+    Asked once in a process, so that all methods of a run get the same one, and a hub that stalls is waited for once.
+    """
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
