@@ -66,7 +66,8 @@ class Row:
 
 
 DIED = r"the measuring process was killed by {} during phase '{}'"
-LATE = r"not finished within its timeout of {}: ended during phase '{}'"
+LATE = r"not finished within its timeout of {}\.00 s: ended during phase .{}."
+HUB = r"ConnectionError: somebody/model is not on this machine, and the hub \(http://127.0.0.1:[0-9]+\) {}"
 ANSWERS = ("min_wordmath",)
 BROKEN = (
     Row("out-of-memory-loading", r"out of memory: .*can't allocate memory.*", change=models.large),
@@ -76,9 +77,10 @@ BROKEN = (
     Row("segfault-answering", DIED.format("SIGSEGV", "task wordmath"), hits=ANSWERS),
     Row("abort", DIED.format("SIGABRT", "load")),
     Row("leaves-at-once", "the measuring process .*"),
-    Row("hang", LATE.format("2 s", "load"), more="timeout: 2 s"),
-    Row("hang-deaf", LATE.format("2 s", "load"), more="timeout: 2 s"),
-    Row("hang-answering", LATE.format("3 s", "task wordmath"), hits=ANSWERS, more="timeout: 3 s"),
+    Row("hang", LATE.format("2", "load"), more="timeout: 2 s"),
+    Row("hang-deaf", LATE.format("2", "load"), more="timeout: 2 s"),
+    Row("hang-answering", LATE.format("6", "task wordmath"), hits=ANSWERS, more="timeout: 6 s"),
+    Row("prints-forever", LATE.format("2", "load"), more="timeout: 2 s"),
     Row("loader-exception", r"RuntimeError: CUDA Setup failed despite GPU being available\."),
     Row("nan-weights", "NotFinite: .* logits are NaN or infinite on 8 random tokens", "fp32", change=models.nan),
     Row("nan-answering", "NotFinite: logits became NaN or infinite while answering task wordmath", hits=ANSWERS),
@@ -91,7 +93,7 @@ BROKEN = (
     Row("other-format", "ValueError: the checkpoint in .* is quantized with gptq, not with bitsandbytes", checkpoint=True, change=models.claims_gptq),
     Row("no-tokenizer", ".*", "fp32", change=models.no_tokenizer),
     Row("import-error", r"ImportError: libcudart\.so\.11\.0: cannot open shared object file: No such file or directory"),
-    Row("hub-unreachable", ".*", "fp32", model="somebody/model"),
+    Row("hub-stalls", HUB.format("cannot be reached: ReadTimeout: .*"), "fp32", model="somebody/model"),
     Row("questions-cut-meanwhile", "ValueError: cut-meanwhile.jsonl was changed while the run was going on", hits=ANSWERS, questions="cut-meanwhile.jsonl"),
 )
 CALM = (
@@ -103,7 +105,11 @@ CALM = (
     Row("missing-package", ".*", "gptq-int4", outcome="skipped", starts=0),
     Row("half-missing", ".*", outcome="skipped"),
 )
-GROUPS = {"broken": BROKEN, "calm": CALM}
+FRESH = (
+    Row("forks-and-crashes", DIED.format("SIGSEGV", "load")),
+    Row("hub-unreachable", HUB.format("cannot be reached: ConnectError: .*refused"), "fp32", model="somebody/model"),
+)
+GROUPS = {"broken": BROKEN, "calm": CALM, "fresh": FRESH}
 ENVIRON = {"broken": {"HF_ENDPOINT": "http://127.0.0.1:9"}, "calm": {"FAULT_MISSING": "gptqmodel"}}
 
 

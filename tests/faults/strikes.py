@@ -116,6 +116,11 @@ def prints() -> None:
     print("\x1b]0;title\x07 and \ud800 half a character".encode("utf-8", "surrogatepass"))
 
 
+def prints_forever() -> None:
+    while True:
+        os.write(1, b"Retrying ... " * 5000)
+
+
 def leaves_a_process() -> None:
     subprocess.Popen(["sleep", "1000"])
 
@@ -179,3 +184,10 @@ def nan_answering() -> None:
 def questions_cut_meanwhile() -> None:
     questions = Path(os.environ["FAULT_ROOM"], "cut-meanwhile.jsonl")
     questions.write_bytes(questions.read_bytes()[:5_000])
+
+
+def forks_and_crashes() -> None:
+    """A worker, forked without exec, that holds every pipe of its parent open when that dies."""
+    if os.fork() == 0:
+        signal.pause()
+    ctypes.string_at(0)

@@ -6,6 +6,9 @@ import sys
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
 from faults import strikes
+from pytest_quantbudget import sources
+
+sources.HUB_SECONDS = 3  # as in the conftest of these runs
 
 with strikes.without_fakes():
     strikes.KEPT["bitsandbytes"] = importlib.import_module("bitsandbytes")
