@@ -83,8 +83,6 @@ def no_pad(folder: Path) -> None:
 def no_pad_no_end(folder: Path) -> None:
     no_pad(folder)
     configure(folder, "tokenizer_config.json", eos_token=None)
-    configure(folder, "generation_config.json", eos_token_id=None)
-    configure(folder, eos_token_id=None)
 
 
 def with_vocabulary(folder: Path, size: int) -> None:

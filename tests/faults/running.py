@@ -123,8 +123,10 @@ class Room:
     fakes: Sequence[str] = ()
     environ: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    temporary: Path = Path()
 
     def __post_init__(self) -> None:
+        self.temporary = self.base / "tmp"
         for name in ("room", "tmp", "cache", "home", "packages"):
             (self.base / name).mkdir(exist_ok=True)
         (self.path / "conftest.py").write_text(CONFTEST)
@@ -145,7 +147,7 @@ class Room:
         environ = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(packages),
-            "TMPDIR": str(self.base / "tmp"),
+            "TMPDIR": str(self.temporary),
             "XDG_CACHE_HOME": str(self.base / "home"),
             "HF_HOME": str(self.base / "home" / "hf"),
             "HF_HUB_OFFLINE": "0",
@@ -211,14 +213,18 @@ class Running:
         """Send a signal to pytest alone."""
         os.kill(self.process.pid, number)
 
-    def wait(self, timeout: float = 240) -> Ended:
-        """Wait for the end of pytest, then look for what it left behind."""
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all of the processes that a terminal would send it to."""
+        os.killpg(self.process.pid, number)
+
+    def wait(self, timeout: float = 240, *, leave: bool = True) -> Ended:
+        """Wait for the end of pytest, then look for what it left behind, unless another run goes on in the room."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             code = 999
         seconds = time.monotonic() - self.began
-        orphans = self._orphans()
+        orphans = self._orphans() if leave else []
         report = None
         if self.report.is_file():
             report = json.loads(self.report.read_text())
@@ -231,8 +237,8 @@ class Running:
             room.starts(),
             seconds,
             orphans,
-            held_locks(room.base),
-            [str(path) for path in (room.base / "tmp").glob("quantbudget-*")],
+            held_locks(room.base) if leave else [],
+            [str(path) for path in room.temporary.glob("quantbudget-*")],
         )
 
     def _orphans(self) -> list[str]:

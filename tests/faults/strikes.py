@@ -161,7 +161,9 @@ def while_answering(strike: Callable[[Any], None]) -> None:
 
 
 def out_of_memory_answering() -> None:
-    while_answering(lambda model: limit_data(24))
+    """Memory for 8 MB more than there is when the first batch begins."""
+    left = [8]
+    while_answering(lambda model: limit_data(left.pop()) if left else None)
 
 
 def segfault_answering() -> None:
