@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 BUILTIN_DIR = Path(__file__).resolve().parent / "builtin"
+LONGEST = 5000  # characters of a name; no system has longer paths, and looking each of its folders up takes long
 
 
 class TooLarge(ValueError):
@@ -75,7 +76,7 @@ class Roots:
         if self.folders is None:
             return None
         try:
-            path = _real(folder) / Path(name).expanduser()
+            path = _real(folder) / Path(name[:LONGEST]).expanduser()
         except RuntimeError:  # the home of somebody who is not known here
             path = Path(os.sep, name)
         if self.hold(path):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import methods, sources, units
-from pytest_quantbudget.measurement import Device, Layers, Subject
+from pytest_quantbudget import checkpoint, methods, sources, units
+from pytest_quantbudget.checkpoint import NO_TRUST
+from pytest_quantbudget.measurement import Device, Layers, Subject, Trust
 from pytest_quantbudget.methods import Spec
 
 
@@ -31,12 +32,12 @@ class Loaded:
     layers: Layers
 
 
-def load(subject: Subject, quantized: str | None) -> Loaded:
+def load(subject: Subject, quantized: str | None, trust: Trust = NO_TRUST) -> Loaded:
     """Load a subject; `quantized` is the directory of its own quantization, where it has one.
 
     The time runs from local files to a model ready on its device; downloads and imports come before it. Raises Lacking
-    where the weights do not fit, ValueError where a checkpoint is of another format or nothing ended up quantized, and
-    whatever the libraries raise.
+    where the weights do not fit, ValueError where a directory must not be loaded, is not whole or is of another format,
+    or nothing ended up quantized, and whatever the libraries raise.
     """
     import torch
     from transformers import AutoTokenizer
@@ -50,11 +51,12 @@ def load(subject: Subject, quantized: str | None) -> Loaded:
     source = Path(quantized) if quantized else own
     if subject.checkpoint is not None:
         source, _ = sources.fetch(subject.checkpoint, None)
-    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None)
-    check_room(spec, source, device)
-    _import_ahead(spec, source)
+    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None, trust=trust)
+    checkpoint.check(own, trust, weights=False)
+    check_room(spec, source, device, trust)
+    _import_ahead(spec, source, trust)
     start = time.perf_counter()
-    model = spec.load(source, subject.options, device)
+    model = spec.load(source, subject.options, device, trust)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -63,7 +65,7 @@ def load(subject: Subject, quantized: str | None) -> Loaded:
     if spec.bits < 16 and not layers.quantized:
         found = ", ".join(f"{count} {name}" for name, count in layers.linear.items()) or "no linear layer"
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
-    tokenizer = AutoTokenizer.from_pretrained(own)
+    tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
     return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
 
 
@@ -73,22 +75,26 @@ def settle(spec: Spec) -> None:
         os.environ.setdefault(name, value)
 
 
-def _import_ahead(spec: Spec, source: Path) -> None:
+def _import_ahead(spec: Spec, source: Path, trust: Trust) -> None:
     """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     for package in spec.extras:
         importlib.import_module(package)
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config)
+        AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
 
 
-def check_format(spec: Spec, source: Path, *, ready: bool) -> None:
-    """Raise ValueError where a checkpoint is not of the method's format, or `model` itself is quantized already."""
-    found = sources.checkpoint_format(source)
+def check_format(spec: Spec, source: Path, *, ready: bool, trust: Trust = NO_TRUST) -> None:
+    """Raise ValueError where a directory must not be loaded or is not whole.
+
+    Also where a checkpoint is not of the method's format, or `model` itself is quantized already.
+    """
+    checkpoint.check(source, trust)
+    found = checkpoint.format_of(source)
     wanted = spec.checkpoint_format if ready else None
     if found != wanted:
         what = "the checkpoint" if ready else "the model"
@@ -99,14 +105,14 @@ def check_format(spec: Spec, source: Path, *, ready: bool) -> None:
         raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
 
 
-def check_room(spec: Spec, source: Path, device: str) -> None:
+def check_room(spec: Spec, source: Path, device: str, trust: Trust = NO_TRUST) -> None:
     """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
     import torch
 
-    if sources.checkpoint_format(source):
-        need = float(sum(path.stat().st_size for path in source.glob("*.safetensors")))
+    if checkpoint.format_of(source):
+        need = float(checkpoint.size(source, trust))
     else:
-        need = sources.parameters(source) * spec.bits / 8
+        need = checkpoint.parameters(source, trust) * spec.bits / 8
     free = free_ram() if device == "cpu" else torch.cuda.mem_get_info()[0]
     if free is not None and need > free:
         where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)

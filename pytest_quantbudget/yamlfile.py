@@ -6,6 +6,7 @@ something else than its author reads. Values are those of `yaml.safe_load`.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,11 +114,24 @@ def display_path(path: Path) -> str:
 def path_from(folder: Path, name: str) -> Path:
     """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
     try:
-        path = folder / Path(name).expanduser()
+        path = folder / Path(name[: files.LONGEST]).expanduser()
         path.resolve().exists()
     except (OSError, RuntimeError, ValueError):
         return Path(os.devnull, "nothing")
     return path
+
+
+def named_folder(base: Path, name: str) -> Path:
+    """The folder that naming a budget on the command line opens to it: a directory, or that of a file or a glob.
+
+    Whoever names a link means the file that it leads to. What a directory or glob finds was not named, so a link there
+    opens nothing.
+    """
+    path = path_from(base, name)
+    if path.is_file():
+        return path.resolve().parent
+    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
+    return path if path.is_dir() else Path(*plain)
 
 
 def _line_of(file: Path, line: int) -> str:
