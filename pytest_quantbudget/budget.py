@@ -21,7 +21,7 @@ from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, 
 TOP = ("model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "tasks", "methods")
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
-REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 MAX_TASKS = MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
 

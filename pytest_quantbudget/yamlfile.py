@@ -69,7 +69,10 @@ class Problem:
         """`FILE:LINE: message`, the user's own line under it."""
         where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
         quoted = _line_of(self.file, self.line)
-        return f"{where}: {printable(self.message)[:MAX_MESSAGE]}" + (f"\n    {quoted}" if quoted else "")
+        message = printable(self.message)
+        if len(message) > MAX_MESSAGE:  # it repeats what the user wrote; what is wrong with that stands at the end
+            message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+        return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
 
 
 class BudgetError(Exception):
