@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,15 @@ class Speed:
     peak_allocated: int | None
     peak_reserved: int | None
 
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, timings that have no median or no rate."""
+        for name in ("ttft_s", "decode_s"):
+            times = getattr(self, name)
+            if not times or not all(0 < seconds < math.inf for seconds in times):
+                raise ValueError(f"{name} wants finite times above 0, at least one")
+        if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
+            raise ValueError("no token was generated after the first")
+
     @property
     def tokens_per_s(self) -> tuple[float, ...]:
         """Decode throughput of each repeat over the whole batch, the first token of each sequence left out."""
@@ -144,6 +154,11 @@ class TaskResult:
     task: Task
     answers: tuple[Answer, ...]
     seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, a task without answers: it has no accuracy."""
+        if not self.answers:
+            raise ValueError("a task wants at least one answer")
 
     @property
     def correct(self) -> tuple[bool, ...]:

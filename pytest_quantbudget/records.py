@@ -65,7 +65,11 @@ def _read(hint: Any, data: Any, where: str) -> Any:
             odd = ", ".join(sorted(wanted ^ set(data)))
             raise ValueError(f"{where}: missing or unknown: {odd}")
         hints = _hints(typing.cast(type, hint))
-        return typing.cast(type, hint)(**{key: _read(hints[key], data[key], f"{where}.{key}") for key in wanted})
+        values = {key: _read(hints[key], data[key], f"{where}.{key}") for key in wanted}
+        try:
+            return typing.cast(type, hint)(**values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
