@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, 
 
 TOP = ("model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "tasks", "methods")
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu")
+MAX_PATTERNS = 100  # of one limit
+MAX_TASKS = 50
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -164,7 +167,7 @@ class _Reader:
             return None
         path = questions.resolve(name, entry.file.parent).resolve()
         if not path.is_file():
-            near = units.nearest(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")])
+            near = units.nearest(path.name, [p.name for p in path.parent.glob(f"*{glob.escape(path.suffix)}")])
             self.problems.add(entry, f"{key}: there is no file {name!r}{near}")
             return None
         return path
@@ -172,6 +175,9 @@ class _Reader:
     def tasks(self, node: Marked) -> dict[str, Task]:
         if not isinstance(node.value, dict):
             self.problems.add(node, "tasks wants a name and settings for each question set")
+        if len(node.entries) > MAX_TASKS:  # each reads its questions
+            self.problems.add(node, f"{len(node.entries):,} tasks; {MAX_TASKS} are enough")
+            return {}
         tasks: dict[str, Task] = {}
         for name, settings in node.entries.items():
             taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
@@ -275,6 +281,9 @@ class _Reader:
             self.problems.add(node, f"there is no limit {name!r}{why}{units.nearest(name, kinds)}")
             return None
         by_name = node.entries or {"*": node}
+        if len(by_name) > MAX_PATTERNS:  # each is compared with all above it
+            self.problems.add(node, f"{name} has {len(by_name):,} device patterns; {MAX_PATTERNS} are enough")
+            return None
         targets: list[Target] = []
         for pattern, value in by_name.items():
             earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)

@@ -10,12 +10,18 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 16
 MAX_NODES = 50_000
+MAX_CHARACTERS = 2 * MAX_BYTES  # of all values together, each counted where an alias repeats it
+MAX_MERGED = 100  # mappings that one `<<` takes in
+MAX_NUMBER = 80  # characters; with 100 digits or fewer, a number can be multiplied, printed and read back
+MAX_PROBLEMS = 100
+MAX_MESSAGE = 2_000
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Problem:
         """`FILE:LINE: message`, the user's own line under it."""
         where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
         quoted = _line_of(self.file, self.line)
-        return f"{where}: {self.message}" + (f"\n    {quoted}" if quoted else "")
+        message = self.message if len(self.message) <= MAX_MESSAGE else f"{self.message[:MAX_MESSAGE]}..."
+        return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
 
 
 class BudgetError(Exception):
@@ -76,8 +83,11 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
 
     def add(self, node: Marked, message: str) -> None:
-        """Note a mistake at a node."""
+        """Note a mistake at a node. Raises BudgetError when there are so many that more would help nobody."""
         self.found.append(Problem(node.file, node.line, message))
+        if len(self.found) >= MAX_PROBLEMS:
+            self.found.append(Problem(node.file, 0, f"has more mistakes than these {MAX_PROBLEMS}"))
+            self.raise_any()
 
     def raise_any(self) -> None:
         """Raise BudgetError if anything was found."""
@@ -118,7 +128,9 @@ def _line_of(file: Path, line: int) -> str:
 class _Loader(yaml.SafeLoader):
     """Safe loading, one node at a time; keeps count so that nested aliases cannot grow without bound."""
 
+    composed = 0
     nodes = 0
+    characters = 0
 
     def __init__(self, text: str, file: Path) -> None:
         super().__init__(text)
@@ -130,8 +142,34 @@ class _Loader(yaml.SafeLoader):
         if node not in self.flat:
             self.flat.add(node)
             _refuse_duplicates(node, self.file)
+            _refuse_long_merges(node, self.file)
+            own = len(node.value)
             super().flatten_mapping(node)
             node.value = list({key.value: (key, value) for key, value in node.value}.values())
+            self.count(node.start_mark.line + 1, 0, max(0, len(node.value) - own), 0)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Composing takes longest: stop as soon as there are too many nodes."""
+        self.composed += 1
+        if self.composed > MAX_NODES:
+            raise BudgetError(Problem(self.file, self.line + 1, f"more than {MAX_NODES:,} values"))
+        return super().compose_node(parent, index)
+
+    def process_directives(self) -> Any:
+        """`%TAG` would let a few characters of each node stand for a text of any length."""
+        found = super().process_directives()
+        if self.tag_handles != self.DEFAULT_TAGS:
+            raise BudgetError(Problem(self.file, 0, "`%TAG` has no place in a budget"))
+        return found
+
+    def count(self, line: int, depth: int, nodes: int, characters: int) -> None:
+        """Refuse what aliases unfold into more than a file could hold without them."""
+        self.nodes += nodes
+        self.characters += characters
+        if depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            raise BudgetError(Problem(self.file, line, f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"))
+        if self.characters > MAX_CHARACTERS:
+            raise BudgetError(Problem(self.file, line, f"aliases repeat more than {MAX_CHARACTERS:,} characters"))
 
 
 def read(path: Path) -> Marked:
@@ -172,9 +210,7 @@ def read(path: Path) -> Marked:
 
 
 def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -> Marked:
-    loader.nodes += 1
-    if depth > MAX_DEPTH or loader.nodes > MAX_NODES:
-        raise BudgetError(Problem(file, line, f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"))
+    loader.count(line, depth, 1, len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
     if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
         raise BudgetError(Problem(file, line, f"the tag {node.tag!r} has no place in a budget"))
     if isinstance(node, yaml.MappingNode):
@@ -187,6 +223,9 @@ def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -
     if isinstance(node, yaml.SequenceNode):
         items = (_mark(loader, item, file, item.start_mark.line + 1, depth + 1) for item in node.value)
         return Marked(tuple(items), file, line)
+    _refuse_half_characters(node, file, line)
+    if node.tag.rpartition(":")[2] in ("int", "float") and len(node.value) > MAX_NUMBER:
+        raise BudgetError(Problem(file, line, f"a number of {len(node.value):,} characters; {MAX_NUMBER} are enough"))
     try:
         return Marked(loader.construct_object(node), file, line)
     except (ValueError, LookupError, AttributeError):  # `2026-13-45` resolves to a date and is none
@@ -196,7 +235,25 @@ def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -
 def _key(node: yaml.Node, file: Path) -> str:
     if not isinstance(node, yaml.ScalarNode):
         raise BudgetError(Problem(file, node.start_mark.line + 1, "a key must be plain text"))
+    _refuse_half_characters(node, file, node.start_mark.line + 1)
     return str(node.value)
+
+
+def _refuse_half_characters(node: yaml.Node, file: Path, line: int) -> None:
+    """Half a surrogate pair, written as an escape, is text that no file and no terminal takes."""
+    try:
+        node.value.encode()
+    except UnicodeEncodeError as error:
+        raise BudgetError(Problem(file, line, f"{node.value[error.start]!a} is half a character")) from None
+
+
+def _refuse_long_merges(node: yaml.MappingNode, file: Path) -> None:
+    for key, value in node.value:
+        if key.tag.endswith(":merge") and len(value.value) > MAX_MERGED and isinstance(value, yaml.SequenceNode):
+            line = key.start_mark.line + 1
+            raise BudgetError(
+                Problem(file, line, f"`<<` merges {len(value.value):,} mappings; {MAX_MERGED} are enough")
+            )
 
 
 def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:

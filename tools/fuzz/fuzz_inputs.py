@@ -39,11 +39,12 @@ ODD_NUMBERS = (
 ODD_YAML = (
     "~", ".nan", "-.inf", "1e999", "0x1F", "0o17", "0b1", "1_000", "12:30:45", "2026-13-45", "2026-02-30T25:00:00Z",
     "!!python/object/apply:os.system [x]", "!!binary AAA", "!!binary '*'", "!!set {a, b}", "!!omap [a: 1]", "!!int x",
-    "!!float {}", "!!str [a]", "!!null x", "!!bool maybe", "!!timestamp x", "!<tag:x> 1", "! 1", "&a [*a]", "&a {b: *a}",
-    "&a", "*a", "*b", "<<: *a", "<<: [*a, *a]", "<<: 1", "<<: {a: {b: c}}", '"\\ud800"', '"\\0"', '"\\x"', '"\\u12"',
-    "'", '"', "|", ">-", "|9", ">\n\n  a", "? a", "? [a]\n: b", "- a", "{", "}", "[", "]", "{a, b}", "[[[[]]]]", "---",
-    "...", "%YAML 9.9", "%TAG ! x", "\t", "\ufeff", "\x85", "\u2028", "@", "`", "=", "9" * 400, "17 GiB", "80 ms", "#",
-    ": ", "- - - -", "extends: parent.yaml", "extends: budget.yaml", "calibration: builtin", "baseline: fp32",
+    "!!float {}", "!!str [a]", "!!null x", "!!bool maybe", "!!timestamp x", "!<tag:x> 1", "! 1", "&a [*a]",
+    "&a {b: *a}", "&a", "*a", "*b", "<<: *a", "<<: [*a, *a]", "<<: 1", "<<: {a: {b: c}}", '"\\ud800"', '"\\0"',
+    '"\\x"', '"\\u12"', "'", '"', "|", "0x" + "f" * 90, "1" + ":59" * 40 + ".5", "x.**", "%TAG ! a", ">-", "|9",
+    ">\n\n  a", "? a", "? [a]\n: b", "- a", "{", "}", "[", "]", "{a, b}", "[[[[]]]]", "---", "...", "%YAML 9.9",
+    "\t", "\ufeff", "\x85", "\u2028", "@", "`", "=", "9" * 400, "17 GiB", "80 ms", "#", ": ", "- - - -",
+    "extends: parent.yaml", "extends: budget.yaml", "calibration: builtin", "baseline: fp32",
 )  # fmt: skip
 PLAIN = re.compile(r"[A-Za-z./_][\w./* -]*")
 

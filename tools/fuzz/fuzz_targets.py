@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_quantbudget import records
 from pytest_quantbudget.budget import Budget, load_budget
-from pytest_quantbudget.hardware import Machine
+from pytest_quantbudget.hardware import Gpu, Machine, lacking
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.report import document, terminal
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
@@ -21,7 +21,8 @@ from pytest_quantbudget.yamlfile import BudgetError
 
 SEPARATOR = b"\n%%%%\n"
 BUDGET_FILES = ("budget.yaml", "parent.yaml", "questions.jsonl")
-MAX_MESSAGE = 200_000
+GPU = Gpu(0, "NVIDIA H100", "GPU-0", 2**36, 2**36, "9.0", "1")
+MAX_MESSAGE = 300_000
 
 Target = Callable[[bytes], None]
 
@@ -45,7 +46,6 @@ def budget(data: bytes, folder: Path) -> None:
     try:
         found = load_budget(folder / BUDGET_FILES[0])
     except BudgetError as error:
-        assert error.problems
         _printable(str(error))
         return
     report = _report_of(found)
@@ -54,6 +54,8 @@ def budget(data: bytes, folder: Path) -> None:
     for method in found.methods:
         assert method.subject.key
         assert found.request(method, method.limits).subject == method.subject
+        if method.gpu is not None:
+            _printable(lacking(method.gpu, [GPU]) or "enough")
 
 
 def _report_of(found: Budget) -> Report:
@@ -85,7 +87,8 @@ def report(data: bytes, folder: Path) -> None:
     try:
         found = document.read(path)
     except ValueError as error:
-        assert type(error) is ValueError, f"{type(error).__name__} is a detail of the reader"
+        if type(error) is not ValueError:
+            raise AssertionError(f"{type(error).__name__} is a detail of the reader") from error
         _printable(str(error))
         return
     for line in terminal.lines(found, replies=True):

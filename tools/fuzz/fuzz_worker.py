@@ -42,7 +42,7 @@ def keep(target: Target, findings: Path, data: bytes) -> None:
 
 
 def mutate(name: str, data: bytes, max_size: int, seed: int) -> bytes:
-    """libFuzzer's own mutation in four of ten cases, else one that knows the format."""
+    """The mutation of libFuzzer in four of ten cases, else one that knows the format."""
     rng = Random(seed)
     edited = EDITS[name](data, rng) if rng.random() < 0.6 else None
     if edited is None or len(edited) > max_size:
