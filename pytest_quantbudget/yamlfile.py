@@ -157,7 +157,7 @@ class _Loader(yaml.SafeLoader):
 
     def process_directives(self) -> Any:
         """`%TAG` would let a few characters of each node stand for a text of any length."""
-        found = super().process_directives()
+        found = super().process_directives()  # type: ignore[no-untyped-call]
         if self.tag_handles != self.DEFAULT_TAGS:
             raise BudgetError(Problem(self.file, 0, "`%TAG` has no place in a budget"))
         return found
@@ -205,6 +205,8 @@ def read(path: Path) -> Marked:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise BudgetError(Problem(path, line, f"character {chr(error.character)!r} is not allowed in YAML")) from None
+    except (ValueError, OverflowError):  # `"\\U00110000"`, `%YAML 1.` and 5,000 digits
+        raise BudgetError(Problem(path, 0, "an escape or a directive holds a number that is too large")) from None
     except RecursionError:
         raise BudgetError(Problem(path, 0, f"is nested more than {MAX_DEPTH} levels deep")) from None
 
