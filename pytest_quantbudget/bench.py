@@ -1,162 +1,256 @@
-"""Measuring each subject once, in a process of its own that starts from an importing fork server."""
+"""Measuring each subject once: from the store where it is known, else in a process of its own."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Mapping
-from dataclasses import replace
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from pytest_quantbudget import child, methods, records
-from pytest_quantbudget.measurement import LOAD, QUANTIZE, Failure, Measurement, Request, Subject
+from pytest_quantbudget import child, identity, methods, process, records
+from pytest_quantbudget.hardware import Gpu
+from pytest_quantbudget.identity import Keys
+from pytest_quantbudget.measurement import (
+    LOAD,
+    NO_TRUST,
+    QUANTIZE,
+    Failure,
+    Measurement,
+    Origin,
+    Request,
+    Subject,
+    Trust,
+    merge,
+)
+from pytest_quantbudget.store import Entry, Key, Store
+from pytest_quantbudget.units import format_time
 
-LOG_LINES = 15
-Context = ForkServerContext | SpawnContext
-Files = tuple[Path, Path, Path]  # record, phase, log
+USED_UP = "the time for the whole run (--quant-timeout) was used up"
 
 
+@dataclass
 class Bench:
-    """Measures subjects and keeps the results of one run in `folder`, which all its processes share.
+    """Measures subjects for one process of a run.
 
-    `device` names the device that this process measures on, and `environ` selects it for the measuring process.
+    `folder` is where the run's processes exchange measurements; `cache` is a local directory for checkpoints and
+    hashes; `locks` holds one lock a device, for all runs of this user; `gpus` are those that this process may use, in
+    the order in which it takes them; `deadline` is when the run has to end, on the monotonic clock, which all processes
+    of a machine share.
     """
 
-    def __init__(self, folder: Path, cache: Path, device: str, environ: Mapping[str, str]) -> None:
-        self.folder = folder
-        self.cache = cache
-        self.device = device
-        self.environ = environ
-        self.known: dict[str, Measurement] = {}
+    folder: Path
+    cache: Path
+    locks: Path
+    store: Store
+    gpus: Sequence[Gpu] = ()
+    trust: Trust = NO_TRUST
+    deadline: float = math.inf
+    known: dict[str, Measurement] = field(default_factory=dict)
+    _parts: list[Measurement] = field(default_factory=list)
 
     def measure(self, request: Request) -> Measurement:
         """The measurement of a request's subject: from this process, from another of the run, or made now.
 
-        Never raises for what happens while measuring; that is in the record's `failures`.
+        Never raises for what happens while measuring; that is in the record's `failures`. Where the caller is
+        interrupted, what there is by then is the measurement: whatever hung or crashed once is not tried again.
         """
         key = request.subject.key
         if key not in self.known:
             with FileLock(self.folder / f"{key}.lock"):
                 path = self.folder / f"{key}.json"
                 if not path.exists():
-                    # Two timings on one device would disturb each other.
-                    with self.device_lock():
-                        records.write_json(path, self._made(request))
+                    self._parts = [Measurement(request.subject)]
+                    try:
+                        self._make(request)
+                    except BaseException as error:
+                        why = f"measuring was interrupted ({type(error).__name__})"
+                        self._parts.append(self._failed(request.subject, LOAD, why))
+                        raise
+                    finally:
+                        records.write_json(path, self._whole())
                 self.known[key] = read(path)
         return self.known[key]
 
-    def device_lock(self) -> FileLock:
-        """Held while something runs on the device that others must not disturb."""
-        return FileLock(self.folder / f"device-{self.device}.lock", is_singleton=True)
+    def _whole(self) -> Measurement:
+        notes = (*self.store.notes,)
+        self.store.notes.clear()
+        return merge([*self._parts, Measurement(self._parts[0].subject, notes=notes)])
+
+    def environ(self, count: int = 1) -> dict[str, str]:
+        """What shows the first `count` GPUs of this process, and no other, to the processes that it starts."""
+        uuids = [gpu.uuid for gpu in self.gpus[:count]]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(uuids)} if uuids else {}
+
+    @contextlib.contextmanager
+    def devices(self, count: int = 1) -> Iterator[None]:
+        """Hold the devices that a measurement runs on: no other of this user's runs on them meanwhile.
+
+        Two timings on one device would disturb each other. Raises Timeout when the run's time is over.
+        """
+        names = sorted(gpu.uuid for gpu in self.gpus[:count]) or ["cpu"]
+        with contextlib.ExitStack() as held:
+            for name in names:  # in one order everywhere, so that nobody waits in a circle
+                held.enter_context(self._lock(self.locks / f"device-{name}.lock"))
+            yield
+
+    def _lock(self, path: Path) -> AbstractContextManager[object]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left = max(0.0, self.deadline - time.monotonic())
+        return FileLock(path, is_singleton=True).acquire(timeout=-1 if math.isinf(left) else left)
 
     def quantized(self, subject: Subject) -> Measurement:
-        """The record of the subject's own quantization, made unless it is kept already; `quantized` is its place."""
-        return self._child(Request(subject, (), (), ()), "quantize")
+        """The record of the subject's own quantization, made unless it is kept already; `quantized` is its name."""
+        keys = identity.keys_of(Request(subject), self.gpus[: subject.gpus], self.trust, self.cache / "hashes")
+        self._parts = [Measurement(subject)]
+        self._child(Request(subject), keys, math.inf, quantize=True)
+        return self._whole()
 
-    def _made(self, request: Request) -> Measurement:
-        spec = methods.spec(request.subject.method)
+    def quantized_path(self, name: str) -> Path:
+        """Where a quantization of that name is kept."""
+        return self.cache / "quantized" / name
+
+    def _make(self, request: Request) -> None:
+        subject = request.subject
+        spec = methods.spec(subject.method)
         missing = spec.missing()
         if missing is not None:
-            return Measurement(request.subject, failures=(Failure(LOAD, "skip", missing),))
-        if spec.quantize is None or request.subject.checkpoint is not None:
-            return self._child(request, "measure")
-        made = self.quantized(request.subject)
-        if made.quantized is None:
-            return made
-        measured = self._child(replace(request, quantized=made.quantized), "measure")
-        return replace(measured, quantized=made.quantized, quantize_s=made.quantize_s)
+            self._parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
+            return
+        keys = identity.keys_of(request, self.gpus[: subject.gpus], self.trust, self.cache / "hashes")
+        try:
+            # Another run that measures the same is waited for: its figures are ours.
+            with self._lock(self.cache / "locks" / f"{keys.folder}.lock") if keys else contextlib.nullcontext():
+                rest = self._recall(request, keys) if keys else request
+                if rest is None:
+                    return
+                with self.devices(subject.gpus):
+                    self._run(rest, keys, spec)
+        except Timeout:
+            self._parts.append(self._failed(subject, LOAD, f"not begun: {USED_UP}"))
 
-    def _child(self, request: Request, what: str) -> Measurement:
-        """Run one measuring process to its end; what it left on disk counts, however it ended."""
-        contexts = _contexts()
+    def _recall(self, request: Request, keys: Keys) -> Request | None:
+        """Take in what the store knows; what is left to measure, or None where nothing is."""
+        loaded, _ = self._stored(keys.load(), request.subject)
+        took, age = self._stored(keys.load_time(), request.subject)
+        if took and age and not age.younger_than(request.max_age_s):
+            took = None
+        workloads = []
+        for workload in request.workloads:
+            part, age = self._stored(keys.workload(workload), request.subject)
+            if part and age and age.younger_than(request.max_age_s):
+                self._parts.append(part)
+            else:
+                workloads.append(workload)
+        prompts = [p for p in request.prompts if not self._take(self._stored(keys.reply(p), request.subject)[0])]
+        tasks = []
+        for task in request.tasks:
+            part, _ = self._stored(keys.task(task), request.subject)
+            if part:
+                self._parts.append(replace(part, tasks=tuple(replace(t, task=task) for t in part.tasks)))
+            else:
+                tasks.append(task)
+        if loaded and (took or not request.load_time) and not (workloads or prompts or tasks):
+            self._parts += [part for part in (loaded, took) if part]
+            return None
+        return replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
+
+    def _take(self, part: Measurement | None) -> bool:
+        if part:
+            self._parts.append(part)
+        return part is not None
+
+    def _stored(self, key: Key, subject: Subject) -> tuple[Measurement | None, Entry | None]:
+        """The part that is stored under a key, marked as reused."""
+        entry = self.store.get(key)
+        if entry is None:
+            return None, None
+        try:
+            part = records.from_builtins(Measurement, entry.payload)
+        except ValueError as error:
+            self.store.set_aside(key, str(error))
+            return None, None
+        origin = Origin(entry.at, reused=True)
+        return replace(
+            part,
+            subject=subject,
+            loaded=origin if part.weights is not None else None,
+            speeds=tuple(replace(speed, origin=origin) for speed in part.speeds),
+            tasks=tuple(replace(task, origin=origin) for task in part.tasks),
+        ), entry
+
+    def _run(self, request: Request, keys: Keys | None, spec: methods.Spec) -> None:
+        """Measure, after the method's own quantization where it has one; both within the request's time."""
+        if time.monotonic() >= self.deadline:
+            raise Timeout("")
+        until = time.monotonic() + request.timeout_s
+        path = None
+        if spec.quantize is not None and request.subject.checkpoint is None:
+            self._child(request, keys, until, quantize=True)
+            made = self._parts[-1]
+            if made.quantized is None:
+                return
+            path = str(self.quantized_path(made.quantized))
+        self._child(request, keys, until, quantized=path)
+
+    def _child(self, request: Request, keys: Keys | None, until: float, **more: Any) -> None:
+        """Run one measuring process to its end; what it told until then counts, however it ended."""
+        subject = request.subject
+        job = child.Job(
+            request,
+            str(self.cache),
+            str(self.folder),
+            keys,
+            self.store.place,
+            self.store.refresh,
+            trust=self.trust,
+            environ=self.environ(subject.gpus),
+            **more,
+        )
+        ends = min(until, self.deadline)
+        contexts = process.contexts()
         while True:
             context = contexts.pop(0)
             try:
-                code, files = self._run(context, request, what, last=not contexts)
+                outcome = process.run(
+                    context,
+                    child.main,
+                    (replace(job, last=not contexts),),
+                    self._hear,
+                    name=f"quantbudget-{subject.method}",
+                    until=ends,
+                )
             except (OSError, EOFError) as error:  # no socket (a long TMPDIR, say), or the server died while importing
                 if not contexts:
-                    failure = Failure(LOAD, "error", f"no measuring process can be started: {error}")
-                    return Measurement(request.subject, failures=(failure,))
+                    self._parts.append(self._failed(subject, LOAD, f"no measuring process can be started: {error}"))
+                    return
                 continue
-            if code != child.FORK_SPOILED or not contexts:
-                return self._read(request, what, code, files)
+            if outcome.code != child.FORK_SPOILED or not contexts:
+                break
+        if outcome.code == 0:
+            return
+        at = outcome.phase or (QUANTIZE if job.quantize else LOAD)
+        if outcome.code is not None:
+            why = f"the measuring process {outcome.death} during phase {at!r}"
+        elif self.deadline <= until:
+            why = f"ended during phase {at!r}: {USED_UP}"
+        else:
+            why = f"not finished within its timeout of {format_time(request.timeout_s)}: ended during phase {at!r}"
+        self._parts.append(self._failed(subject, at, why, outcome.tail))
 
-    def _run(self, context: Context, request: Request, what: str, *, last: bool) -> tuple[int | None, Files]:
-        """Start a process and wait for its end; gives its exit code and the files that it left."""
-        stem = self.folder / f"{request.subject.key}.{what}"
-        result, phase, log = (stem.with_suffix(f".{what}.{end}") for end in ("result", "phase", "log"))
-        names = (str(result), str(phase), str(log))
-        process = context.Process(
-            target=child.main,
-            args=(records.to_builtins(request), names, str(self.cache), self.environ, last),
-            name=f"quantbudget-{request.subject.method}",
-        )
-        process.start()
-        try:
-            process.join()
-        finally:
-            end(process)
-        return process.exitcode, (result, phase, log)
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        if "part" in message:
+            self._parts.append(records.from_builtins(Measurement, message["part"]))
 
-    def _read(self, request: Request, what: str, code: int | None, files: Files) -> Measurement:
-        """What the process left, and how it died if it did."""
-        result, phase, log = files
-        measured = read(result) if result.exists() else Measurement(request.subject)
-        if code == 0:
-            return measured
-        at = phase.read_text(encoding="utf-8") if phase.exists() else (QUANTIZE if what == "quantize" else LOAD)
-        message = f"the measuring process {_death(code)} during phase {at!r}"
-        return replace(measured, failures=(*measured.failures, Failure(at, "error", message, _tail(log))))
+    def _failed(self, subject: Subject, phase: str, message: str, detail: str = "") -> Measurement:
+        return Measurement(subject, failures=(Failure(phase, "error", message, detail),))
 
 
 def read(path: Path) -> Measurement:
-    """A record that was written by `records.write_json`."""
-    import json
-
-    return records.from_builtins(Measurement, json.loads(path.read_text(encoding="utf-8")))
-
-
-def _contexts() -> list[Context]:
-    """Ways to start a process, best first: a fork server that has imported torch and transformers, else afresh."""
-    fresh: Context = multiprocessing.get_context("spawn")
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return [fresh]
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["pytest_quantbudget.preload"])
-    return [server, fresh]
-
-
-def end(process: BaseProcess, grace: float = 3.0) -> None:
-    """End a process that may still run: asked first, killed after `grace` seconds."""
-    if not process.is_alive():
-        return
-    process.terminate()
-    process.join(grace)
-    if process.is_alive():
-        process.kill()
-        process.join()
-
-
-def _death(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (the system's out-of-memory killer?)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
-
-
-def _tail(log: Path) -> str:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(line.rsplit("\r", 1)[-1][:300] for line in lines[-LOG_LINES:])
+    """A record that was written by `records.write_json`. Raises ValueError where it is none."""
+    return records.from_builtins(Measurement, records.read_json(path.read_bytes()))

@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from pytest_quantbudget.measurement import Request, Subject, Task, Workload
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 
-TOP = ("model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "tasks", "methods")
-METHOD = ("checkpoint", "options", "budget", "marks", "gpu")
+TOP = (
+    "model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "gpus", "timeout", "max_age", "tasks",
+    "methods",
+)  # fmt: skip
+METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout")
 MAX_PATTERNS = 100  # of one limit
 MAX_TASKS = 50
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -62,6 +65,7 @@ class Method:
     limits: tuple[Limit, ...]
     marks: tuple[str, ...]
     gpu: GpuNeed | None
+    timeout_s: float
     line: int
 
 
@@ -76,6 +80,7 @@ class Budget:
     prompt: str
     tasks: Mapping[str, Task]
     methods: tuple[Method, ...]
+    max_age_s: float = grammar.MAX_AGE_S
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises KeyError where the budget has none."""
@@ -88,9 +93,12 @@ class Budget:
         speed = limits is None or bool(metrics & {"vram", "tokens_per_s", "ttft"})
         return Request(
             method.subject,
-            (self.workload,) if speed else (),
-            tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
-            (self.prompt,),
+            load_time=limits is None or "load_time" in metrics,
+            workloads=(self.workload,) if speed else (),
+            tasks=tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
+            prompts=(self.prompt,),
+            timeout_s=method.timeout_s,
+            max_age_s=self.max_age_s,
         )
 
 
@@ -125,7 +133,8 @@ class _Reader:
         baseline = self.baseline(found)
         for method in found:
             self.relations(method, baseline)
-        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found)
+        max_age = self.time(self.root, "max_age", grammar.MAX_AGE_S)
+        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found, max_age)
 
     def section(self, name: str) -> Marked:
         return self.root.entries.get(name) or Marked({}, self.path, self.root.line)
@@ -239,8 +248,10 @@ class _Reader:
             checkpoint=self.checkpoint(name, node),
             options=values,
             calibration=self.calibration(name, node),
+            gpus=self.gpus(node),
         )
-        return Method(name, subject, limits, marks["marks"] or (), self.gpu(node), node.line)
+        timeout = self.time(node, "timeout", self.time(self.root, "timeout", grammar.TIMEOUT_S))
+        return Method(name, subject, limits, marks["marks"] or (), self.gpu(node), timeout, node.line)
 
     def checkpoint(self, name: str, node: Marked) -> str | None:
         entry = node.entries.get("checkpoint")
@@ -267,11 +278,21 @@ class _Reader:
 
     def gpu(self, node: Marked) -> GpuNeed | None:
         entry = node.entries.get("gpu") or self.root.entries.get("gpu")
+        spread = self.gpus(node)
         if entry is None or entry.value is False:
-            return None
+            return GpuNeed(count=spread) if spread > 1 else None
         if entry.value is True:
-            return GpuNeed()
-        return GpuNeed(**grammar.read_fields(entry, grammar.GPU, "gpu", self.problems))
+            return GpuNeed(count=spread)
+        need = GpuNeed(**grammar.read_fields(entry, grammar.GPU, "gpu", self.problems))
+        return replace(need, count=max(need.count, spread))
+
+    def gpus(self, node: Marked) -> int:
+        holder = node if "gpus" in node.entries else self.root
+        return int(grammar.read_fields(_only(holder, "gpus"), grammar.SPREAD, "gpus", self.problems)["gpus"])
+
+    def time(self, node: Marked, key: str, default: float) -> float:
+        field = Field(key, grammar.TIME, "", default)
+        return float(grammar.read_fields(_only(node, key), [field], key, self.problems)[key])
 
     def limit(self, kinds: Mapping[str, LimitKind], name: str, node: Marked) -> Limit | None:
         kind = kinds.get(name)

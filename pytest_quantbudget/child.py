@@ -1,79 +1,123 @@
-"""Inside the measuring process: load one subject, run what the request needs, write the record after every phase.
+"""Inside the measuring process: load one subject, run what the request needs, tell and store each phase's figures.
 
-A phase that fails costs its own figures. What is on disk when the process dies is kept.
+A phase that fails costs its own figures. What was told or stored before the process dies is kept.
 """
 
 from __future__ import annotations
 
-import gc
+import contextlib
+import faulthandler
+import json
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import hardware, loading, methods, records, sources
+from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import (
     LOAD,
+    NO_TRUST,
     QUANTIZE,
     REPLY,
     WORKLOAD,
     Failure,
     Measurement,
+    Origin,
     Request,
     Task,
+    TaskResult,
+    Trust,
     Workload,
 )
+from pytest_quantbudget.metrics import logits, memory
+from pytest_quantbudget.store import ISO, Key, Store, now
 
 REPLY_TOKENS = 48
 FORK_SPOILED = 78
 
 
-def main(
-    data: Mapping[str, Any], files: tuple[str, str, str], cache: str, environ: Mapping[str, str], last: bool
-) -> None:
-    """Entry point of the process: `data` is a Request as builtins; `files` take the record, the phase and the log.
+@dataclass(frozen=True)
+class Job:
+    """What a measuring process is told to do, and where.
+
+    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the directory of the subject's own quantization; `quantize` asks
+    for that to be made, and nothing else. `last` says that there is no other way to start a process.
+    """
+
+    request: Request
+    cache: str
+    scratch: str
+    keys: Keys | None = None
+    store: str | None = None
+    refresh: bool = False
+    quantize: bool = False
+    quantized: str | None = None
+    trust: Trust = NO_TRUST
+    environ: Mapping[str, str] = field(default_factory=dict)
+    last: bool = True
+
+
+def main(job: Job, tell: Connection, log: Connection) -> None:
+    """Entry point of the process.
 
     Ends with the code FORK_SPOILED, unless this is the `last` way to start a process, where a GPU is there and this
     fork cannot use it.
     """
-    result, phase, log = map(Path, files)
-    _settle(log, environ)
-    if not last and _spoiled():
+    _settle(log, job.environ)
+    if not job.last and _spoiled():
         os._exit(FORK_SPOILED)
-    run = _Run(records.from_builtins(Request, dict(data)), result, phase)
-    request = run.request
-    spec = methods.spec(request.subject.method)
-    if spec.quantize is not None and request.subject.checkpoint is None and request.quantized is None:
-        run.phase(QUANTIZE, lambda: run.quantize(Path(cache)), fatal=True)
+    run = _Run(job, tell)
+    if job.quantize:
+        run.phase(QUANTIZE, run.quantize, fatal=True)
     else:
         run.measure()
-    # Libraries leave threads and pools behind that can hang at exit; all that matters is on disk.
+    # Libraries leave threads and pools behind that can hang at exit; all that matters has been told.
+    sys.stdout.flush()
     os._exit(0)
 
 
-def _settle(log: Path, environ: Mapping[str, str]) -> None:
-    """Send all output, native code's too, into the log, and end this process when the parent is gone."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
+def _settle(log: Connection, environ: Mapping[str, str]) -> None:
+    """Lead a group of our own, send all output, native code's too, into the log, and end when the parent is gone."""
+    os.setpgid(0, 0)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a crash must not take the last words along
     os.environ.update(environ)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the fork server; see preload.py
+    faulthandler.enable(all_threads=False)
+    faulthandler.register(signal.SIGUSR1, all_threads=False)  # how the parent asks where we hang
     parent = parent_process()
     if parent is not None:
-        threading.Thread(target=_outlive_nobody, args=(parent.sentinel,), daemon=True).start()
+        _end_with(parent.sentinel)
     logging.captureWarnings(True)
+
+
+def _end_with(sentinel: int) -> None:
+    """End this process and its group when the other end of a pipe closes, even while native code keeps the GIL."""
+    if sys.platform == "linux":
+        import fcntl
+
+        # The kernel then sends the signal itself: fcntl(2), F_SETSIG.
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(sentinel, 10, signal.SIGKILL)  # F_SETSIG, which Python 3.11 has no name for
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    threading.Thread(target=_outlive_nobody, args=(sentinel,), daemon=True).start()
 
 
 def _outlive_nobody(sentinel: int) -> None:
     wait([sentinel])
-    os._exit(1)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _spoiled() -> bool:
@@ -94,80 +138,151 @@ def _spoiled() -> bool:
 class _Run:
     """One subject's measurement, phase by phase."""
 
-    def __init__(self, request: Request, result: Path, phase: Path) -> None:
-        self.request = request
-        self.result = result
-        self.at = phase
-        self.record = Measurement(request.subject, libraries=hardware.libraries())
+    def __init__(self, job: Job, tell: Connection) -> None:
+        self.job = job
+        self.subject = job.request.subject
+        self.tell = tell
+        self.store = Store(job.store, refresh=job.refresh) if job.store and job.keys else None
         self.model: Any = None
         self.tokenizer: Any = None
 
     def measure(self) -> None:
+        request = self.job.request
         if not self.phase(LOAD, self.load, fatal=True):
             return
-        for workload in self.request.workloads:
+        for workload in request.workloads:
             self.phase(WORKLOAD, lambda w=workload: self.speed(w))  # type: ignore[misc]
-        self.phase(REPLY, self.reply)
-        for task in self.request.tasks:
+        for prompt in request.prompts:
+            self.phase(REPLY, lambda p=prompt: self.reply(p))  # type: ignore[misc]
+        for task in request.tasks:
             self.phase(task.phase, lambda t=task: self.ask(t))  # type: ignore[misc]
 
-    def phase(self, name: str, action: Callable[[], None], *, fatal: bool = False) -> bool:
-        """Run a phase; a failure is noted and its memory freed. Whatever happens, the record is written."""
-        self.at.write_text(name, encoding="utf-8")
-        failure: Failure | None = None
+    def phase(self, name: str, action: Callable[[], Measurement], *, fatal: bool = False) -> bool:
+        """Run a phase and tell its figures, or why there are none; a failed phase's memory is freed."""
+        self.say(phase=name)
+        part: Measurement | None = None
         try:
-            action()
+            part = action()
         except Exception as error:  # noqa: BLE001  # whatever a library raises is this phase's result
             traceback.print_exc()
-            failure = Failure(name, _kind(error), _words(error), traceback.format_exc(limit=-4)[-2000:], fatal)
-        if failure is not None:
-            self.record = replace(self.record, failures=(*self.record.failures, failure))
-            _free()
-        records.write_json(self.result, self.record)
-        return failure is None
+            detail = traceback.format_exc(limit=-4)[-2000:]
+            failure = Failure(name, _kind(error), _words(error), detail, fatal)
+        if part is None:
+            part = Measurement(self.subject, failures=(failure,))
+            memory.free()
+        if self.store and self.store.notes:
+            part = replace(part, notes=tuple(self.store.notes))
+            self.store.notes.clear()
+        self.say(part=records.to_builtins(part))
+        return not part.failures
 
-    def quantize(self, cache: Path) -> None:
+    def say(self, **message: Any) -> None:
+        self.tell.send_bytes(json.dumps(message, allow_nan=False).encode())
+
+    def keep(self, key: Callable[[Keys], Key], part: Measurement) -> None:
+        """Store one phase's figures, so that they outlive this run."""
+        if self.store and self.job.keys:
+            self.store.put(key(self.job.keys), records.to_builtins(part))
+
+    def quantize(self) -> Measurement:
         start = time.perf_counter()
-        subject = self.request.subject
-        spec = methods.spec(subject.method)
+        spec = methods.spec(self.subject.method)
         loading.settle(spec)
-        source, revision = sources.fetch(subject.model, subject.revision)
+        pinned = self.job.keys.revision if self.job.keys else self.subject.revision
+        source, revision = sources.fetch(self.subject.model, pinned, self.job.trust)
         loading.check_format(spec, source, ready=False)
-        os.chdir(self.at.parent)  # gptqmodel leaves its logs where it stands
-        target = sources.quantized(subject, spec, source, revision, cache)
-        self.record = replace(self.record, quantize_s=time.perf_counter() - start, quantized=str(target))
+        os.chdir(self.job.scratch)  # gptqmodel leaves its logs where it stands
+        target = sources.quantized(self.subject, spec, source, revision, Path(self.job.cache), self.job.trust)
+        return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=target.name)
 
-    def load(self) -> None:
-        loaded = loading.load(self.request.subject, self.request.quantized)
+    def load(self) -> Measurement:
+        keys = self.job.keys
+        pins = (keys.revision, keys.checkpoint_revision) if keys else None
+        loaded = loading.load(self.subject, self.job.quantized, self.job.trust, pins)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.record = replace(
-            self.record,
+        logits.check(self.model)
+        part = Measurement(
+            self.subject,
             revision=loaded.revision,
             device=loaded.device,
-            load_time_s=loaded.seconds,
+            quantized=Path(self.job.quantized).name if self.job.quantized else None,
             weights=loaded.weights,
             layers=loaded.layers,
+            loaded=_origin(),
+            libraries=hardware.libraries(),
         )
+        self.keep(Keys.load, part)
+        self.keep(Keys.load_time, Measurement(self.subject, load_time_s=loaded.seconds))
+        return replace(part, load_time_s=loaded.seconds)
 
-    def speed(self, workload: Workload) -> None:
+    def speed(self, workload: Workload) -> Measurement:
         from pytest_quantbudget.metrics import speed
 
-        self.record = replace(self.record, speeds=(*self.record.speeds, speed.measure(self.model, workload)))
+        measured = replace(speed.measure(self.model, workload), origin=_origin())
+        part = Measurement(self.subject, speeds=(measured,))
+        self.keep(lambda keys: keys.workload(workload), part)
+        return part
 
-    def reply(self) -> None:
+    def reply(self, prompt: str) -> Measurement:
         from pytest_quantbudget.tasks import ask
 
-        replies = {}
-        for prompt in self.request.prompts:
-            ((text, _, _),) = ask.generate(self.model, self.tokenizer, [prompt], REPLY_TOKENS, "workload.prompt")
-            replies[prompt] = text
-        self.record = replace(self.record, replies=replies)
+        ((text, _, _),) = ask.generate(self.model, self.tokenizer, [prompt], REPLY_TOKENS, "workload.prompt")
+        part = Measurement(self.subject, replies={prompt: text})
+        self.keep(lambda keys: keys.reply(prompt), part)
+        return part
 
-    def ask(self, task: Task) -> None:
+    def ask(self, task: Task) -> Measurement:
         from pytest_quantbudget.tasks import ask
 
-        result = ask.run(self.model, self.tokenizer, task)
-        self.record = replace(self.record, tasks=(*self.record.tasks, result))
+        batches = _Batches(self.store, self.job.keys, task)
+        source = self.job.keys.asked[task.phase] if self.job.keys else None
+        asked, shots = ask.sample(task, source)
+        result = ask.run(self.model, self.tokenizer, task, asked, shots, batches)
+        if not any(answer.tokens for answer in result.answers):
+            raise ValueError(
+                f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
+                f"({len(result.answers):,} questions)"
+            )
+        part = Measurement(self.subject, tasks=(replace(result, origin=_origin()),))
+        self.keep(lambda keys: keys.task(task), part)
+        batches.drop()
+        return part
+
+
+class _Batches:
+    """Answers of a task as they are given: each batch is stored at once, and an earlier run's are found again."""
+
+    def __init__(self, store: Store | None, keys: Keys | None, task: Task) -> None:
+        self.store, self.keys, self.task = store, keys, task
+        self.touched: list[Key] = []
+
+    def get(self, number: int) -> TaskResult | None:
+        if self.store is None or self.keys is None:
+            return None
+        key = self.keys.batch(self.task, number)
+        entry = self.store.get(key)
+        if entry is None:
+            return None
+        self.touched.append(key)
+        try:
+            return records.from_builtins(TaskResult, entry.payload)
+        except ValueError as error:
+            self.store.set_aside(key, str(error))
+            return None
+
+    def put(self, number: int, batch: TaskResult) -> None:
+        if self.store is not None and self.keys is not None:
+            self.touched.append(self.keys.batch(self.task, number))
+            self.store.put(self.touched[-1], records.to_builtins(batch))
+
+    def drop(self) -> None:
+        """Forget the batches: the whole task is stored."""
+        if self.store is not None:
+            self.store.drop(self.touched)
+
+
+def _origin() -> Origin:
+    return Origin(now().strftime(ISO))
 
 
 def _kind(error: Exception) -> str:
@@ -177,20 +292,9 @@ def _kind(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    import torch
-
     line = (str(error).strip().splitlines() or ["(no message)"])[0][:500]
     if isinstance(error, loading.Lacking):
         return line
     if isinstance(error, ModuleNotFoundError):
         return f"{line}: {methods.pip_command(error.name or '')}"
-    kind = "out of memory" if isinstance(error, torch.OutOfMemoryError | MemoryError) else type(error).__name__
-    return f"{kind}: {line}"
-
-
-def _free() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    return f"{'out of memory' if memory.is_out_of_memory(error) else type(error).__name__}: {line}"

@@ -56,20 +56,20 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         pytest.skip(missing)
     _need_gpu(session, method)
     session.finish_measuring()
-    with session.bench.device_lock():
-        os.environ.update(session.bench.environ)
+    with session.bench.devices(method.subject.gpus):
+        os.environ.update(session.bench.environ(method.subject.gpus))
         quantized = None
         if spec.quantize is not None and method.subject.checkpoint is None:
             made = session.bench.quantized(method.subject)
             if made.quantized is None:
                 pytest.fail(f"{method.name}: {made.failures[0].message}", pytrace=False)
-            quantized = made.quantized
+            quantized = str(session.bench.quantized_path(made.quantized))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the libraries' own, which `-W error` is not meant for
-                loaded = loading.load(method.subject, quantized)
+                loaded = loading.load(method.subject, quantized, session.options.trust)
         except loading.Lacking as error:
-            no_gpu(session.require_gpu, str(error))
+            no_gpu(session.options.require_gpu, str(error))
         resident = QuantModel(method.name, loaded.model, loaded.tokenizer)
         del loaded
         yield resident
@@ -81,7 +81,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
 def _need_gpu(session: Session, method: Method) -> None:
     lacking = session.lacking(method.gpu) if method.gpu is not None else None
     if lacking is not None:
-        no_gpu(session.require_gpu, f"{method.name} {lacking}")
+        no_gpu(session.options.require_gpu, f"{method.name} {lacking}")
 
 
 def _free() -> None:
@@ -110,7 +110,7 @@ def gpu(request: pytest.FixtureRequest) -> Gpu:
     session = request.config.stash[SESSION]
     lacking = session.lacking(GpuNeed())
     if lacking is not None:
-        no_gpu(session.require_gpu, lacking)
+        no_gpu(session.options.require_gpu, lacking)
     return session.gpus[0]
 
 

@@ -137,6 +137,9 @@ TIME = Kind(
     {"type": "string", "pattern": _quantity(units.TIMES), "examples": ["80 ms"]},
 )
 
+TIMEOUT_S = 2 * 3600.0  # for one method, where the file is silent
+MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun of a failed job does not
+
 DTYPES = ("bfloat16", "float16", "float32")
 DEFAULT_PROMPT = "The three primary colours are"
 
@@ -170,6 +173,8 @@ GPU: Sequence[Field] = (
     Field("min_capability", CAPABILITY, "Smallest CUDA compute capability, quoted."),
     Field("count", whole(1), "How many GPUs must be visible.", 1),
 )
+
+SPREAD: Sequence[Field] = (Field("gpus", whole(1), "How many GPUs the model is spread over.", 1),)
 
 
 def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:

@@ -141,14 +141,16 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def share(gpus: Sequence[Gpu], worker: int | None) -> list[Gpu]:
-    """The GPUs of one process of a run: all of them where it is the only one, else one for each worker, in turn.
+    """The GPUs of one process of a run, in the order in which it takes them: its own first, then those that follow.
 
-    Workers take only GPUs of the first one's name: a ratio between unlike GPUs would mean nothing.
+    Workers take only GPUs of the first one's name: a ratio between unlike GPUs would mean nothing. Workers whose turns
+    meet on a GPU wait for each other there.
     """
     if worker is None or not gpus:
         return list(gpus)
     alike = [gpu for gpu in gpus if gpu.name == gpus[0].name]
-    return [alike[worker % len(alike)]]
+    own = worker % len(alike)
+    return alike[own:] + alike[:own]
 
 
 def machine() -> Machine:
@@ -156,7 +158,7 @@ def machine() -> Machine:
     return Machine(
         platform=platform.platform(),
         python=platform.python_version(),
-        cpu=_cpu(),
+        cpu=cpu(),
         cores=os.cpu_count() or 1,
         ram=_ram(),
         gpus=tuple(all_gpus()),
@@ -175,7 +177,8 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The CPU's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import methods, sources, units
-from pytest_quantbudget.measurement import Device, Layers, Subject
+from pytest_quantbudget.measurement import NO_TRUST, Device, Layers, Subject, Trust
 from pytest_quantbudget.methods import Spec
 
 
@@ -31,8 +31,12 @@ class Loaded:
     layers: Layers
 
 
-def load(subject: Subject, quantized: str | None) -> Loaded:
+def load(
+    subject: Subject, quantized: str | None, trust: Trust = NO_TRUST, pins: tuple[str, str | None] | None = None
+) -> Loaded:
     """Load a subject; `quantized` is the directory of its own quantization, where it has one.
+
+    `pins` are the revisions of model and checkpoint, where they are known already.
 
     The time runs from local files to a model ready on its device; downloads and imports come before it. Raises Lacking
     where the weights do not fit, ValueError where a checkpoint is of another format or nothing ended up quantized, and
@@ -46,10 +50,10 @@ def load(subject: Subject, quantized: str | None) -> Loaded:
     spec = methods.spec(subject.method)
     settle(spec)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    own, revision = sources.fetch(subject.model, subject.revision)
+    own, revision = sources.fetch(subject.model, pins[0] if pins else subject.revision, trust)
     source = Path(quantized) if quantized else own
     if subject.checkpoint is not None:
-        source, _ = sources.fetch(subject.checkpoint, None)
+        source, _ = sources.fetch(subject.checkpoint, pins[1] if pins else None, trust)
     check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None)
     check_room(spec, source, device)
     _import_ahead(spec, source)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 from pytest_quantbudget import records
+
+T = TypeVar("T")
 
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
 QUANTIZE, LOAD, REPLY, WORKLOAD = "quantize", "load", "reply", "workload"  # the phases, besides one for each task
@@ -52,6 +55,7 @@ class Subject:
     checkpoint: str | None
     options: dict[str, Any]
     calibration: str | None
+    gpus: int = 1  # how many GPUs it is spread over, where there are any
 
     @property
     def key(self) -> str:
@@ -67,15 +71,44 @@ class Trust:
     pickles: bool = False
 
 
+NO_TRUST = Trust()
+
+
 @dataclass(frozen=True)
 class Request:
-    """Everything that the selected limits need of one subject."""
+    """Everything that the selected limits need of one subject. Times in seconds."""
 
     subject: Subject
-    workloads: tuple[Workload, ...]
-    tasks: tuple[Task, ...]
-    prompts: tuple[str, ...]  # texts whose continuation the report shows
-    quantized: str | None = None  # where the subject's own quantization is kept, once it has been made
+    load_time: bool = False  # whether a limit is on it; it comes with every load anyway
+    workloads: tuple[Workload, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    prompts: tuple[str, ...] = ()  # texts whose continuation the report shows
+    timeout_s: float = math.inf  # for quantizing, loading and measuring together
+    max_age_s: float = math.inf  # a timing that is older is taken again
+
+    def and_(self, other: Request) -> Request:
+        """What serves both requests of one subject."""
+        return replace(
+            self,
+            load_time=self.load_time or other.load_time,
+            workloads=_union(self.workloads, other.workloads),
+            tasks=_union(self.tasks, other.tasks),
+            prompts=_union(self.prompts, other.prompts),
+            timeout_s=max(self.timeout_s, other.timeout_s),
+            max_age_s=min(self.max_age_s, other.max_age_s),
+        )
+
+
+def _union(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
+    return (*left, *(item for item in right if item not in left))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """When a figure was measured (ISO 8601, UTC), and whether it was reused from an earlier run."""
+
+    at: str
+    reused: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +134,7 @@ class Speed:
     decode_s: tuple[float, ...]
     peak_allocated: int | None
     peak_reserved: int | None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""
@@ -153,7 +187,9 @@ class TaskResult:
 
     task: Task
     answers: tuple[Answer, ...]
-    seconds: float
+    seconds: float  # of answering, summed over the runs that it took
+    origin: Origin | None = None
+    resumed: int = 0  # answers that an earlier run had given before it was ended
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""
@@ -205,21 +241,26 @@ class Device:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was measured of one subject. None where a figure was not needed or its phase failed."""
+    """All that was measured of one subject. None where a figure was not needed or its phase failed.
+
+    The store keeps one of these for each phase, in which only that phase's fields are filled.
+    """
 
     subject: Subject
     revision: str | None = None  # commit of a hub model, content hash of a directory
     device: Device | None = None
-    quantized: str | None = None  # where the method's own quantization is kept
+    quantized: str | None = None  # name, in the cache, of the method's own quantization
     quantize_s: float | None = None
     load_time_s: float | None = None
     weights: int | None = None
     layers: Layers | None = None
+    loaded: Origin | None = None  # of the figures above
     replies: dict[str, str] | None = None  # prompt to greedy continuation
     speeds: tuple[Speed, ...] = ()
     tasks: tuple[TaskResult, ...] = ()
     failures: tuple[Failure, ...] = ()
     libraries: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()  # what went wrong and cost no figure
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""
@@ -229,7 +270,30 @@ class Measurement:
         """The answers to a task, if it was asked."""
         return next((t for t in self.tasks if t.task == task), None)
 
+    def origins(self) -> Iterator[Origin]:
+        """When each of the figures was measured: those of loading, every workload, every task."""
+        for origin in (self.loaded, *(s.origin for s in self.speeds), *(t.origin for t in self.tasks)):
+            if origin is not None:
+                yield origin
+
     def failure(self, phase: str) -> Failure | None:
         """Why a phase has no figures: its own failure, else one that ended the measurement before it."""
         own = [f for f in self.failures if f.phase == phase]
         return next(iter(own or [f for f in self.failures if f.fatal]), None)
+
+
+def merge(parts: Iterable[Measurement]) -> Measurement:
+    """Parts of one subject's measurement as one; where a figure comes twice, the later one holds."""
+    first, *others = parts
+    for part in others:
+        told: dict[str, Any] = {}
+        for field in fields(Measurement):
+            old, new = getattr(first, field.name), getattr(part, field.name)
+            if isinstance(new, tuple):
+                told[field.name] = (*old, *new)
+            elif isinstance(new, dict):
+                told[field.name] = {**(old or {}), **new}
+            elif new is not None:
+                told[field.name] = new
+        first = replace(first, **told)
+    return first

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_quantbudget import sources, xdist
+from pytest_quantbudget import options, xdist
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, gpu_need
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
@@ -47,7 +47,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--quant-cache",
         metavar="DIR",
-        help="Where checkpoints that were quantized here are kept (default: ~/.cache/pytest-quantbudget).",
+        help="Where results are kept, so that nothing is measured twice: a directory (default: "
+        "~/.cache/pytest-quantbudget), which also keeps checkpoints that were quantized here, or any URL that fsspec "
+        "knows, for results that several machines share.",
+    )
+    group.addoption("--quant-no-cache", action="store_true", help="Measure everything, and keep nothing.")
+    group.addoption("--quant-refresh", action="store_true", help="Measure everything again, and keep that.")
+    group.addoption(
+        "--quant-timeout",
+        metavar="TIME",
+        help='Time for all measurements of the run, such as "2 h"; what is not measured by then fails.',
+    )
+    group.addoption(
+        "--quant-trust-remote-code",
+        action="store_true",
+        help="Run code that comes with a model (trust_remote_code of transformers).",
+    )
+    group.addoption(
+        "--quant-allow-pickle",
+        action="store_true",
+        help="Load weights that are pickles, which can run code, where a model has no safetensors.",
+    )
+    parser.addini(
+        "quant_allow_paths",
+        "Directories outside the repository that budgets may name.",
+        type="paths",
+        default=[],
     )
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
 
@@ -55,11 +80,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read every budget that is named, so that a mistake ends the run before anything is loaded."""
     config.addinivalue_line("markers", MARKER)
-    session = config.stash[SESSION] = Session(
-        root=config.rootpath,
-        cache=Path(config.option.quant_cache or sources.default_cache()).absolute(),
-        require_gpu=config.option.quant_require_gpu,
-    )
+    session = config.stash[SESSION] = Session(config.rootpath, options.read(config))
+    session.deadline = time.monotonic() + session.options.timeout_s
     xdist.connect(config, session)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Recorder(config, session), "quantbudget-recorder")
@@ -137,11 +159,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in () if isinstance(item, LimitItem) else item.iter_markers("gpu"):
         lacking = session.lacking(gpu_need(mark))
         if lacking is not None:
-            no_gpu(session.require_gpu, lacking)
+            no_gpu(session.options.require_gpu, lacking)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The exchange folder belongs to the run."""
     session = config.stash.get(SESSION, None)
-    if session is not None and session.folder is not None and not hasattr(config, "workerinput"):
-        shutil.rmtree(session.folder, ignore_errors=True)
+    if session is not None:
+        session.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,13 @@ class Recorder:
         self.written: str | None = None
         if self.target is not None and self.target.is_dir():
             raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
+
+    def pytest_sessionstart(self) -> None:
+        """A CI that takes its machine back sends SIGTERM: what was measured is reported then, as after Ctrl-C."""
+        if self.session.budgets and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, _interrupt)
+                self.config.add_cleanup(_restore)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A verdict from the test's own body, or from what kept the body from running."""
@@ -70,6 +79,14 @@ class Recorder:
                 terminalreporter.write_line(line.text, **line.markup)
         if self.written:
             terminalreporter.write_line(self.written)
+
+
+def _restore() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -35,6 +35,10 @@ def from_builtins(cls: type[R], data: Any, where: str = "") -> R:
     return typing.cast(R, _read(cls, data, where or cls.__name__))
 
 
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
@@ -60,12 +64,13 @@ def _read(hint: Any, data: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(data, dict):
             raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
-        wanted = {field.name for field in dataclasses.fields(hint)}
-        if wanted != set(data):
-            odd = ", ".join(sorted(wanted ^ set(data)))
+        known = {field.name for field in dataclasses.fields(hint)}
+        missing = {field.name for field in dataclasses.fields(hint) if _has_no_default(field)} - set(data)
+        if missing or set(data) - known:
+            odd = ", ".join(sorted(missing | (set(data) - known)))
             raise ValueError(f"{where}: missing or unknown: {odd}")
         hints = _hints(typing.cast(type, hint))
-        values = {key: _read(hints[key], data[key], f"{where}.{key}") for key in wanted}
+        values = {key: _read(hints[key], data[key], f"{where}.{key}") for key in data}
         try:
             return typing.cast(type, hint)(**values)
         except ValueError as error:
@@ -192,14 +197,15 @@ def write_json(path: Path, record: object) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text + "\n")
-        Path(name).chmod(0o666 & ~_umask())
+        Path(name).chmod(0o666 & ~umask())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The process's file mode creation mask."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -32,6 +32,9 @@ def budget_schema() -> dict[str, Any]:
             "workload": _said(_fields(grammar.WORKLOAD), "What memory and speed are measured on."),
             "calibration": _said(text, "Texts for methods that quantize the model themselves; `builtin` is shipped."),
             "gpu": _said(gpu, "What the tests need of the machine; without it they are skipped."),
+            "gpus": _field(grammar.SPREAD[0]),
+            "timeout": _said(grammar.TIME.schema, "Time for one method, quantizing and loading included."),
+            "max_age": _said(grammar.TIME.schema, "How old a stored timing may be to be used again."),
             "tasks": {
                 "type": "object",
                 "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
@@ -57,12 +60,12 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(fields: Iterable[Field]) -> dict[str, Any]:
-    properties = {}
-    for field in fields:
-        properties[field.name] = _said(field.kind.schema, field.doc)
-        if field.default is not None:
-            properties[field.name]["default"] = field.default
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+    return {"type": "object", "additionalProperties": False, "properties": {f.name: _field(f) for f in fields}}
+
+
+def _field(field: Field) -> dict[str, Any]:
+    default = {} if field.default is None else {"default": field.default}
+    return _said(field.kind.schema, field.doc) | default
 
 
 def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +75,8 @@ def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
         "budget": {"$ref": "#/$defs/limits"},
         "marks": _said(grammar.NAMES.schema, "pytest markers for the tests of this method."),
         "gpu": gpu,
+        "gpus": _field(grammar.SPREAD[0]),
+        "timeout": _said(grammar.TIME.schema, "Time for this method, instead of the file's."),
     }
     if spec.checkpoint_format is not None:
         properties["checkpoint"] = _said(grammar.TEXT.schema, "A ready checkpoint: hub id or directory.")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from pytest_quantbudget import bench, hardware, units
+from pytest_quantbudget import bench, hardware, runfolder, units
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
-from pytest_quantbudget.measurement import Measurement, Request
+from pytest_quantbudget.measurement import NO_TRUST, Measurement, Request, Trust
+from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
 from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
 
@@ -51,18 +52,32 @@ class Entry:
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line and the ini file say about measuring."""
+
+    cache: Path  # a local directory, for checkpoints
+    store: str | None = None  # where results are kept, a directory or URL; None for nowhere
+    refresh: bool = False
+    require_gpu: bool = False
+    trust: Trust = NO_TRUST
+    roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
+    timeout_s: float = math.inf
+
+
 @dataclass
 class Session:
     """The state of one run, in the controller or in a worker."""
 
     root: Path
-    cache: Path
-    folder: Path | None = None  # where this run's measurements are exchanged
-    require_gpu: bool = False
+    options: Options
+    folder: Path | None = None  # where this run's measurements are exchanged; a worker is told
     worker: int | None = None  # its number, where the run has several
+    deadline: float = math.inf
     budgets: dict[Path, Budget] = field(default_factory=dict)
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    _own_folder: runfolder.RunFolder | None = None
     _bench: bench.Bench | None = None
     _gpus: list[hardware.Gpu] | None = None
 
@@ -91,8 +106,14 @@ class Session:
     def exchange(self) -> Path:
         """The folder through which the processes of this run share measurements."""
         if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="quantbudget-"))
+            self._own_folder = runfolder.RunFolder()
+            self.folder = self._own_folder.path
         return self.folder
+
+    def close(self) -> None:
+        """The run is over: its folder goes."""
+        if self._own_folder is not None:
+            self._own_folder.remove()
 
     @property
     def gpus(self) -> list[hardware.Gpu]:
@@ -106,12 +127,19 @@ class Session:
     def bench(self) -> bench.Bench:
         """Where measurements are made."""
         if self._bench is None:
-            environ: dict[str, str] = {}
-            device = "cpu"
-            if self.gpus:
-                device = self.gpus[0].uuid
-                environ = {"CUDA_VISIBLE_DEVICES": device}
-            self._bench = bench.Bench(self.exchange, self.cache, device, environ)
+            options = self.options
+            keeps = options.store is not None and runfolder.unwritable(options.cache) is None
+            cache = options.cache if keeps else self.exchange
+            place = options.store or str(self.exchange / "results")
+            self._bench = bench.Bench(
+                self.exchange,
+                cache,
+                runfolder.device_locks(self.exchange),
+                Store(place, refresh=options.refresh),
+                self.gpus,
+                options.trust,
+                self.deadline,
+            )
         return self._bench
 
     def lacking(self, need: hardware.GpuNeed) -> str | None:
@@ -127,13 +155,7 @@ class Session:
 
     def _need(self, request: Request) -> None:
         key = request.subject.key
-        known = self.needs.get(key, request)
-        self.needs[key] = replace(
-            known,
-            workloads=_union(known.workloads, request.workloads),
-            tasks=_union(known.tasks, request.tasks),
-            prompts=_union(known.prompts, request.prompts),
-        )
+        self.needs[key] = self.needs[key].and_(request) if key in self.needs else request
 
     def measure(self, method: Method) -> Measurement:
         """The measurement of a planned method."""
@@ -169,7 +191,7 @@ class Session:
 
     def _without_gpu(self, verdict: Verdict) -> Verdict:
         """With --quant-require-gpu, a gate must not go green by skipping."""
-        if self.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
+        if self.options.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
             return replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
         return verdict
 
@@ -210,10 +232,6 @@ def _lines(budget: Budget) -> Iterator[tuple[Method, Limit]]:
     for method in budget.methods:
         for limit in method.limits:
             yield method, limit
-
-
-def _union(left: tuple, right: tuple) -> tuple:  # type: ignore[type-arg]
-    return (*left, *(item for item in right if item not in left))
 
 
 def explain(limit: Limit, verdict: Verdict) -> str:

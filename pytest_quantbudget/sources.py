@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +17,13 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_quantbudget import hardware, records
-from pytest_quantbudget.measurement import Subject
+from pytest_quantbudget.measurement import Subject, Trust
 from pytest_quantbudget.methods import Spec
 from pytest_quantbudget.tasks import questions
 
 WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_SECONDS = 20
 
 
 def default_cache() -> Path:
@@ -26,29 +32,101 @@ def default_cache() -> Path:
     return Path(base) / "pytest-quantbudget"
 
 
-def fetch(name: str, revision: str | None) -> tuple[Path, str]:
+def patterns(trust: Trust) -> list[str]:
+    """Names of the files that make a model; what the command line does not trust is not even downloaded."""
+    return [*WEIGHTS, *["*.py"] * trust.remote_code, *["*.bin", "*.pt", "*.pth"] * trust.pickles]
+
+
+def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     """The local directory of a model, downloaded from the hub where needed, and its revision.
 
     The revision is the commit of a hub model, and a hash over the files of a directory.
     """
     folder = Path(name)
     if folder.is_absolute():
-        return folder, "sha256:" + content_hash(folder)
+        return folder, revision or content_hash(folder)
     from huggingface_hub import snapshot_download
 
-    found = Path(snapshot_download(name, revision=revision, allow_patterns=list(WEIGHTS)))
+    found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns(trust)))
     return found, found.name
 
 
+def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "model") -> str:
+    """The revision that `fetch` will give, without downloading: from the hub, or from its cache where that is silent.
+
+    Raises OSError where nobody knows it.
+    """
+    folder = Path(name)
+    if folder.is_absolute():
+        return _remembered_hash(folder, memo)
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    return _asked_of_the_hub(name, revision, kind) or _in_the_hub_cache(name, revision, kind)
+
+
+def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> str | None:
+    """The commit, or None where the hub cannot be reached, knows no such thing, or takes too long."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    found: list[str | None] = []
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # whatever it is, downloading meets it again and says so
+            found.append(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha)
+
+    # Its own time limits start again with every byte that trickles in.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return found[0] if found else None
+
+
+def _in_the_hub_cache(name: str, revision: str | None, kind: str) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    return (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+
+
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that make a model."""
+    """`sha256:` and a hash over names and contents of the files that make a model."""
     digest = hashlib.sha256()
-    files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
-    for path in files:
+    for path in _files(folder):
         digest.update(path.name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return "sha256:" + digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    known = patterns(Trust(remote_code=True, pickles=True))
+    return sorted({path for pattern in known for path in folder.glob(pattern) if path.is_file()})
+
+
+def _remembered_hash(folder: Path, memo: Path) -> str:
+    """`content_hash`, read from `memo` where the files have kept their inodes, sizes and times of change."""
+    state = [
+        [path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        for path in _files(folder)
+        for stat in [path.stat()]
+    ]
+    place = memo / f"{records.key_of([str(folder), state])}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(place.read_text(encoding="utf-8"))["hash"])
+    found = content_hash(folder)
+    with contextlib.suppress(OSError):
+        memo.mkdir(parents=True, exist_ok=True)
+        records.write_json(place, {"folder": str(folder), "hash": found})
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parameters(folder: Path) -> int:
@@ -73,11 +151,12 @@ def checkpoint_format(folder: Path) -> str | None:
     return str(found["quant_method"]) if "quant_method" in found else None
 
 
-def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path) -> Path:
+def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path, trust: Trust) -> Path:
     """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
 
     The key holds what the result depends on: weights, method, options, calibration text and library versions. A
-    directory appears under its final name only when it is complete, so a killed run leaves none that is half made.
+    directory appears under its final name only when it is complete, so a killed run leaves none that is half made; one
+    whose files are not what they were is set aside and made again.
     """
     assert spec.quantize is not None
     assert subject.calibration is not None
@@ -87,20 +166,32 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
         "revision": revision,
         "method": subject.method,
         "options": subject.options,
-        "calibration": hashlib.sha256(calibration.read_bytes()).hexdigest(),
+        "calibration": file_hash(calibration),
         "libraries": {name: versions.get(name) for name in ("gptqmodel", "transformers", "torch")},
     }
     target = cache / "quantized" / f"{subject.method}-{records.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
+        if target.is_dir() and not _whole(target):
+            logging.getLogger(__name__).warning("%s is not what was written there: set aside, and made again", target)
+            shutil.rmtree(f"{target}.damaged", ignore_errors=True)
+            target.replace(f"{target}.damaged")
         if not target.is_dir():
             making = target.with_name(f"{target.name}.making")
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             spec.quantize(source, subject.options, _texts(calibration, subject.options), making)
-            records.write_json(making / "quantbudget.json", identity)
+            records.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
             making.replace(target)
     return target
+
+
+def _whole(target: Path) -> bool:
+    try:
+        told = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
+        return bool(told["content"] == content_hash(target))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _texts(calibration: Path, options: Mapping[str, Any]) -> Sequence[str]:

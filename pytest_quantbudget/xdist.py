@@ -16,6 +16,7 @@ def connect(config: pytest.Config, session: Session) -> None:
     handed = getattr(config, "workerinput", None)
     if handed is not None:
         session.folder = Path(handed["quantbudget_folder"])
+        session.deadline = float(handed["quantbudget_deadline"])
         session.worker = int(str(handed["workerid"]).removeprefix("gw"))
     elif config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Controller(session), "quantbudget-xdist")
@@ -30,6 +31,7 @@ class _Controller:
     def pytest_configure_node(self, node: Any) -> None:
         """Every worker measures into the same folder."""
         node.workerinput["quantbudget_folder"] = str(self.session.exchange)
+        node.workerinput["quantbudget_deadline"] = self.session.deadline
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:
         """The controller collects nothing itself."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import loading
-from pytest_quantbudget.measurement import INVALID, Subject, Task
+from pytest_quantbudget.measurement import INVALID, Subject, Task, TaskResult
 from pytest_quantbudget.metrics import speed
 from pytest_quantbudget.tasks import ask, questions
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
@@ -22,10 +22,15 @@ def loaded() -> loading.Loaded:
     return loading.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
 
 
+def answered(loaded: loading.Loaded, task: Task) -> TaskResult:
+    """All answers to a task."""
+    return ask.run(loaded.model, loaded.tokenizer, task, *ask.sample(task))
+
+
 def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: loading.Loaded) -> None:
     import torch
 
-    result = ask.run(loaded.model, loaded.tokenizer, TASK)
+    result = answered(loaded, TASK)
     pool = questions.read_file(Path(str(TASK.file)))
     for answer in result.answers:
         inputs = loaded.tokenizer(f"Question: {pool[answer.question].question}\nAnswer:", return_tensors="pt")
@@ -39,7 +44,7 @@ def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: loadin
 
 
 def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: loading.Loaded) -> None:
-    result = ask.run(loaded.model, loaded.tokenizer, replace(TASK, max_new_tokens=4))
+    result = answered(loaded, replace(TASK, max_new_tokens=4))
     assert result.cut_off == len(result.answers) == 40
     assert result.absent == 40
     assert {a.strict for a in result.answers} == {INVALID}
@@ -66,7 +71,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
 ) -> None:
     import torch
 
-    whole = ask.run(loaded.model, loaded.tokenizer, TASK)
+    whole = answered(loaded, TASK)
     sizes = []
     plain = ask.generate
 
@@ -77,7 +82,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
         return plain(model, tokenizer, prompts, *rest)
 
     monkeypatch.setattr(ask, "generate", short)
-    result = ask.run(loaded.model, loaded.tokenizer, TASK)
+    result = answered(loaded, TASK)
     assert sizes[:3] == [16, 8, 4]
     assert [a.text for a in result.answers] == [a.text for a in whole.answers]
 

@@ -10,7 +10,7 @@ from pytest_quantbudget.budget import Budget, load_budget
 from pytest_quantbudget.grammar import DEFAULT_PROMPT
 from pytest_quantbudget.hardware import GpuNeed
 from pytest_quantbudget.measurement import Workload
-from pytest_quantbudget.session import Session, find_budgets
+from pytest_quantbudget.session import Options, Session, find_budgets
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Write = Callable[..., Path]
@@ -230,7 +230,7 @@ def test_only_what_the_limits_need_is_asked_for(
 
 def planned(tmp_path: Path, *choices: tuple[Budget, str, list[str]]) -> dict[str, tuple[list[int], list[str]]]:
     """What a session plans to measure of each method: tokens of each workload, and tasks."""
-    session = Session(root=tmp_path, cache=tmp_path)
+    session = Session(tmp_path, Options(tmp_path))
     for budget, name, limits in choices:
         method = budget.method(name)
         session.plan(budget, method, [limit for limit in method.limits if limit.name in limits])

@@ -238,7 +238,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
 
 
 def test_mistakes_on_one_line_are_told_in_the_order_of_that_line(tmp_path: Path) -> None:
-    keys = ["methd", "tsks", "modl", "gpus", "baselin"]
+    keys = ["methd", "tsks", "modl", "gppu", "baselin"]
     found = mistakes(tmp_path, f"{{model: m, {', '.join(f'{key}: 1' for key in keys)}, methods: {{fp32: {{}}}}}}\n")
     assert [message.split("'")[1] for _, _, message in found] == keys
 

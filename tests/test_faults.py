@@ -11,12 +11,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_quantbudget import bench
+from pytest_quantbudget import bench, process
 from pytest_quantbudget.measurement import Request, Subject, Task
+from pytest_quantbudget.store import Store
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 MANY = Task("wordmath", 2000, 0, 0, str(BUILTIN_DIR / "questions.jsonl"), 96, 4, "strict")
@@ -38,19 +41,18 @@ def subject(method: str = "fp32", model: Path = BUILTIN_DIR) -> Subject:
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT], ids=lambda s: s.name)
 def test_a_process_that_dies_is_named_and_what_it_measured_is_kept(tmp_path: Path, number: signal.Signals) -> None:
-    room = bench.Bench(tmp_path, tmp_path, "cpu", {})
-    request = Request(subject(), (), (MANY,), ())
+    room = bench.Bench(tmp_path, tmp_path, tmp_path, Store(str(tmp_path / "results")))
+    request = Request(subject(), tasks=(MANY,))
 
     def strike() -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            phases = [path.read_text() for path in tmp_path.glob("*.phase")]
-            if MANY.phase in phases:
+            if list(tmp_path.rglob("batch-*.entry")):
                 (child,) = multiprocessing.active_children()
                 assert child.pid is not None
                 os.kill(child.pid, number)
                 return
-            time.sleep(0.05)
+            time.sleep(0.01)
 
     striker = threading.Thread(target=strike)
     striker.start()
@@ -151,7 +153,7 @@ def test_ctrl_c_ends_the_children_and_leaves_a_report(
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if any("task" in path.read_text() for path in short_temporary.rglob("*.phase")):
+            if list(pytester.path.rglob("batch-*.entry")):
                 break
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
@@ -189,13 +191,13 @@ def test_where_the_fork_server_cannot_start_processes_start_afresh(
 def test_a_fork_that_cannot_use_the_gpu_is_started_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[tuple[str, int | None]] = []
 
-    def run(self: bench.Bench, context: bench.Context, request: Request, what: str, *, last: bool) -> object:
-        code, files = original(self, context, request, what, last=last)
-        codes.append((type(context).__name__, 78 if not last else code))
-        return codes[-1][1], files
+    def run(context: process.Context, *args: Any, **more: Any) -> process.Outcome:
+        outcome = original(context, *args, **more)
+        codes.append((type(context).__name__, outcome.code if codes else 78))
+        return replace(outcome, code=codes[-1][1])
 
-    original = bench.Bench._run
-    monkeypatch.setattr(bench.Bench, "_run", run)
-    measured = bench.Bench(tmp_path, tmp_path, "cpu", {}).measure(Request(subject(), (), (), ()))
+    original = process.run
+    monkeypatch.setattr(process, "run", run)
+    measured = bench.Bench(tmp_path, tmp_path, tmp_path, Store(str(tmp_path))).measure(Request(subject()))
     assert codes == [("ForkServerContext", 78), ("SpawnContext", 0)]
     assert measured.failures == ()

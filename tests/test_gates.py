@@ -43,7 +43,7 @@ def on_cpu(self: sessions.Session, method: Method) -> Measurement:
 
 @pytest.mark.parametrize(("required", "outcome"), [(False, "skipped"), (True, "failed")])
 def test_a_baseline_that_the_gpu_cannot_hold_is_not_measured(tmp_path: Path, required: bool, outcome: str) -> None:
-    session = sessions.Session(tmp_path, tmp_path, require_gpu=required, _gpus=[SMALL_GPU])
+    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=required), _gpus=[SMALL_GPU])
     verdict = judged(tmp_path, "max_weights_ratio", session)
     assert verdict.outcome == outcome
     assert "the baseline fp16 needs a GPU with 20.0 GiB; found: NVIDIA T4" in verdict.message
@@ -54,7 +54,7 @@ def test_figures_of_a_cpu_do_not_pass_where_a_gpu_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, outcome: str
 ) -> None:
     monkeypatch.setattr(sessions.Session, "measure", on_cpu)
-    session = sessions.Session(tmp_path, tmp_path, require_gpu=required, _gpus=[SMALL_GPU])
+    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=required), _gpus=[SMALL_GPU])
     verdict = judged(tmp_path, "max_weights", session)
     assert verdict.outcome == outcome
     assert "torch cannot use it" in verdict.message
@@ -64,7 +64,7 @@ def test_a_limit_for_gpus_only_fails_on_a_cpu_where_a_gpu_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions.Session, "measure", on_cpu)
-    session = sessions.Session(tmp_path, tmp_path, require_gpu=True, _gpus=[])
+    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=True), _gpus=[])
     path = tmp_path / "b.yaml"
     path.write_text(TEXT)
     budget = session.budget(path)
@@ -76,5 +76,5 @@ def test_a_limit_for_gpus_only_fails_on_a_cpu_where_a_gpu_is_required(
 
 def test_only_the_gpus_that_will_be_used_are_looked_at(tmp_path: Path) -> None:
     large = replace(SMALL_GPU, index=1, uuid="GPU-2", total=80 * 2**30, free=2**30)
-    session = sessions.Session(tmp_path, tmp_path, _gpus=[large, SMALL_GPU])
+    session = sessions.Session(tmp_path, sessions.Options(tmp_path), _gpus=[large, SMALL_GPU])
     assert "too little free memory" in (session.lacking(GpuNeed(min_vram=8 * 2**30)) or "")

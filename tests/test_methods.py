@@ -10,6 +10,7 @@ import pytest
 from pytest_quantbudget import bench, loading, methods
 from pytest_quantbudget.measurement import Measurement, Request, Subject, Task, Workload
 from pytest_quantbudget.methods import _gptqmodel
+from pytest_quantbudget.store import Store
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 60, 0, 0, str(BUILTIN_DIR / "questions.jsonl"), 96, 60, "strict")
@@ -37,13 +38,14 @@ def subject(method: str, **more: Any) -> Subject:
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> bench.Bench:
     """A bench whose cache lasts as long as these tests."""
-    return bench.Bench(tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("cache"), "cpu", {})
+    run, cache = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("cache")
+    return bench.Bench(run, cache, run, Store(str(cache / "results")))
 
 
 @pytest.fixture(scope="module", params=list(methods.MODULES))
 def measured(request: pytest.FixtureRequest, room: bench.Bench) -> Measurement:
     """The measurement of each method."""
-    return room.measure(Request(subject(request.param), (WORKLOAD,), (TASK,), ("Question: 1+1?\nAnswer:",)))
+    return room.measure(Request(subject(request.param), True, (WORKLOAD,), (TASK,), ("Question: 1+1?\nAnswer:",)))
 
 
 def test_every_method_answers_nearly_as_well_as_the_original(measured: Measurement) -> None:
@@ -95,7 +97,7 @@ def test_what_was_quantized_here_is_kept_and_found_again(measured: Measurement, 
         assert measured.quantized is None
         return
     assert measured.quantized is not None
-    kept = Path(measured.quantized)
+    kept = room.quantized_path(measured.quantized)
     before = (kept / "model.safetensors").stat().st_mtime_ns
     again = room.quantized(measured.subject)
     assert again.quantized == measured.quantized
@@ -106,17 +108,18 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
     if measured.quantized is None:
         assert methods.spec(measured.subject.method).quantize is None
         return
-    own = subject(measured.subject.method, checkpoint=measured.quantized, calibration=None)
-    again = room.measure(Request(own, (), (TASK,), ()))
+    kept = str(room.quantized_path(measured.quantized))
+    own = subject(measured.subject.method, checkpoint=kept, calibration=None)
+    again = room.measure(Request(own, tasks=(TASK,)))
     assert again.failures == ()
     first, second = measured.task(TASK), again.task(TASK)
     assert first is not None
     assert second is not None
     assert [a.text for a in first.answers] == [a.text for a in second.answers]
     other = "awq-int4" if measured.subject.method == "gptq-int4" else "gptq-int4"
-    refused = room.measure(Request(subject(other, checkpoint=measured.quantized, calibration=None), (), (), ()))
+    refused = room.measure(Request(subject(other, checkpoint=kept, calibration=None)))
     assert "is quantized with" in refused.failures[0].message
-    dense = room.measure(Request(subject("fp16", model=measured.quantized), (), (), ()))
+    dense = room.measure(Request(subject("fp16", model=kept)))
     assert "fp16 starts from dense weights" in dense.failures[0].message
 
 
@@ -131,7 +134,7 @@ def test_a_checkpoint_without_quantized_layers_is_an_error_and_no_pass(room: ben
         "llm_int8_skip_modules": names,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    made = room.measure(Request(subject("int8", checkpoint=str(folder)), (), (), ()))
+    made = room.measure(Request(subject("int8", checkpoint=str(folder))))
     assert made.weights is None
     assert "int8 left every layer unquantized: the loaded model has 22 Linear" in made.failures[0].message
 

@@ -18,6 +18,7 @@ from pytest_quantbudget.measurement import (
     Failure,
     Layers,
     Measurement,
+    Origin,
     Request,
     Speed,
     Subject,
@@ -32,6 +33,7 @@ from pytest_quantbudget.verdict import OVER, Verdict
 WORKLOAD = Workload(512, 128, 1, 2)
 TASK = Task("gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict")
 SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
+ORIGIN = Origin("2026-01-01T00:00:00Z", True)
 MEASUREMENT = Measurement(
     subject=SUBJECT,
     revision="abcdef",
@@ -41,11 +43,13 @@ MEASUREMENT = Measurement(
     load_time_s=2.0,
     weights=6 * 2**30,
     layers=Layers({"Linear4bit": 252, "Linear": 1}, 252),
+    loaded=ORIGIN,
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
-    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30),),
-    tasks=(TaskResult(TASK, (Answer(7, "#### 2", "2", "2", True, True, False, 5),), 3.25),),
+    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN),),
+    tasks=(TaskResult(TASK, (Answer(7, "#### 2", "2", "2", True, True, False, 5),), 3.25, ORIGIN, 1),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
+    notes=("the cache cannot be written",),
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(
@@ -87,7 +91,9 @@ def fields_without_a_value(record: Any) -> list[str]:
     return [name for item in record for name in fields_without_a_value(item)] if isinstance(record, tuple) else []
 
 
-@pytest.mark.parametrize("record", [MEASUREMENT, REPORT, Request(SUBJECT, (WORKLOAD,), (TASK,), ("Hello",), "/cache")])
+@pytest.mark.parametrize(
+    "record", [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0)]
+)
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert fields_without_a_value(record) == []
     text = json.dumps(records.to_builtins(record), allow_nan=False)

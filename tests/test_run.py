@@ -76,22 +76,22 @@ def test_each_subject_is_loaded_once_even_for_two_files(pytester: pytest.Pyteste
     other.write_text("extends: small.yaml\nmethods: {bf16: {budget: {min_speedup: 0.0001}}}\n")
     pytester.makeconftest(
         """
-        from pytest_quantbudget import bench
+        from pytest_quantbudget import process
 
         started = []
-        original = bench.Bench._child
+        original = process.run
 
-        def counted(self, request, what):
-            started.append(request.subject.method)
-            return original(self, request, what)
+        def counted(*args, name, **more):
+            started.append(name)
+            return original(*args, name=name, **more)
 
-        bench.Bench._child = counted
+        process.run = counted
 
         def pytest_unconfigure(config):
-            bench.Bench._child = original
+            process.run = original
             print("STARTED", sorted(started))
         """
     )
     result = pytester.runpytest("--quant-budget", small.name, "--quant-budget", other.name)
     result.assert_outcomes(passed=11)
-    result.stdout.fnmatch_lines(["STARTED ['bf16', 'fp32']"])
+    result.stdout.fnmatch_lines(["STARTED ['quantbudget-bf16', 'quantbudget-fp32']"])

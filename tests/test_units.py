@@ -57,7 +57,7 @@ def test_gb_and_gib_differ() -> None:
         (units.parse_size, "17 Gbit", "unknown unit 'Gbit'"),
         (units.parse_size, "80 ms", "unknown unit 'ms'; known: B, kB"),
         (units.parse_time, "80 msec", "did you mean 'ms'?"),
-        (units.parse_time, "80 h", "known: us, ms, s, min"),
+        (units.parse_time, "80 weeks", "known: us, ms, s, min"),
         (units.parse_size, "0 GiB", "'0 GiB' must be a finite number above 0"),
         (units.parse_size, "-1 GiB", "must be a finite number above 0"),
         (units.parse_size, "1e999 GiB", "must be a finite number above 0"),

@@ -12,23 +12,23 @@ def test_two_workers_share_measurements(pytester: pytest.Pytester, small: Path, 
     small.write_text(small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49"))
     pytester.makeconftest(
         """
-        from pytest_quantbudget import bench
+        from pytest_quantbudget import process
 
-        original = bench.Bench._child
+        original = process.run
 
-        def counted(self, request, what):
+        def counted(*args, name, **more):
             with open("started.txt", "a") as file:
-                file.write(request.subject.method + "\\n")
-            return original(self, request, what)
+                file.write(name + "\\n")
+            return original(*args, name=name, **more)
 
-        bench.Bench._child = counted
+        process.run = counted
         """
     )
     args = ("--quant-budget", small.name, "-n", "2", "--dist", dist, "--quant-report", "r.json", "-W", "error")
     result = pytester.runpytest_subprocess(*args)
     result.assert_outcomes(passed=4, failed=1)
     assert outcomes(Path("r.json")) == {**dict.fromkeys(IDS, "within"), IDS[2]: "over"}
-    assert sorted(Path("started.txt").read_text().split()) == ["bf16", "fp32"]
+    assert sorted(Path("started.txt").read_text().split()) == ["quantbudget-bf16", "quantbudget-fp32"]
     result.stdout.fnmatch_lines(
         ["fp32 *2 within", "bf16 *2 within, OVER: max_weights_ratio", "report written to r.json"]
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Quantized weights keep their scales beside the tensor, out of sight of parameters() and buffers().
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory")
 STATE = ("quant_state", "state2", "CB", "SCB", "absmax", "offset", "code")
 
 
@@ -62,3 +65,20 @@ def layers(model: nn.Module) -> Layers:
         small = linear and weight is not None and (weight.element_size() == 1 or hasattr(weight, "__tensor_flatten__"))
         quantized += packed or bool(small)
     return Layers(dict(sorted(kinds.items())), quantized)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed, on a GPU or a CPU: torch has a class for the former only."""
+    said = str(error)
+    return isinstance(error, MemoryError) or (
+        # torch.OutOfMemoryError is a RuntimeError, and says so in words too.
+        isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
+    )
+
+
+def free() -> None:
+    """Give memory that nothing holds any more back to the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pytest_quantbudget import stats
-from pytest_quantbudget.measurement import Measurement, Task
+from pytest_quantbudget.measurement import Measurement, Origin, Task
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.units import format_size, format_time, format_value
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
@@ -14,6 +14,7 @@ from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
 REPLY_CHARACTERS = 100
 REASON_CHARACTERS = 90
 NONE = "-"
+NOW = Origin("")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,18 @@ class Line:
 
 
 def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
-    """The table of every budget, and with `replies` the beginning of each method's answer to the fixed prompt."""
+    """The table of every budget, and with `replies` the beginning of each method's answer to the fixed prompt.
+
+    Then what went wrong and cost no figure.
+    """
     for budget in report.budgets:
         yield Line(f"quantization budget {budget.file}", title=True)
         yield from _table(budget)
         if replies:
             yield from _replies(budget)
+    measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
+    for note in dict.fromkeys(note for measurement in measured for note in measurement.notes):
+        yield Line(f"note: {note}", markup={"yellow": True})
 
 
 def _table(budget: BudgetReport) -> Iterator[Line]:
@@ -49,6 +56,22 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
     device = next((m.measurement.device for m in budget.methods if m.measurement and m.measurement.device), None)
     if device is not None:
         yield Line(f"on {device.name}, {device.threads} threads; ratio, speed-up and drop against {budget.baseline}")
+    yield from _reused(budget)
+
+
+def _reused(budget: BudgetReport) -> Iterator[Line]:
+    """Which methods' figures come from earlier runs, and from when."""
+    for method in budget.methods:
+        if method.measurement is None:
+            continue
+        old = [origin.at for origin in method.measurement.origins() if origin.reused]
+        resumed = sum(result.resumed for result in method.measurement.tasks if not (result.origin or NOW).reused)
+        if old:
+            new = "all" if len(old) == len(list(method.measurement.origins())) else f"{len(old)} figures"
+            when = min(old) if min(old) == max(old) else f"{min(old)} to {max(old)}"
+            yield Line(f"{method.name}: {new} reused, measured {when}")
+        if resumed:
+            yield Line(f"{method.name}: {resumed:,} answers reused from a run that was ended")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

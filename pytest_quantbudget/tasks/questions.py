@@ -59,11 +59,11 @@ def read_file(path: Path) -> list[Question]:
     return questions
 
 
-def read_hub(name: str, split: str) -> list[Question]:
+def read_hub(name: str, split: str, commit: str | None = None) -> list[Question]:
     """The questions of a set on the hub, through the library `datasets` (its cache serves offline machines)."""
     from datasets import load_dataset
 
-    rows = load_dataset(*HUB_SETS.get(name, (name,)), split=split)
+    rows = load_dataset(*HUB_SETS.get(name, (name,)), split=split, revision=commit)
     return [Question(i, row["question"], row["answer"]) for i, row in enumerate(rows)]
 
 

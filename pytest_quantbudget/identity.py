@@ -1,0 +1,137 @@
+"""What a figure depends on: the keys of the results store. Imports no heavy library."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import hardware, methods, records, sources
+from pytest_quantbudget.hardware import Gpu
+from pytest_quantbudget.measurement import Request, Task, Trust, Workload
+from pytest_quantbudget.store import Key
+from pytest_quantbudget.tasks import questions
+
+# What the libraries under measurement read from the environment and their numbers depend on.
+VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "ONEDNN_DEFAULT_FPMATH_MODE", "ATEN_CPU_CAPABILITY",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Keys:
+    """All that one subject's figures depend on; crosses to the measuring process, which stores under these keys.
+
+    `revision` and `checkpoint_revision` are commits of the hub or content hashes of directories. `base` holds for every
+    figure, `machine` for timings besides. `asked` is what the questions of each task are drawn from: a hash of the
+    file, or the set's commit on the hub.
+    """
+
+    folder: str
+    revision: str
+    checkpoint_revision: str | None
+    base: dict[str, Any]
+    machine: dict[str, Any]
+    asked: dict[str, str]
+
+    def load(self) -> Key:
+        """Weights and layers as loaded."""
+        return self._key("load")
+
+    def load_time(self) -> Key:
+        """How long loading took."""
+        return self._key("load-time", machine=self.machine)
+
+    def workload(self, workload: Workload) -> Key:
+        """Speed and peak memory."""
+        return self._key("workload", machine=self.machine, workload=records.to_builtins(workload))
+
+    def reply(self, prompt: str) -> Key:
+        """The continuation of a prompt."""
+        return self._key("reply", prompt=prompt)
+
+    def task(self, task: Task) -> Key:
+        """All answers to a task."""
+        return self._key(f"task-{task.name}", **self._task(task))
+
+    def batch(self, task: Task, number: int) -> Key:
+        """The answers of one batch of a task."""
+        return self._key(f"batch-{number}", **self._task(task), batch=number)
+
+    def _task(self, task: Task) -> dict[str, Any]:
+        # Its name is a label, the file's place does not matter, and both extractions are kept.
+        told = records.to_builtins(task)
+        return {"task": {k: v for k, v in told.items() if k not in ("name", "file", "extract")}} | {
+            "asked": self.asked[task.phase]
+        }
+
+    def _key(self, label: str, **more: Any) -> Key:
+        return Key(self.folder, label, {"subject": self.base, "figure": label.partition("-")[0], **more})
+
+
+def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> Keys | None:
+    """The keys of a request that is to be measured on `gpus` (none: on the CPU).
+
+    `memo` is a directory in which content hashes are kept. None where a revision cannot be found out: the hub does not
+    answer, or a file is gone; the measurement will say so.
+    """
+    subject = request.subject
+    spec = methods.spec(subject.method)
+    try:
+        revision = sources.revision_of(subject.model, subject.revision, memo)
+        checkpoint = sources.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None
+        calibration = sources.file_hash(Path(subject.calibration)) if subject.calibration else None
+        asked = {task.phase: _asked(task, memo) for task in request.tasks}
+    except OSError:
+        return None
+    base = {
+        "revision": revision,
+        "checkpoint": checkpoint,
+        "method": subject.method,
+        "options": subject.options,
+        "calibration": calibration,
+        "trust": records.to_builtins(trust),
+        "gpus": [{"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability} for gpu in gpus],
+        "cpu": hardware.cpu(),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "python": platform.python_version(),
+        "platform": sys.platform,
+        "libraries": _versions(spec),
+    }
+    machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
+    folder = f"{subject.method}-{records.key_of(base)}"
+    return Keys(folder, revision, checkpoint, base, machine, asked)
+
+
+def _asked(task: Task, memo: Path) -> str:
+    if task.file is not None:
+        return sources.file_hash(Path(task.file))
+    name, configuration = questions.HUB_SETS[task.name]
+    return f"{name}/{configuration}@{sources.revision_of(name, None, memo, kind='dataset')}"
+
+
+def _versions(spec: methods.Spec) -> Mapping[str, str]:
+    installed = hardware.libraries()
+    wanted = (*methods.BASE_PACKAGES, *spec.extras, "tokenizers", "safetensors", "numpy", "datasets")
+    return {
+        "pytest-quantbudget": f"{installed.get('pytest-quantbudget')} {own_sources()}",
+        **{name: installed[name] for name in wanted if name in installed},
+    }
+
+
+@functools.cache
+def own_sources() -> str:
+    """A hash of this package's code: between releases its version stays while what it measures may change."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
