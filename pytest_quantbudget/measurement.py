@@ -142,6 +142,8 @@ class Speed:
             times = getattr(self, name)
             if not times or not all(0 < seconds < math.inf for seconds in times):
                 raise ValueError(f"{name} wants finite times above 0, at least one")
+        if self.peak_allocated is not None and self.peak_allocated <= 0:
+            raise ValueError("peak_allocated wants a size above 0")
         if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
             raise ValueError("no token was generated after the first")
 
@@ -269,6 +271,13 @@ class Measurement:
     def task(self, task: Task) -> TaskResult | None:
         """The answers to a task, if it was asked."""
         return next((t for t in self.tasks if t.task == task), None)
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, figures that nothing can be divided by."""
+        for name in ("weights", "load_time_s"):
+            figure = getattr(self, name)
+            if figure is not None and not 0 < figure < math.inf:
+                raise ValueError(f"{name} wants a finite figure above 0")
 
     def origins(self) -> Iterator[Origin]:
         """When each of the figures was measured: those of loading, every workload, every task."""

@@ -11,15 +11,22 @@ from random import Random
 
 import fuzz_inputs
 import pytest
-from fuzz_targets import Target, targets
+from fuzz_targets import KEY, Target, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from pytest_quantbudget import store
 
 CORPUS = Path(__file__).with_name("corpus")
 EXAMPLES = int(os.environ.get("QUANT_FUZZ_EXAMPLES", "0"))
 LONGEST_S = 20  # for one input on a busy machine; those below took minutes, or all memory
 
 HEAD = "model: builtin\n"
+NEAR_VALID: Mapping[str, tuple[Callable[[Random], bytes], Callable[[bytes, Random], bytes | None]]] = {
+    "budget": (fuzz_inputs.budget_files, fuzz_inputs.edit_budget),
+    "report": (fuzz_inputs.report, fuzz_inputs.edit_report),
+    "entry": (fuzz_inputs.entry, fuzz_inputs.edit_entry),
+}
 fuzzing = settings(
     max_examples=EXAMPLES or 200,
     derandomize=not EXAMPLES,
@@ -27,7 +34,7 @@ fuzzing = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
-CHOICES, EDITS = st.randoms(use_true_random=False), st.integers(0, 5)
+SEEDS, EDITS = st.integers(0, 2**64 - 1), st.integers(0, 5)
 
 
 @pytest.fixture(name="known", scope="module")
@@ -92,22 +99,28 @@ def _in_time(target: Target, data: bytes) -> None:
     assert time.monotonic() - started < LONGEST_S
 
 
+@pytest.mark.parametrize("name", ["budget", "report", "entry"])
 @fuzzing
-@given(rng=CHOICES, edits=EDITS)
-def test_near_valid_budgets(known: Mapping[str, Target], rng: Random, edits: int) -> None:
-    made = fuzz_inputs.budget_files(rng)
+@given(seed=SEEDS, edits=EDITS)
+def test_near_valid_inputs(known: Mapping[str, Target], name: str, seed: int, edits: int) -> None:
+    make, edit = NEAR_VALID[name]
+    rng = Random(seed)
+    made = make(rng)
     for _ in range(edits):
-        made = fuzz_inputs.edit_budget(made, rng) or made
-    known["budget"](made)
+        made = edit(made, rng) or made
+    known[name](made)
 
 
 @fuzzing
-@given(rng=CHOICES, edits=EDITS)
-def test_near_valid_reports(known: Mapping[str, Target], rng: Random, edits: int) -> None:
-    made = fuzz_inputs.report(rng)
-    for _ in range(edits):
-        made = fuzz_inputs.edit_report(made, rng) or made
-    known["report"](made)
+@given(at=st.integers(0), bit=st.integers(0, 7), cut=st.booleans())
+def test_an_entry_with_one_bit_turned_or_its_end_cut_off_is_damaged(at: int, bit: int, cut: bool) -> None:
+    payload = {"weights": 12, "text": "r\u00e9ponse"}
+    whole = store.encode(KEY, payload, store.now())
+    assert store.decode(whole, KEY).payload == payload
+    at %= len(whole) - 1  # the line end after it carries nothing
+    other = whole[:at] if cut else whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :]
+    with pytest.raises(store.Damaged):
+        store.decode(other, KEY)
 
 
 @fuzzing

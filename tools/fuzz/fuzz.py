@@ -25,7 +25,7 @@ import fuzz_inputs
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-MAX_LEN = {"budget": 2000, "report": 8000}
+MAX_LEN = {"budget": 2000, "report": 8000, "entry": 4000}
 SEEDS = 200  # generated inputs that a campaign begins with
 SLOW_S, TIMEOUT_S, RSS_MB = 3, 10, 2048
 
@@ -60,7 +60,7 @@ def seed_corpus(target: str, folder: Path) -> None:
         for path in ROOT.glob("docs/results/*.json"):
             short = _shortened(json.loads(path.read_bytes()))
             (folder / f"seed-{path.name}").write_bytes(fuzz_inputs.dump(short))
-    generate = {"budget": fuzz_inputs.budget_files, "report": fuzz_inputs.report}[target]
+    generate = {"budget": fuzz_inputs.budget_files, "report": fuzz_inputs.report, "entry": fuzz_inputs.entry}[target]
     for seed in range(SEEDS):
         (folder / f"seed-{seed}").write_bytes(generate(Random(seed)))
 

@@ -6,6 +6,7 @@ Everything draws from a `random.Random`, so that libFuzzer's seeds and hypothesi
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 import types
@@ -14,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
-from fuzz_targets import SEPARATOR
+from fuzz_targets import KEY, SEPARATOR
 
-from pytest_quantbudget import budget, grammar, methods, records, units
-from pytest_quantbudget.measurement import Task, TaskResult, Workload
+from pytest_quantbudget import budget, grammar, methods, records, store, units
+from pytest_quantbudget.measurement import Measurement, Task, TaskResult, Workload
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
@@ -46,6 +47,7 @@ ODD_YAML = (
     "%YAML 9.9", "\t", "\ufeff", "\x85", "\u2028", "@", "`", "=", "9" * 400, "17 GiB", "80 ms", "#", ": ", "- - - -",
     "extends: parent.yaml", "extends: budget.yaml", "calibration: builtin", "baseline: fp32",
 )  # fmt: skip
+MADE = "2026-11-22T12:00:00Z"
 PLAIN = re.compile(r"[A-Za-z./_][\w./* -]*")
 
 
@@ -162,6 +164,23 @@ def _places(root: Any) -> typing.Iterator[tuple[Any, Any]]:
 def edit_report(data: bytes, rng: Random) -> bytes | None:
     """An edit of a report; now and then a whole new one."""
     return report(rng) if rng.random() < 0.15 else edit_json(data, rng)
+
+
+def entry(rng: Random) -> bytes:
+    """The JSON of a near-valid entry; rarely a whole one with its checksum, or one of another key."""
+    drawn = Records(rng)
+    drawn.shared[Workload] = [{"prompt_tokens": 4, "new_tokens": 4, "batch_size": 1, "repeats": 5}]
+    payload = drawn.draw(rng.choice((Measurement, Measurement, TaskResult)))
+    key = odd(rng) if rng.random() < 0.02 else KEY
+    made = rng.choice(("2026-02-30T25:00:00Z", "", "9999-12-31T23:59:59Z", None)) if rng.random() < 0.02 else MADE
+    body = dump({"key": key, "made": made, "payload": payload})
+    whole = f"{store.MAGIC} {hashlib.sha256(body).hexdigest()}\n".encode() + body + b"\n"
+    return whole if rng.random() < 0.1 else body
+
+
+def edit_entry(data: bytes, rng: Random) -> bytes | None:
+    """An edit of an entry's JSON; now and then a whole new one."""
+    return entry(rng) if rng.random() < 0.15 else edit_json(data, rng)
 
 
 def budget_files(rng: Random) -> bytes:

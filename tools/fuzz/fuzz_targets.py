@@ -1,28 +1,57 @@
 """What is fuzzed: functions of bytes that return where the code does as it promises and raise where it does not.
 
 An input is the bytes of one file. For `budget` it is up to three, parted by lines of `%%%%`: the budget, `parent.yaml`
-for its `extends`, and `questions.jsonl` for its tasks.
+for its `extends`, and `questions.jsonl` for its tasks. For `entry` it is an entry of the results store, or only its
+JSON, which is then given a checksum: no mutation would ever hit the right one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from pytest_quantbudget import records
+from pytest_quantbudget import records, store
 from pytest_quantbudget.budget import Budget, load_budget
 from pytest_quantbudget.hardware import Gpu, Machine, lacking
-from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.measurement import Measurement, TaskResult
 from pytest_quantbudget.report import document, terminal
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.verdict import judge
 from pytest_quantbudget.yamlfile import BudgetError
 
 SEPARATOR = b"\n%%%%\n"
 BUDGET_FILES = ("budget.yaml", "parent.yaml", "questions.jsonl")
 GPU = Gpu(0, "NVIDIA H100", "GPU-0", 2**36, 2**36, "9.0", "1")
 MAX_MESSAGE = 300_000
+
+KEY: Mapping[str, Any] = {"model": "sha256:0", "method": "nf4", "options": {"a": [1, 2.5, None, "\u00e9"]}}
+JUDGED = """
+model: builtin
+baseline: fp32
+workload: {prompt_tokens: 4, new_tokens: 4}
+tasks: {t: {file: builtin}}
+methods:
+  fp32:
+    budget:
+      max_vram: {cpu: 1 GiB, "NVIDIA*": 2 GiB}
+      max_weights: 1 MB
+      min_tokens_per_s: 1
+      max_ttft: 1 ms
+      min_t: 5
+  nf4:
+    budget:
+      max_vram_ratio: 0.5
+      max_weights_ratio: 0.5
+      min_speedup: 1
+      max_ttft_ratio: 2
+      max_load_time: 1 s
+      max_t_drop: 1
+      max_t_flips: 2
+"""
 
 Target = Callable[[bytes], None]
 
@@ -33,7 +62,14 @@ def targets() -> Iterator[Mapping[str, Target]]:
     memory = Path("/dev/shm")  # where there is one, no disk slows the inputs down
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
-        yield {"budget": lambda data: budget(data, folder), "report": lambda data: report(data, folder)}
+        judged = folder / "judged.yaml"
+        judged.write_text(JUDGED)
+        for_entries = load_budget(judged)
+        yield {
+            "budget": lambda data: budget(data, folder),
+            "report": lambda data: report(data, folder),
+            "entry": lambda data: entry(data, for_entries),
+        }
 
 
 def budget(data: bytes, folder: Path) -> None:
@@ -95,6 +131,36 @@ def report(data: bytes, folder: Path) -> None:
         line.text.encode()
     records.write_json(path, found)
     assert document.read(path) == found, "this report does not come back"
+
+
+def entry(data: bytes, judged: Budget) -> None:
+    """An entry is whole and of its key, or refused with Damaged; figures of any form are refused or can be judged."""
+    if not data.startswith(store.MAGIC.encode()):
+        data = f"{store.MAGIC} {hashlib.sha256(data).hexdigest()}\n".encode() + data + b"\n"
+    try:
+        found = store.decode(data, KEY)
+    except store.Damaged as error:
+        _printable(str(error))
+        return
+    assert store.decode(store.encode(KEY, found.payload, found.made), KEY) == found, "this entry does not come back"
+    assert found.at
+    found.younger_than(1)
+    for cls in (Measurement, TaskResult):
+        try:
+            record = records.from_builtins(cls, found.payload)
+        except ValueError as error:
+            _printable(str(error))
+            continue
+        if isinstance(record, Measurement):
+            _judge(judged, record)
+
+
+def _judge(judged: Budget, record: Measurement) -> None:
+    """Every verdict of a budget on one measurement, which serves its baseline too."""
+    measured = {method.name: record for method in judged.methods}
+    for method in judged.methods:
+        for limit in method.limits:
+            _printable(judge(judged, method, limit, measured).message)
 
 
 def _printable(message: str) -> None:

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=sys.argv[3].split(","), enable_loader_ov
     import fuzz_inputs
     from fuzz_targets import Target, targets
 
-EDITS = {"budget": fuzz_inputs.edit_budget, "report": fuzz_inputs.edit_report}
+EDITS = {"budget": fuzz_inputs.edit_budget, "report": fuzz_inputs.edit_report, "entry": fuzz_inputs.edit_entry}
 
 
 def keep(target: Target, findings: Path, data: bytes) -> None:
