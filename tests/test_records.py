@@ -177,7 +177,7 @@ def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float)
     records.write_json(path, MEASUREMENT)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        records.write_json(path, replace(MEASUREMENT, load_time_s=value))
+        records.write_json(path, replace(MEASUREMENT, quantize_s=value))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
