@@ -50,8 +50,9 @@ FORK_SPOILED = 78
 class Job:
     """What a measuring process is told to do, and where.
 
-    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the directory of the subject's own quantization; `quantize` asks
-    for that to be made, and nothing else. `last` says that there is no other way to start a process.
+    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the
+    directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `last` says that
+    there is no other way to start a process.
     """
 
     request: Request
