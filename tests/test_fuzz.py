@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_quantbudget import store
+from pytest_quantbudget.__main__ import main
 
 CORPUS = Path(__file__).with_name("corpus")
 EXAMPLES = int(os.environ.get("QUANT_FUZZ_EXAMPLES", "0"))
@@ -86,6 +87,13 @@ LONG: Mapping[str, Callable[[], str]] = {
 )
 def test_corpus_of_what_found_something(known: Mapping[str, Target], path: Path) -> None:
     _in_time(known[path.parent.name], path.read_bytes())
+
+
+@pytest.mark.parametrize("path", sorted((CORPUS / "report").iterdir()), ids=lambda p: p.name)
+def test_corpus_of_reports_on_the_command_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["table", str(path)])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "") if out else (code, err.count("ERROR: ")) == (4, 1)
 
 
 @pytest.mark.parametrize("name", LONG)
