@@ -134,18 +134,20 @@ def edit_json(data: bytes, rng: Random) -> bytes | None:
         if not places:
             return dump(odd(rng))
         holder, key = rng.choice(places)
-        action = rng.randrange(6)
+        action = rng.randrange(7)
         if action == 0 and isinstance(holder, dict):
             del holder[key]
         elif action == 1 and isinstance(holder, dict):
             holder[text(rng)] = holder[key]
         elif action == 2 and isinstance(holder, list):
             holder.append(holder[key])
-        elif action == 3:
+        elif action == 3 and isinstance(holder, list) and len(str(holder[key])) < 300:
+            holder.extend([holder[key]] * rng.choice((10, 100, 1_000)))
+        elif action == 4:
             other, at = rng.choice(places)
             if at in other if isinstance(other, dict) else at < len(other):
                 holder[key] = json.loads(json.dumps(other[at]))
-        elif action == 4 and isinstance(holder[key], int | float):
+        elif action == 5 and isinstance(holder[key], int | float):
             holder[key] = rng.choice(ODD_NUMBERS)
         else:
             holder[key] = odd(rng)
@@ -277,7 +279,7 @@ def edit_budget(data: bytes, rng: Random) -> bytes | None:
     lines = data.decode("utf-8", "replace").split("\n")
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(len(lines))
-        line, action = lines[at], rng.randrange(8)
+        line, action = lines[at], rng.randrange(9)
         if action == 0 and len(lines) > 1:
             del lines[at]
         elif action == 1:
@@ -288,7 +290,9 @@ def edit_budget(data: bytes, rng: Random) -> bytes | None:
             lines.insert(at, rng.choice(ODD_YAML))
         elif action == 4 and ":" in line:
             lines[at] = f"{line.partition(':')[0]}: {_scalar(rng)}"
-        elif action == 5:
+        elif action == 5 and len(line) < 1000:
+            lines[at] = _repeated(line, rng)
+        elif action == 6:
             other = rng.choice(lines)
             lines[at] = line[: rng.randrange(len(line) + 1)] + other[rng.randrange(len(other) + 1) :]
         else:
@@ -297,6 +301,15 @@ def edit_budget(data: bytes, rng: Random) -> bytes | None:
                 start, end = rng.choice(words).span()
                 lines[at] = line[:start] + _scalar(rng) + line[end:]
     return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def _repeated(line: str, rng: Random) -> str:
+    """A line, or one item of it, many times over; the first word gets a number, so that keys differ."""
+    separator = rng.choice(("\n", ", "))
+    items = line.split(separator)
+    at, count = rng.randrange(len(items)), rng.choice((3, 30, 300, 3_000))
+    items[at : at + 1] = [re.sub(r"([A-Za-z]\w*)", rf"\g<1>{i}", items[at], count=1) for i in range(count)]
+    return separator.join(items)
 
 
 def _scalar(rng: Random) -> str:
