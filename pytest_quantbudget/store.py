@@ -78,6 +78,8 @@ def decode(data: bytes, key: Mapping[str, Any]) -> Entry:
         if not isinstance(content, dict) or set(content) != {"key", "made", "payload"}:
             raise ValueError("it holds other fields")
         made = datetime.datetime.strptime(content["made"], ISO).replace(tzinfo=datetime.UTC)
+        if made.strftime(ISO) != content["made"]:  # strptime takes `2026-1-2T3:4:5Z` too
+            raise ValueError("its time has another form")
     except (TypeError, ValueError) as error:
         raise Damaged(f"it cannot be read: {error}") from None
     if content["key"] != json.loads(json.dumps(key)):

@@ -22,7 +22,7 @@ MAX_BYTES = 200_000  # PyYAML takes two seconds for that much
 MAX_DEPTH = 16
 MAX_NODES = 20_000
 TOO_MUCH = f"more than {MAX_DEPTH} levels or {MAX_NODES:,} keys and values"
-MAX_DIGITS = 1000  # of a number; Python refuses to print a much longer one
+MAX_DIGITS = 80  # of a number in any base, so that `records.read_json` takes it back from a report
 MAX_EXTENDED = 16
 MAX_PROBLEMS = 50
 MAX_MESSAGE = 1000
@@ -167,6 +167,13 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+    def process_directives(self) -> Any:
+        """`%TAG` would let a few characters of each node stand for a text of any length."""
+        found = super().process_directives()  # type: ignore[no-untyped-call]
+        if self.tag_handles != self.DEFAULT_TAGS:
+            raise BudgetError(Problem(self.file, 0, "`%TAG` has no place in a budget"))
+        return found
 
     def check(self, line: int, depth: int) -> None:
         """Raise BudgetError where the counts or the depth are past what a budget may have."""

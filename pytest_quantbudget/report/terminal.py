@@ -118,7 +118,7 @@ def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> l
     if result is None:
         return [NONE, NONE]
     score = f"{result.accuracy:.1f} %"
-    if before is None or own is baseline:
+    if before is None or own is baseline or len(before.answers) != len(result.answers):
         return [score, NONE]
     return [score, f"{stats.pair(before.correct, result.correct).drop:.1f}"]
 
