@@ -11,8 +11,9 @@ from pathlib import Path
 from pytest_quantbudget import schema
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.report import document, terminal
+from pytest_quantbudget.safetext import printable
 from pytest_quantbudget.session import find_budgets
-from pytest_quantbudget.yamlfile import BudgetError, display_path
+from pytest_quantbudget.yamlfile import BudgetError, display_path, named_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     check_ = commands.add_parser("check", help="check budget files, directories or globs")
     check_.add_argument("budget", nargs="+")
+    check_.add_argument(
+        "--allow-path",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="DIR",
+        help="let budgets name what lies in DIR, besides the working directory and their own; may be repeated",
+    )
     check_.set_defaults(run=check)
     table_ = commands.add_parser("table", help="print the table of a JSON report")
     table_.add_argument("report", type=Path)
@@ -34,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BudgetError as error:
         print(*(f"ERROR: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 4
-    except (ValueError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
+        print(f"ERROR: {printable(str(error))}", file=sys.stderr)
         return 4
     return 0
 
@@ -43,8 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(options: argparse.Namespace) -> None:
     """Read every budget; say how many limits each holds."""
     for name in options.budget:
+        roots = [Path.cwd(), *options.allow_path, named_folder(Path.cwd(), name)]
         for path in find_budgets(name, Path.cwd()):
-            budget = load_budget(path)
+            budget = load_budget(path, roots)
             limits = sum(len(method.limits) for method in budget.methods)
             print(f"{display_path(path)}: {len(budget.methods)} methods, {limits} limits")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import grammar, methods, units
+from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
 from pytest_quantbudget.measurement import Request, Subject, Task, Workload
@@ -21,7 +23,9 @@ TOP = (
     "methods",
 )  # fmt: skip
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
+REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+MAX_TASKS = MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,19 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def load_budget(path: Path) -> Budget:
-    """The budget in a file. Raises BudgetError with all that is wrong with it."""
-    root = read_extended(path)
+def load_budget(path: Path, roots: Sequence[Path] | None = None) -> Budget:
+    """The budget in a file, which may name what lies in `roots` and in the package; anything where that is None.
+
+    Raises BudgetError with all that is wrong with it. What lies outside is not looked at, and no message tells whether
+    it exists.
+    """
+    allowed = Roots(roots)
+    if not allowed.hold(path):
+        why = f"lies outside the repository; the ini line `quant_allow_paths = {path.absolute().parent}` allows it"
+        raise BudgetError(Problem(path, 0, why))
+    root = read_extended(path, allowed)
     problems = Problems()
-    budget = _Reader(path, root, problems).budget()
+    budget = _Reader(path, root, problems, allowed).budget()
     problems.raise_any()
     return budget
 
@@ -115,8 +127,9 @@ def load_budget(path: Path) -> Budget:
 class _Reader:
     """Reads one file's merged nodes; every method notes what is wrong and goes on with what it can."""
 
-    def __init__(self, path: Path, root: Marked, problems: Problems) -> None:
-        self.path, self.root, self.problems = path, root, problems
+    def __init__(self, path: Path, root: Marked, problems: Problems, roots: Roots) -> None:
+        self.path, self.root, self.problems, self.roots = path, root, problems, roots
+        self.pools: dict[Path, list[questions.Question]] = {}
 
     def budget(self) -> Budget:
         if not isinstance(self.root.value, dict):
@@ -159,21 +172,44 @@ class _Reader:
         if name is None or entry is None:
             return ""
         if name == questions.BUILTIN:
-            return str(questions.BUILTIN_DIR)
-        folder = path_from(entry.file.parent, name)
+            return str(BUILTIN_DIR)
+        hub_id = HUB_ID.fullmatch(name)
+        beside = entry.file.parent
+        outside = self.roots.refuse(beside, name)
+        if outside is not None:
+            # A link of the repository must not make a hub id of what lies behind it, nor tell whether it exists.
+            if not hub_id or os.path.lexists(beside / name.split("/")[0]):
+                self.problems.add(entry, f"{key}: {outside}")
+            return name
+        folder = path_from(beside, name)
         if folder.is_dir():
+            stray = self.roots.stray(folder)
+            if stray is not None:
+                self.problems.add(entry, f"{key}: {self.roots.refuse(stray.parent, stray.name)} (it lies in {name!r})")
             return str(folder.resolve())
-        if name.startswith((".", "/", "~")) or not HUB_ID.fullmatch(name):
+        if not hub_id:
             self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")
+        return name
+
+    def revision(self) -> str | None:
+        name = self.text(self.root, "revision")
+        if name is not None and (not REVISION.fullmatch(name) or ".." in name):
+            self.problems.add(self.root.entries["revision"], f"revision {name!r} is no commit, branch or tag")
         return name
 
     def file(self, node: Marked, key: str) -> Path | None:
         name, entry = self.text(node, key), node.entries.get(key)
         if name is None or entry is None:
             return None
-        path = questions.resolve(name, entry.file.parent).resolve()
+        beside = entry.file.parent
+        outside = self.roots.refuse(beside, name) if name != questions.BUILTIN else None
+        if outside is not None:
+            self.problems.add(entry, f"{key}: {outside}")
+            return None
+        path = questions.resolve(name, beside).resolve()
         if not path.is_file():
-            near = units.nearest(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")])
+            names = [p.name for p in path.parent.glob("*")] if self.roots.hold(path.parent) else []
+            near = units.nearest(path.name, [n for n in names if n.endswith(path.suffix)])
             self.problems.add(entry, f"{key}: there is no file {name!r}{near}")
             return None
         return path
@@ -181,6 +217,9 @@ class _Reader:
     def tasks(self, node: Marked) -> dict[str, Task]:
         if not isinstance(node.value, dict):
             self.problems.add(node, "tasks wants a name and settings for each question set")
+        if len(node.entries) > MAX_TASKS:
+            self.problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
+            return {}
         tasks: dict[str, Task] = {}
         for name, settings in node.entries.items():
             taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
@@ -202,9 +241,11 @@ class _Reader:
 
     def question_file(self, node: Marked, path: Path, values: Mapping[str, Any]) -> None:
         try:
-            questions.draw(questions.read_file(path), values["questions"], values["shots"], values["seed"])
+            if path not in self.pools:
+                self.pools[path] = questions.read_file(path)
+            questions.draw(self.pools[path], values["questions"], values["shots"], values["seed"])
         except BudgetError as error:
-            self.problems.found.extend(error.problems)
+            self.problems.extend(error.problems)
         except ValueError as error:
             self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
 
@@ -237,7 +278,7 @@ class _Reader:
         marks = grammar.read_fields(_only(node, "marks"), [Field("marks", grammar.NAMES, "")], name, self.problems)
         subject = Subject(
             model=model,
-            revision=self.text(self.root, "revision"),
+            revision=self.revision(),
             method=name,
             checkpoint=self.checkpoint(name, node),
             options=values,
@@ -267,7 +308,7 @@ class _Reader:
             )
             return None
         if entry.value == questions.BUILTIN:
-            return str(questions.BUILTIN_DIR / "calibration.jsonl")
+            return str(BUILTIN_DIR / "calibration.jsonl")
         return str(self.file(self.root, "calibration") or "")
 
     def gpu(self, node: Marked) -> GpuNeed | None:
@@ -296,6 +337,9 @@ class _Reader:
             self.problems.add(node, f"there is no limit {name!r}{why}{units.nearest(name, kinds)}")
             return None
         by_name = node.entries or {"*": node}
+        if len(by_name) > MAX_PATTERNS:
+            self.problems.add(node, f"{name} names {len(by_name):,} devices, and at most {MAX_PATTERNS} are allowed")
+            return None
         targets: list[Target] = []
         for pattern, value in by_name.items():
             earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)

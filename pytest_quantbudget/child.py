@@ -40,6 +40,7 @@ from pytest_quantbudget.measurement import (
     Workload,
 )
 from pytest_quantbudget.metrics import logits, memory
+from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.store import ISO, Key, Store, now
 
 REPLY_TOKENS = 48
@@ -167,7 +168,7 @@ class _Run:
             part = action()
         except Exception as error:  # noqa: BLE001  # whatever a library raises is this phase's result
             traceback.print_exc()
-            detail = traceback.format_exc(limit=-4)[-2000:]
+            detail = safe(traceback.format_exc(limit=-4)[-2000:], 2000, lines=True)
             failure = Failure(name, _kind(error), _words(error), detail, fatal)
         if part is None:
             part = Measurement(self.subject, failures=(failure,))
@@ -192,7 +193,7 @@ class _Run:
         loading.settle(spec)
         pinned = self.job.keys.revision if self.job.keys else self.subject.revision
         source, revision = sources.fetch(self.subject.model, pinned, self.job.trust)
-        loading.check_format(spec, source, ready=False)
+        loading.check_format(spec, source, ready=False, trust=self.job.trust)
         os.chdir(self.job.scratch)  # gptqmodel leaves its logs where it stands
         target = sources.quantized(self.subject, spec, source, revision, Path(self.job.cache), self.job.trust)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=target.name)
@@ -300,7 +301,7 @@ def _kind(error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or ["(no message)"])[0][:500]
+    line = safe((str(error).strip().splitlines() or ["(no message)"])[0])
     if isinstance(error, loading.Lacking):
         return line
     if isinstance(error, ModuleNotFoundError):

@@ -114,7 +114,7 @@ def _read_names(value: object) -> tuple[str, ...]:
 
 def _read_capability(value: object) -> str:
     parts = str(value).split(".")
-    if not isinstance(value, str) or len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    if not isinstance(value, str) or len(parts) != 2 or not all(p.isdecimal() and len(p) < 4 for p in parts):
         raise ValueError(f'wants a compute capability in quotes, such as "8.0", not {value!r}')
     return value
 
@@ -127,7 +127,7 @@ def _quantity(known: Mapping[str, float]) -> str:
 TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
 FLAG = Kind(_read_flag, {"type": "boolean"})
 NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
-CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d+\.\d+$"})
+CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d{1,3}\.\d{1,3}$"})
 SIZE = Kind(
     lambda value: units.parse_size(value)[0],
     {"type": "string", "pattern": _quantity(units.SIZES), "examples": ["17 GiB", "16 GB"]},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import methods, sources, units
+from pytest_quantbudget import checkpoint, methods, sources, units
 from pytest_quantbudget.measurement import NO_TRUST, Device, Layers, Subject, Trust
 from pytest_quantbudget.methods import Spec
 
@@ -39,8 +39,8 @@ def load(
     `pins` are the revisions of model and checkpoint, where they are known already.
 
     The time runs from local files to a model ready on its device; downloads and imports come before it. Raises Lacking
-    where the weights do not fit, ValueError where a checkpoint is of another format or nothing ended up quantized, and
-    whatever the libraries raise.
+    where the weights do not fit, ValueError where a directory must not be loaded, is not whole or is of another format,
+    or nothing ended up quantized, and whatever the libraries raise.
     """
     import torch
     from transformers import AutoTokenizer
@@ -49,16 +49,18 @@ def load(
 
     spec = methods.spec(subject.method)
     settle(spec)
-    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    spread = subject.gpus > 1 and torch.cuda.device_count() > 1
+    device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
     own, revision = sources.fetch(subject.model, pins[0] if pins else subject.revision, trust)
     source = Path(quantized) if quantized else own
     if subject.checkpoint is not None:
         source, _ = sources.fetch(subject.checkpoint, pins[1] if pins else None, trust)
-    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None)
-    check_room(spec, source, device)
-    _import_ahead(spec, source)
+    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None, trust=trust)
+    checkpoint.check(own, trust, weights=False)
+    check_room(spec, source, device, trust)
+    _import_ahead(spec, source, trust)
     start = time.perf_counter()
-    model = spec.load(source, subject.options, device)
+    model = spec.load(source, subject.options, device, trust)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -67,7 +69,7 @@ def load(
     if spec.bits < 16 and not layers.quantized:
         found = ", ".join(f"{count} {name}" for name, count in layers.linear.items()) or "no linear layer"
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
-    tokenizer = AutoTokenizer.from_pretrained(own)
+    tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
     return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
 
 
@@ -77,22 +79,26 @@ def settle(spec: Spec) -> None:
         os.environ.setdefault(name, value)
 
 
-def _import_ahead(spec: Spec, source: Path) -> None:
+def _import_ahead(spec: Spec, source: Path, trust: Trust) -> None:
     """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     for package in spec.extras:
         importlib.import_module(package)
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config)
+        AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
 
 
-def check_format(spec: Spec, source: Path, *, ready: bool) -> None:
-    """Raise ValueError where a checkpoint is not of the method's format, or `model` itself is quantized already."""
-    found = sources.checkpoint_format(source)
+def check_format(spec: Spec, source: Path, *, ready: bool, trust: Trust = NO_TRUST) -> None:
+    """Raise ValueError where a directory must not be loaded or is not whole.
+
+    Also where a checkpoint is not of the method's format, or `model` itself is quantized already.
+    """
+    checkpoint.check(source, trust)
+    found = checkpoint.format_of(source)
     wanted = spec.checkpoint_format if ready else None
     if found != wanted:
         what = "the checkpoint" if ready else "the model"
@@ -103,15 +109,16 @@ def check_format(spec: Spec, source: Path, *, ready: bool) -> None:
         raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
 
 
-def check_room(spec: Spec, source: Path, device: str) -> None:
+def check_room(spec: Spec, source: Path, device: str, trust: Trust = NO_TRUST) -> None:
     """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
     import torch
 
-    if sources.checkpoint_format(source):
-        need = float(sum(path.stat().st_size for path in source.glob("*.safetensors")))
+    if checkpoint.format_of(source):
+        need = float(checkpoint.size(source, trust))
     else:
-        need = sources.parameters(source) * spec.bits / 8
-    free = free_ram() if device == "cpu" else torch.cuda.mem_get_info()[0]
+        need = checkpoint.parameters(source, trust) * spec.bits / 8
+    gpus = range(torch.cuda.device_count() if device == methods.BALANCED else 1)
+    free = free_ram() if device == "cpu" else sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
     if free is not None and need > free:
         where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)
         raise Lacking(

@@ -136,6 +136,17 @@ class Speed:
     peak_reserved: int | None
     origin: Origin | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, timings that have no median or no rate."""
+        for name in ("ttft_s", "decode_s"):
+            times = getattr(self, name)
+            if not times or not all(0 < seconds < math.inf for seconds in times):
+                raise ValueError(f"{name} wants finite times above 0, at least one")
+        if self.peak_allocated is not None and self.peak_allocated <= 0:
+            raise ValueError("peak_allocated wants a size above 0")
+        if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
+            raise ValueError("no token was generated after the first")
+
     @property
     def tokens_per_s(self) -> tuple[float, ...]:
         """Decode throughput of each repeat over the whole batch, the first token of each sequence left out."""
@@ -181,6 +192,11 @@ class TaskResult:
     seconds: float  # of answering, summed over the runs that it took
     origin: Origin | None = None
     resumed: int = 0  # answers that an earlier run had given before it was ended
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, a task without answers: it has no accuracy."""
+        if not self.answers:
+            raise ValueError("a task wants at least one answer")
 
     @property
     def correct(self) -> tuple[bool, ...]:
@@ -255,6 +271,13 @@ class Measurement:
     def task(self, task: Task) -> TaskResult | None:
         """The answers to a task, if it was asked."""
         return next((t for t in self.tasks if t.task == task), None)
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, figures that nothing can be divided by."""
+        for name in ("weights", "load_time_s"):
+            figure = getattr(self, name)
+            if figure is not None and not 0 < figure < math.inf:
+                raise ValueError(f"{name} wants a finite figure above 0")
 
     def origins(self) -> Iterator[Origin]:
         """When each of the figures was measured: those of loading, every workload, every task."""

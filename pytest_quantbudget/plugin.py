@@ -16,7 +16,7 @@ from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, gpu_need
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.recorder import Recorder
-from pytest_quantbudget.session import SUFFIXES, Session, find_budgets
+from pytest_quantbudget.session import SUFFIXES, Session
 from pytest_quantbudget.yamlfile import BudgetError
 
 __all__ = ["gpu", "quant_measurement", "quant_method", "quant_model"]
@@ -102,9 +102,9 @@ def add_budgets(config: pytest.Config, session: Session) -> None:
     """Put the budgets of the options among the arguments, and read all that are named in either way."""
     base = config.invocation_params.dir
     given = config.args_source is pytest.Config.ArgsSource.ARGS
-    paths = [path for name in config.option.quant_budget for path in find_budgets(name, base)]
+    paths = [path for name in config.option.quant_budget for path in session.named(name, base)]
     if not paths and not given:
-        paths = [path for name in config.getini("quant_budget") for path in find_budgets(str(name), base)]
+        paths = [path for name in config.getini("quant_budget") for path in session.named(str(name), base)]
         config.args = config.args + [str(path) for path in paths]
     elif paths:
         config.args = (config.args if given else []) + [str(path) for path in paths]
@@ -113,6 +113,7 @@ def add_budgets(config: pytest.Config, session: Session) -> None:
     for argument in config.args:
         path = base / argument.split("::")[0]
         if path.suffix in SUFFIXES and path.is_file():
+            session.named(argument.split("::")[0], base)
             session.check_id(str(base / argument))
 
 

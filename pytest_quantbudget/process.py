@@ -16,6 +16,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pytest_quantbudget.safetext import safe
+
 Context = ForkServerContext | SpawnContext
 
 GRACE_S = 3.0
@@ -40,9 +42,8 @@ class Outcome:
     @property
     def tail(self) -> str:
         """The last lines that it printed, progress bars at their last state."""
-        lines = self.log.decode("utf-8", "replace").splitlines()
-        shown = [line.rstrip("\r").rsplit("\r", 1)[-1][:300] for line in lines]
-        return "\n".join([line for line in shown if line.strip()][-LOG_LINES:])
+        lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in self.log.decode("utf-8", "replace").split("\n")]
+        return "\n".join([safe(line, 300) for line in lines if line.strip()][-LOG_LINES:])
 
     @property
     def death(self) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 R = TypeVar("R")
+MAX_NAMED = 200  # characters of a name in a message
 
 
 def to_builtins(record: object) -> Any:
@@ -60,7 +61,7 @@ def _read(hint: Any, data: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(data, dict):
             raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
-        return {str(key): _read(args[1], value, f"{where}.{key}") for key, value in data.items()}
+        return {str(key): _read(args[1], value, f"{where}.{key:.{MAX_NAMED}}") for key, value in data.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(data, dict):
             raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
@@ -68,9 +69,13 @@ def _read(hint: Any, data: Any, where: str) -> Any:
         missing = {field.name for field in dataclasses.fields(hint) if _has_no_default(field)} - set(data)
         if missing or set(data) - known:
             odd = ", ".join(sorted(missing | (set(data) - known)))
-            raise ValueError(f"{where}: missing or unknown: {odd}")
+            raise ValueError(f"{where}: missing or unknown: {odd[:MAX_NAMED]}")
         hints = _hints(typing.cast(type, hint))
-        return typing.cast(type, hint)(**{key: _read(hints[key], data[key], f"{where}.{key}") for key in data})
+        values = {key: _read(hints[key], data[key], f"{where}.{key}") for key in data}
+        try:
+            return typing.cast(type, hint)(**values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
@@ -117,6 +122,7 @@ def key_of(record: object) -> str:
 
 
 MAX_DEPTH = 64  # records nest ten deep
+MAX_HOLDERS = 5_000_000  # lists and objects; an empty one is two bytes in the file and sixty in memory
 MAX_DIGITS = 100  # so that products of a few counts still fit a float
 
 
@@ -125,8 +131,10 @@ def read_json(data: bytes) -> Any:
 
     Raises ValueError, and nothing else, for what is no JSON and for what other readers would take in different ways
     or choke on: NaN, infinities, a key twice in one object, half a surrogate pair, nesting beyond MAX_DEPTH, whole
-    numbers beyond MAX_DIGITS.
+    numbers beyond MAX_DIGITS, lists and objects beyond MAX_HOLDERS (brackets in texts count too).
     """
+    if data.count(b"[") + data.count(b"{") > MAX_HOLDERS:
+        raise ValueError(f"more than {MAX_HOLDERS:,} lists and objects")
     try:
         value = json.loads(
             data.decode("utf-8-sig"),

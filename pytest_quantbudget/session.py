@@ -11,9 +11,10 @@ from pathlib import Path
 from pytest_quantbudget import bench, hardware, runfolder, units
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
 from pytest_quantbudget.measurement import NO_TRUST, Measurement, Request, Trust
+from pytest_quantbudget.safetext import quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
-from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
+from pytest_quantbudget.yamlfile import BudgetError, Problem, named_folder, path_from
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -74,6 +75,7 @@ class Session:
     folder: Path | None = None  # where this run's measurements are exchanged; a worker is told
     worker: int | None = None  # its number, where the run has several
     deadline: float = math.inf
+    opened: list[Path] = field(default_factory=list)  # folders of budgets that were named
     budgets: dict[Path, Budget] = field(default_factory=dict)
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -81,11 +83,17 @@ class Session:
     _bench: bench.Bench | None = None
     _gpus: list[hardware.Gpu] | None = None
 
+    def named(self, name: str, base: Path) -> list[Path]:
+        """The budgets that the command line or the ini file names; their folder is open to them. Raises BudgetError."""
+        self.opened.append(named_folder(base, name))
+        return find_budgets(name, base)
+
     def budget(self, path: Path) -> Budget:
         """The budget in a file, read once. Raises BudgetError."""
         path = path.resolve()
         if path not in self.budgets:
-            self.budgets[path] = load_budget(path)
+            roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
+            self.budgets[path] = load_budget(path, roots)
         return self.budgets[path]
 
     def check_id(self, argument: str) -> None:
@@ -237,7 +245,7 @@ def _lines(budget: Budget) -> Iterator[tuple[Method, Limit]]:
 def explain(limit: Limit, verdict: Verdict) -> str:
     """A broken limit in words: the verdict, the user's line, and what the measuring process last said."""
     text = f"{verdict.message}\n\n{Problem(limit.file, limit.line, 'this line')}"
-    return f"{text}\n\n{verdict.detail}" if verdict.detail else text
+    return f"{text}\n\n{quoted(verdict.detail)}" if verdict.detail else text
 
 
 PROPERTIES = tuple(field.name for field in fields(Verdict))

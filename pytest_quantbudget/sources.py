@@ -147,28 +147,6 @@ def file_hash(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def parameters(folder: Path) -> int:
-    """Number of values in the directory's safetensors files, read from their headers; 0 where there are none."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                size = 1
-                for side in entry["shape"]:
-                    size *= side
-                total += size
-    return total
-
-
-def checkpoint_format(folder: Path) -> str | None:
-    """`quant_method` of the directory's `config.json`; None for an unquantized model."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("quantization_config") or {}
-    return str(found["quant_method"]) if "quant_method" in found else None
-
-
 def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path, trust: Trust) -> Path:
     """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
 
@@ -198,7 +176,7 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
             making = target.with_name(f"{target.name}.making")
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            spec.quantize(source, subject.options, _texts(calibration, subject.options), making)
+            spec.quantize(source, subject.options, _texts(calibration, subject.options), making, trust)
             records.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
             making.replace(target)
     return target

@@ -26,12 +26,18 @@ SIZES: Mapping[str, float] = {
 }
 TIMES: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
+MAX_NAMES = 500  # that a word is compared with
 QUANTITY = re.compile(r"([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name closest to `word`, or the whole list where none is close."""
+    """`; did you mean 'x'?` for the known name closest to `word`, or all of them where none is close.
+
+    Nothing where there are so many that comparing takes long.
+    """
     names = list(known)
+    if len(names) > MAX_NAMES:
+        return ""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     folded = [name for name in names if name.lower() == word.lower()]
     if folded or close:

@@ -6,16 +6,27 @@ something else than its author reads. Values are those of `yaml.safe_load`.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-MAX_BYTES = 1_000_000
+from pytest_quantbudget import files
+from pytest_quantbudget.safetext import printable
+
+MAX_BYTES = 200_000  # PyYAML takes two seconds for that much
 MAX_DEPTH = 16
-MAX_NODES = 50_000
+MAX_NODES = 20_000
+TOO_MUCH = f"more than {MAX_DEPTH} levels or {MAX_NODES:,} keys and values"
+MAX_DIGITS = 80  # of a number in any base, so that `records.read_json` takes it back from a report
+MAX_EXTENDED = 16
+MAX_PROBLEMS = 50
+MAX_MESSAGE = 1000
+MAX_QUOTED = 10_000_000  # bytes of a file from which a line is quoted
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,10 @@ class Problem:
         """`FILE:LINE: message`, the user's own line under it."""
         where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
         quoted = _line_of(self.file, self.line)
-        return f"{where}: {self.message}" + (f"\n    {quoted}" if quoted else "")
+        message = printable(self.message)
+        if len(message) > MAX_MESSAGE:  # it repeats what the user wrote; what is wrong with that stands at the end
+            message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+        return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
 
 
 class BudgetError(Exception):
@@ -71,13 +85,19 @@ class BudgetError(Exception):
 
 @dataclass
 class Problems:
-    """Collects mistakes, so that one run shows all of them."""
+    """Collects mistakes, so that one run shows all of them; who makes very many sees the first."""
 
     found: list[Problem] = field(default_factory=list)
 
     def add(self, node: Marked, message: str) -> None:
-        """Note a mistake at a node."""
-        self.found.append(Problem(node.file, node.line, message))
+        """Note a mistake at a node. Raises BudgetError where it is one too many."""
+        self.extend([Problem(node.file, node.line, message)])
+
+    def extend(self, problems: Sequence[Problem]) -> None:
+        """Note mistakes. Raises BudgetError where they are too many."""
+        self.found.extend(problems)
+        if len(self.found) >= MAX_PROBLEMS:
+            self.raise_any()
 
     def raise_any(self) -> None:
         """Raise BudgetError if anything was found."""
@@ -86,73 +106,133 @@ class Problems:
 
 
 def display_path(path: Path) -> str:
-    """The path as a user would type it from here."""
+    """The path as a user would type it from here, fit to be printed."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive on Windows
-        return str(path)
-    return str(path) if relative.startswith(os.pardir) else relative
+        relative = os.pardir
+    return printable(str(path) if relative.startswith(os.pardir) else relative)
 
 
 def path_from(folder: Path, name: str) -> Path:
     """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
     try:
-        path = folder / Path(name).expanduser()
+        path = folder / Path(name[: files.LONGEST]).expanduser()
         path.resolve().exists()
     except (OSError, RuntimeError, ValueError):
         return Path(os.devnull, "nothing")
     return path
 
 
+def named_folder(base: Path, name: str) -> Path:
+    """The folder that naming a budget on the command line opens to it: a directory, or that of a file or a glob.
+
+    Whoever names a link means the file that it leads to. What a directory or glob finds was not named, so a link there
+    opens nothing.
+    """
+    path = path_from(base, name)
+    if path.is_file():
+        return path.resolve().parent
+    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
+    return path if path.is_dir() else Path(*plain)
+
+
 def _line_of(file: Path, line: int) -> str:
     if not line:
         return ""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = files.read(file, MAX_QUOTED).decode("utf-8").splitlines()
+    except (OSError, files.TooLarge, UnicodeDecodeError):
         return ""
-    text = lines[line - 1].strip() if line <= len(lines) else ""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)[:200]
+    return printable(lines[line - 1].strip())[:200] if line <= len(lines) else ""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loading, one node at a time; keeps count so that nested aliases cannot grow without bound."""
-
-    nodes = 0
+    """Safe loading, one node at a time; keeps count, so that neither what is written nor what it repeats explodes."""
 
     def __init__(self, text: str, file: Path) -> None:
         super().__init__(text)
         self.file = file
+        self.depth = 0
+        self.written = 0
+        self.repeated = 0
         self.flat: set[yaml.Node] = set()
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """As safe_load does it, but it stops where there is too much."""
+        self.written += 1
+        self.depth += 1
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.check(event.start_mark.line + 1, self.depth - 1)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def process_directives(self) -> Any:
+        """`%TAG` would let a few characters of each node stand for a text of any length."""
+        found = super().process_directives()  # type: ignore[no-untyped-call]
+        if self.tag_handles != self.DEFAULT_TAGS:
+            raise BudgetError(Problem(self.file, 0, "`%TAG` has no place in a budget"))
+        return found
+
+    def check(self, line: int, depth: int) -> None:
+        """Raise BudgetError where the counts or the depth are past what a budget may have."""
+        if depth > MAX_DEPTH or max(self.written, self.repeated) > MAX_NODES:
+            raise BudgetError(Problem(self.file, line, TOO_MUCH))
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """`<<: *base` as safe_load does it, once a node; overridden entries go, so that merges cannot grow either."""
-        if node not in self.flat:
-            self.flat.add(node)
-            _refuse_duplicates(node, self.file)
-            super().flatten_mapping(node)
-            node.value = list({key.value: (key, value) for key, value in node.value}.values())
+        """`<<: *base` as safe_load does it, once a node; overridden entries go, so that merges cannot grow."""
+        if node in self.flat:
+            return
+        self.flat.add(node)
+        _refuse_duplicates(node, self.file)
+        own = [(key, value) for key, value in node.value if key.tag != MERGE]
+        sources = [source for key, value in node.value if key.tag == MERGE for source in _merged(value)]
+        node.value = own
+        entries = {}
+        for source in reversed(list(dict.fromkeys(sources))):  # the first one wins
+            self.flatten_mapping(source)
+            self.repeated += len(source.value)
+            self.check(node.start_mark.line + 1, 0)
+            entries.update({key.value: (key, value) for key, value in source.value})
+        node.value = list({**entries, **{key.value: (key, value) for key, value in own}}.values())
+
+
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def _merged(node: yaml.Node) -> Sequence[yaml.MappingNode]:
+    """What a merge key names: a mapping, or a list of mappings."""
+    nodes: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for found in nodes:
+        if not isinstance(found, yaml.MappingNode):
+            message = f"expected a mapping for merging, but found {found.id}"
+            raise yaml.constructor.ConstructorError(None, None, message, found.start_mark)
+    return nodes
 
 
 def read(path: Path) -> Marked:
     """The file as marked nodes.
 
-    Raises BudgetError where the file is missing, too large, not UTF-8, not YAML, nested too deeply, or holds a key
-    twice in one mapping.
+    Raises BudgetError where the file is missing, no regular file, too large, not UTF-8, not YAML, nested too deeply,
+    or holds too many values or a key twice in one mapping.
     """
     try:
-        raw = path.read_bytes()
+        raw = files.read(path, MAX_BYTES)
         text = raw.decode("utf-8")
     except OSError as error:
         raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise BudgetError(Problem(path, 0, f"line {line} is not UTF-8 text")) from None
-    if len(raw) > MAX_BYTES:
-        raise BudgetError(Problem(path, 0, f"is {len(raw):,} bytes long; a budget has at most {MAX_BYTES:,}"))
+    except files.TooLarge as error:
+        raise BudgetError(Problem(path, 0, f"is {error}; a budget has at most {MAX_BYTES:,}")) from None
     try:
-        # The constructor raises RecursionError from nesting that is deeper than Python's stack before we see it.
         loader = _Loader(text, path)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BudgetError(Problem(path, line, f"character {chr(error.character)!r} is not allowed in YAML")) from None
+    try:
         root = loader.get_single_node()
         if root is None:
             raise BudgetError(Problem(path, 0, "is empty; a budget names at least `model` and `methods`"))
@@ -164,17 +244,15 @@ def read(path: Path) -> Marked:
         if "\\t" in message:
             message = "a tab cannot indent YAML; use spaces"
         raise BudgetError(Problem(path, line, message)) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise BudgetError(Problem(path, line, f"character {chr(error.character)!r} is not allowed in YAML")) from None
-    except RecursionError:
-        raise BudgetError(Problem(path, 0, f"is nested more than {MAX_DEPTH} levels deep")) from None
+    except (ValueError, OverflowError):  # `"\\U00110000"`
+        raise BudgetError(Problem(path, loader.line + 1, "an escape in quotes names no character")) from None
+    except RecursionError:  # a chain of merges
+        raise BudgetError(Problem(path, 0, TOO_MUCH)) from None
 
 
 def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -> Marked:
-    loader.nodes += 1
-    if depth > MAX_DEPTH or loader.nodes > MAX_NODES:
-        raise BudgetError(Problem(file, line, f"more than {MAX_DEPTH} levels or {MAX_NODES:,} values"))
+    loader.repeated += 1
+    loader.check(line, depth)
     if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
         raise BudgetError(Problem(file, line, f"the tag {node.tag!r} has no place in a budget"))
     if isinstance(node, yaml.MappingNode):
@@ -187,14 +265,24 @@ def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -
     if isinstance(node, yaml.SequenceNode):
         items = (_mark(loader, item, file, item.start_mark.line + 1, depth + 1) for item in node.value)
         return Marked(tuple(items), file, line)
+    return Marked(_scalar(loader, node, line), file, line)
+
+
+def _scalar(loader: _Loader, node: yaml.Node, line: int) -> object:
+    kind = node.tag.rpartition(":")[2]
+    if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
+        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is the beginning of too long a number"))
     try:
-        return Marked(loader.construct_object(node), file, line)
-    except (ValueError, LookupError, AttributeError):  # `2026-13-45` resolves to a date and is none
-        raise BudgetError(Problem(file, line, f"{node.value[:60]!r} is no {node.tag.rpartition(':')[2]}")) from None
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair can be escaped, and written nowhere
+    except (ValueError, LookupError, AttributeError, ArithmeticError):  # `2026-13-45` resolves to a date and is none
+        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is no {kind}")) from None
+    return value
 
 
 def _key(node: yaml.Node, file: Path) -> str:
-    if not isinstance(node, yaml.ScalarNode):
+    if not isinstance(node, yaml.ScalarNode) or any("\ud800" <= c <= "\udfff" for c in node.value):
         raise BudgetError(Problem(file, node.start_mark.line + 1, "a key must be plain text"))
     return str(node.value)
 
@@ -212,14 +300,14 @@ def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:
 OF_THE_MODEL = ("revision", "checkpoint")
 
 
-def read_extended(path: Path) -> Marked:
+def read_extended(path: Path, roots: files.Roots | None = None) -> Marked:
     """The file with everything that it `extends` merged under it, nearest file first.
 
     Mappings merge key by key, anything else is replaced, and `null` takes an inherited entry out. Where a file names a
     `model` of its own, the inherited `revision` and `checkpoint`s stay behind: they belong to the parent's weights.
-    Raises BudgetError, also for a cycle.
+    Raises BudgetError, also for a cycle, and for a file outside `roots`, which is not opened.
     """
-    chain = list(_ancestry(path))
+    chain = list(_ancestry(path, roots or files.Roots(None)))
     merged = chain[-1]
     for child in reversed(chain[:-1]):
         own, old = child.entries.get("model"), merged.entries.get("model")
@@ -229,7 +317,7 @@ def read_extended(path: Path) -> Marked:
     return merged
 
 
-def _ancestry(path: Path) -> Iterator[Marked]:
+def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:
     seen: list[Path] = []
     node = read(path)
     while True:
@@ -238,17 +326,29 @@ def _ancestry(path: Path) -> Iterator[Marked]:
         parent = node.entries.get("extends")
         if parent is None:
             return
-        if not isinstance(parent.value, str):
-            raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
-        target = path_from(parent.file.parent, parent.value)
+        target = _extended(parent, roots)
         if target.resolve() in seen:
             names = " -> ".join(p.name for p in [*seen, target.resolve()])
             raise BudgetError(Problem(parent.file, parent.line, f"`extends` runs in a circle: {names}"))
-        if not target.is_file():
-            near = ", ".join(sorted(p.name for p in target.parent.glob("*.y*ml") if p != parent.file)[:5])
-            hint = f"; there is {near}" if near else ""
-            raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, not a file{hint}"))
+        if len(seen) == MAX_EXTENDED:
+            raise BudgetError(Problem(parent.file, parent.line, f"`extends` joins more than {MAX_EXTENDED} files"))
         node = read(target)
+
+
+def _extended(parent: Marked, roots: files.Roots) -> Path:
+    """The file that an `extends` names."""
+    if not isinstance(parent.value, str):
+        raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
+    outside = roots.refuse(parent.file.parent, parent.value)
+    if outside is not None:
+        raise BudgetError(Problem(parent.file, parent.line, f"`extends`: {outside}"))
+    target = path_from(parent.file.parent, parent.value)
+    if not target.is_file():
+        names = target.parent.glob("*.y*ml") if roots.hold(target.parent) else ()
+        near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
+        hint = f"; there is {near}" if near else ""
+        raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, not a file{hint}"))
+    return target
 
 
 def _without(node: Marked, names: tuple[str, ...]) -> Marked:

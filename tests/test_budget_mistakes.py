@@ -11,7 +11,11 @@ from pytest_quantbudget.session import find_budgets
 from pytest_quantbudget.yamlfile import BudgetError
 
 QUESTION = '{"question": "1 + 1?", "answer": "1 + 1 = 2\\n#### 2"}\n'
-FILES = {"three.jsonl": QUESTION * 3, "cut.jsonl": QUESTION * 2 + QUESTION[:30]}
+SECOND = QUESTION.replace("1 + 1", "2 + 0")
+FILES = {
+    "three.jsonl": QUESTION + SECOND + QUESTION.replace("1?", "1!"),
+    "cut.jsonl": QUESTION + SECOND + QUESTION[:30],
+}
 
 
 def mistakes(folder: Path, text: str, files: Mapping[str, str] = FILES) -> list[tuple[str, int, str]]:
@@ -115,9 +119,10 @@ def test_a_mistake_in_a_task(tmp_path: Path, text: str, line: int, message: str)
         (QUESTION + "\n[1]\n", 3, "wants an object with the texts `question` and `answer`"),
         (QUESTION + '{"question": "1?", "answer": 1}\n', 2, "wants an object with the texts `question` and `answer`"),
         (QUESTION + '{"question": "1?", "answer": "1"}\n', 2, "the answer does not end in `#### N`"),
+        (f"{SECOND}{QUESTION}\n{QUESTION}", 4, "repeats the question of line 2"),
         ("\n\n", 0, "holds no questions"),
     ],
-    ids=["cut off", "list", "number as answer", "no final answer", "empty"],
+    ids=["cut off", "list", "number as answer", "no final answer", "repeated", "empty"],
 )
 def test_a_mistake_in_a_question_file_names_its_line_there(
     tmp_path: Path, content: str, line: int, message: str
@@ -170,7 +175,7 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ("null", "max_vram: null", 9, "max_vram: wants a number with a unit, such as 17 GiB"),
     ("NaN", "max_vram_ratio: .nan", 9, "max_vram_ratio: nan can never be met or missed; write a finite number"),
     ("infinite", "max_vram_ratio: .inf", 9, "max_vram_ratio: inf can never be met or missed"),
-    ("beyond floats", f"max_vram_ratio: 1{'0' * 400}", 9, "max_vram_ratio: inf can never be met or missed"),
+    ("beyond sense", f"max_vram_ratio: 1{'0' * 400}", 9, f"'1{'0' * 59}' is the beginning of"),
     ("zero", "min_speedup: 0", 9, "min_speedup: must be above 0, not 0"),
     ("negative", "max_vram_ratio: -0.5", 9, "max_vram_ratio: must be above 0, not -0.5"),
     ("negative drop", "max_math_drop: -1", 9, "max_math_drop: must be at least 0 and below 100, not -1"),

@@ -177,7 +177,7 @@ def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float)
     records.write_json(path, MEASUREMENT)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        records.write_json(path, replace(MEASUREMENT, load_time_s=value))
+        records.write_json(path, replace(MEASUREMENT, quantize_s=value))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
@@ -198,6 +198,7 @@ def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float)
         (b'{"\\ud83d": 1}', "'\\ud83d' is half a character"),
         (b"[" * 65 + b"0" + b"]" * 65, "more than 64 levels deep"),
         (b'{"a":' * 100_000, "more than 64 levels deep"),
+        (b"[" + b"[]," * records.MAX_HOLDERS + b"0]", "more than 5,000,000 lists and objects"),
         (b"[[" * 500_000 + b"]", "more than 64 levels deep"),
     ],
     ids=[
@@ -214,6 +215,7 @@ def test_nan_is_not_written_and_the_old_file_stays(tmp_path: Path, value: float)
         "half a key",
         "65",
         "{",
+        "holders",
         "[",
     ],
 )
@@ -284,3 +286,18 @@ def test_what_is_no_report_of_this_version_is_refused(tmp_path: Path, content: b
     (tmp_path / "r.json").write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)):
         document.read(tmp_path / "r.json")
+
+
+def test_a_table_of_more_cells_than_any_budget_has_is_refused(tmp_path: Path) -> None:
+    budget = replace(REPORT.budgets[0], methods=REPORT.budgets[0].methods * document.MAX_ROWS)
+    data = records.to_builtins(replace(REPORT, budgets=(budget,)))
+    data["budgets"][0]["methods"].append(data["budgets"][0]["methods"][0])
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"Report\.budgets\[0\]: more than 100 tasks or 100 methods"):
+        document.read(tmp_path / "r.json")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_a_report_without_end_is_not_opened() -> None:
+    with pytest.raises(OSError, match="not a regular file"):
+        document.read(Path("/dev/zero"))

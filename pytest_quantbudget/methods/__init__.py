@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_quantbudget.grammar import Field
+from pytest_quantbudget.measurement import NO_TRUST, Trust
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,7 @@ MODULES: Mapping[str, str] = {
     "awq-int4": "awq",
 }
 
+BALANCED = "balanced"
 BASE_PACKAGES = ("torch", "transformers", "accelerate")
 EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(BASE_PACKAGES, "models"),
@@ -34,30 +36,56 @@ EXTRAS: Mapping[str, str] = {
 }
 
 
+class Load(Protocol):
+    """Loads a model."""
+
+    def __call__(self, source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+        """The model in the directory `source`, ready on `device`."""
+        ...
+
+
+class Quantize(Protocol):
+    """Quantizes a model."""
+
+    def __call__(
+        self, source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust = NO_TRUST
+    ) -> None:
+        """Write a quantized checkpoint of the model in `source`, made on `texts`, into the directory `target`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Spec:
     """What is known of a method before anything is loaded.
 
-    `load(source, options, device)` gives the model, ready on `device`. `quantize(source, options, texts, target)`
-    writes a quantized checkpoint into the directory `target`; only methods that need calibration have one.
-    `extras` are the packages it imports beyond the base ones.
+    Only methods that need calibration have a `quantize`. `extras` are the packages it imports beyond the base ones.
     """
 
     name: str
     summary: str
-    load: Callable[[Path, Mapping[str, Any], str], nn.Module]
+    load: Load
     bits: float
     options: Sequence[Field] = ()
     extras: Sequence[str] = ()
     environ: Mapping[str, str] = field(default_factory=dict)  # set, where unset, before the libraries are imported
     checkpoint_format: str | None = None  # `quant_method` of a checkpoint's config that this method loads
-    quantize: Callable[[Path, Mapping[str, Any], Sequence[str], Path], None] | None = None
+    quantize: Quantize | None = None
 
     def missing(self) -> str | None:
         """What has to be installed first, with the command, or None where all is there. Imports nothing."""
         wanted = (*BASE_PACKAGES, *self.extras)
         gone = [package for package in wanted if importlib.util.find_spec(package) is None]
         return f"{self.name} needs {', '.join(gone)}: {pip_command(*gone)}" if gone else None
+
+
+def placed(device: str) -> Any:
+    """`device_map` for a model on one device, or `balanced` over all that are visible."""
+    return device if device == BALANCED else {"": device}
+
+
+def asked(trust: Trust) -> dict[str, Any]:
+    """What every loading call says: run no code and unpickle nothing that the command line did not allow."""
+    return {"trust_remote_code": trust.remote_code, "use_safetensors": None if trust.pickles else True}
 
 
 def spec(name: str) -> Spec:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget import checkpoint
 from pytest_quantbudget.grammar import Field, one_of, whole
+from pytest_quantbudget.measurement import NO_TRUST, Trust
+from pytest_quantbudget.methods import asked, placed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,31 +28,28 @@ OPTIONS = (
 )
 
 
-def load(source: Path, options: Mapping[str, Any], device: str) -> nn.Module:
+def load(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """A packed checkpoint in float16, the type of the 4-bit kernels. On a CPU the kernel is gptqmodel's in torch."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    asked: dict[str, Any] = {}
-    if device == "cpu" and _format(AutoConfig.from_pretrained(source)) == "awq":
+    more = asked(trust)
+    if device == "cpu" and checkpoint.format_of(source) == "awq":
         from transformers import AwqConfig
 
-        asked["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, device_map={"": device}, **asked)
+        more["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, device_map=placed(device), **more)
 
 
-def _format(config: Any) -> str | None:
-    found = getattr(config, "quantization_config", None) or {}
-    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
-    return str(getattr(method, "value", method))
-
-
-def quantize(source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, **config: object) -> None:
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust, **config: object
+) -> None:
     """Quantize the model in `source` on `texts` and save it, with its tokenizer, into `target`.
 
-    Raises ValueError for a group size that does not divide the layers' inputs: such a checkpoint saves and loads, and
-    fails in use.
+    Raises ValueError for a group size that does not divide the layers' inputs (such a checkpoint saves and loads, and
+    fails in use), and for a source that may not be loaded.
     """
+    check_source(source, trust)
     check_group_size(source, options["group_size"])
     import torch
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
@@ -60,14 +59,27 @@ def quantize(source: Path, options: Mapping[str, Any], texts: Sequence[str], tar
     quantize_config = QuantizeConfig(
         bits=options["bits"], group_size=options["group_size"], pack_impl="original", **config
     )
-    model = GPTQModel.load(str(source), quantize_config)
+    model = GPTQModel.load(str(source), quantize_config, trust_remote_code=trust.remote_code)
     model.quantize(list(texts), batch_size=1, **({"backend": BACKEND.AWQ_TORCH} if awq_on_cpu else {}))
     model.save(str(target))
 
 
+def check_source(source: Path, trust: Trust) -> None:
+    """Raise ValueError for a model that may not be loaded, before gptqmodel sees it.
+
+    Whatever it is told, gptqmodel imports the model's code where `auto_map` names some, unpickles weights where it
+    finds no others, and imports tokenizers that lie beside the model when theirs does not load.
+    """
+    checkpoint.check(source, trust)
+    code = [*source.glob("tokenization_*.py"), *source.glob("tiktoken.py")]
+    if code and not trust.remote_code:
+        what = f"{source.name} holds {code[0].name}, which gptqmodel might run"
+        raise ValueError(f"{what}; only --quant-trust-remote-code lets it run")
+
+
 def check_group_size(source: Path, group_size: int) -> None:
     """Raise ValueError where `group_size` does not divide the model's hidden or intermediate size."""
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = checkpoint.config(source)
     for name in ("hidden_size", "intermediate_size"):
         size = config.get(name)
         if group_size > 0 and isinstance(size, int) and size % group_size:

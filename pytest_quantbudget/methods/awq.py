@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.grammar import FLAG, Field
+from pytest_quantbudget.measurement import NO_TRUST, Trust
 from pytest_quantbudget.methods import Spec, _gptqmodel
 
 
-def quantize(source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path) -> None:
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust = NO_TRUST
+) -> None:
     """Channels that see large activations are scaled up before rounding to nearest, in GEMM packing.
 
     `zero_point` keeps an offset a group (asymmetric quantization).
     """
     sym = not options["zero_point"]
-    _gptqmodel.quantize(source, options, texts, target, quant_method="awq", format="gemm", sym=sym)
+    _gptqmodel.quantize(source, options, texts, target, trust, quant_method="awq", format="gemm", sym=sym)
 
 
 SPECS = {

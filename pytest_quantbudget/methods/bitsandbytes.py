@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget import checkpoint
 from pytest_quantbudget.grammar import DTYPES, FLAG, Field, choice, number
-from pytest_quantbudget.methods import Spec
+from pytest_quantbudget.measurement import NO_TRUST, Trust
+from pytest_quantbudget.methods import Spec, asked, placed
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def load_int8(source: Path, options: Mapping[str, Any], device: str) -> nn.Module:
+def load_int8(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """LLM.int8(): vector-wise int8 matrices, input columns with outliers in 16 bits.
 
     The rest of the model is float16, the type that the int8 product takes; others are cast at every layer.
@@ -25,10 +27,10 @@ def load_int8(source: Path, options: Mapping[str, Any], device: str) -> nn.Modul
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options["outlier_threshold"])
-    return _load(source, config, torch.float16, device)
+    return _load(source, config, torch.float16, device, trust)
 
 
-def load_nf4(source: Path, options: Mapping[str, Any], device: str) -> nn.Module:
+def load_nf4(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """4-bit NormalFloat in blocks of 64; `double_quant` quantizes the block scales as well."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -40,15 +42,15 @@ def load_nf4(source: Path, options: Mapping[str, Any], device: str) -> nn.Module
         bnb_4bit_use_double_quant=options["double_quant"],
         bnb_4bit_compute_dtype=dtype,
     )
-    return _load(source, config, dtype, device)
+    return _load(source, config, dtype, device, trust)
 
 
-def _load(source: Path, config: object, dtype: object, device: str) -> nn.Module:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _load(source: Path, config: object, dtype: object, device: str, trust: Trust) -> nn.Module:
+    from transformers import AutoModelForCausalLM
 
-    ready = getattr(AutoConfig.from_pretrained(source), "quantization_config", None) is not None
-    asked = {} if ready else {"quantization_config": config}
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map={"": device}, **asked)
+    ready = checkpoint.format_of(source) is not None
+    more = asked(trust) if ready else {**asked(trust), "quantization_config": config}
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=placed(device), **more)
 
 
 SPECS = {

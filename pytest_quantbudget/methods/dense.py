@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.methods import Spec
+from pytest_quantbudget.measurement import NO_TRUST, Trust
+from pytest_quantbudget.methods import Load, Spec, asked, placed
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def _loader(dtype: str) -> Callable[[Path, Mapping[str, Any], str], nn.Module]:
-    def load(source: Path, options: Mapping[str, Any], device: str) -> nn.Module:
+def _loader(dtype: str) -> Load:
+    def load(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map={"": device})
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=placed(device), **asked(trust))
 
     return load
 

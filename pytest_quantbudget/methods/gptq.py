@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.grammar import FLAG, Field
+from pytest_quantbudget.measurement import NO_TRUST, Trust
 from pytest_quantbudget.methods import Spec, _gptqmodel
 
 
-def quantize(source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path) -> None:
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust = NO_TRUST
+) -> None:
     """Layer by layer, each column's rounding error carried on to the columns not yet quantized.
 
     `act_order` (gptqmodel's desc_act) takes columns in order of falling activation.
     """
-    _gptqmodel.quantize(source, options, texts, target, desc_act=options["act_order"], sym=True)
+    _gptqmodel.quantize(source, options, texts, target, trust, desc_act=options["act_order"], sym=True)
 
 
 SPECS = {

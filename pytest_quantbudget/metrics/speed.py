@@ -16,7 +16,8 @@ def measure(model: Any, workload: Workload) -> Speed:
 
     Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
     known (prefill); decode time from there to the last token. The clock is read when the device has finished.
-    Peaks are those of torch's allocator over all runs (`max_memory_allocated`, `max_memory_reserved`); None on a CPU.
+    Peaks are those of torch's allocator over all runs (`max_memory_allocated`, `max_memory_reserved`), summed over the
+    GPUs that the model is spread over; None on a CPU.
     Raises ValueError where the model has fewer positions than the workload needs.
     """
     import torch
@@ -24,10 +25,12 @@ def measure(model: Any, workload: Workload) -> Speed:
     check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
     device = model.device
     on_gpu = device.type == "cuda"
+    gpus = range(torch.cuda.device_count())  # those that this process was given
     ids = random_prompts(model, workload)
     if on_gpu:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        for gpu in gpus:
+            torch.cuda.reset_peak_memory_stats(gpu)
     ttft, decode = [], []
     for run in range(workload.repeats + 1):
         first, rest = _timed(model, ids, workload.new_tokens)
@@ -38,8 +41,8 @@ def measure(model: Any, workload: Workload) -> Speed:
         workload,
         tuple(ttft),
         tuple(decode),
-        torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        torch.cuda.max_memory_reserved(device) if on_gpu else None,
+        sum(map(torch.cuda.max_memory_allocated, gpus)) if on_gpu else None,
+        sum(map(torch.cuda.max_memory_reserved, gpus)) if on_gpu else None,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, records
+from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement, Task, Workload
@@ -16,6 +16,8 @@ from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
 
 VERSION = 1
+MAX_BYTES = 100_000_000
+MAX_COLUMNS = MAX_ROWS = 100  # of one table
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class BudgetReport:
     prompt: str
     tasks: tuple[Task, ...]
     methods: tuple[MethodReport, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
+        if len(self.tasks) > MAX_COLUMNS or len(self.methods) > MAX_ROWS:
+            raise ValueError(f"more than {MAX_COLUMNS} tasks or {MAX_ROWS} methods")
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,12 @@ def write(path: Path, report: Report) -> None:
 
 
 def read(path: Path) -> Report:
-    """A report that was written before. Raises ValueError where the file is none, or of another version."""
+    """A report that was written before.
+
+    Raises ValueError where the file is none, or of another version; OSError where it cannot be opened.
+    """
     try:
-        data = records.read_json(path.read_bytes())
+        data = records.read_json(files.read(path, MAX_BYTES))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON that can be used: {error}") from None
     found = data.get("version") if isinstance(data, dict) else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_quantbudget import stats
 from pytest_quantbudget.measurement import Measurement, Origin, Task
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.safetext import printable
 from pytest_quantbudget.units import format_size, format_time, format_value
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
 
@@ -29,8 +30,14 @@ class Line:
 def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
     """The table of every budget, and with `replies` the beginning of each method's answer to the fixed prompt.
 
-    Then what went wrong and cost no figure.
+    Then what went wrong and cost no figure. The report may come from anywhere, and in any case holds what a model said:
+    each line is made printable as a whole.
     """
+    for line in _lines(report, replies):
+        yield replace(line, text=printable(line.text))
+
+
+def _lines(report: Report, replies: bool) -> Iterator[Line]:
     for budget in report.budgets:
         yield Line(f"quantization budget {budget.file}", title=True)
         yield from _table(budget)
@@ -111,7 +118,7 @@ def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> l
     if result is None:
         return [NONE, NONE]
     score = f"{result.accuracy:.1f} %"
-    if before is None or own is baseline:
+    if before is None or own is baseline or len(before.answers) != len(result.answers):
         return [score, NONE]
     return [score, f"{stats.pair(before.correct, result.correct).drop:.1f}"]
 
@@ -147,12 +154,10 @@ def _replies(budget: BudgetReport) -> Iterator[Line]:
     measured = [(m.name, m.measurement.replies or {}) for m in budget.methods if m.measurement]
     replies = [(name, found[budget.prompt]) for name, found in measured if budget.prompt in found]
     if replies:
-        yield Line(f"replies to {_printable(budget.prompt)!r}:")
+        yield Line(f"replies to {_one_line(budget.prompt)!r}:")
     for name, reply in replies:
-        yield Line(f"  {name}: {_printable(reply)[:REPLY_CHARACTERS]}")
+        yield Line(f"  {name}: {_one_line(reply)}")
 
 
-def _printable(text: str) -> str:
-    """Model output must not steer the terminal: control characters become visible, line ends a sign."""
-    text = " ".join(text.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+def _one_line(text: str) -> str:
+    return " ".join(text[: 10 * REPLY_CHARACTERS].split())[:REPLY_CHARACTERS]

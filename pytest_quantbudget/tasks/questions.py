@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_quantbudget import files
 from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
 
 BUILTIN = "builtin"
-BUILTIN_DIR = Path(__file__).resolve().parent.parent / "builtin"
+MAX_BYTES = 200_000_000
+BUILTIN_DIR = files.BUILTIN_DIR
 HUB_SETS = {"gsm8k": ("openai/gsm8k", "main")}  # task name to data set and configuration on the Hugging Face hub
 
 
@@ -32,19 +34,12 @@ def resolve(name: str, beside: Path) -> Path:
 def read_file(path: Path) -> list[Question]:
     """The questions of a JSONL file.
 
-    Raises BudgetError, naming file and line, for a file that is missing, empty, cut off, or holds a line without
-    `question`, `answer` or the answer's `#### N`.
+    Raises BudgetError, naming file and line, for a file that is missing, no regular file, too large, empty, cut off,
+    asks one question twice, or holds a line without `question`, `answer` or the answer's `#### N`.
     """
     questions: list[Question] = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut inside texts, at U+2028
-    except OSError as error:
-        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
-    except UnicodeDecodeError:
-        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    seen: dict[str, int] = {}
+    for number, line in _lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -53,10 +48,28 @@ def read_file(path: Path) -> list[Question]:
             raise BudgetError(Problem(path, number, "wants an object with the texts `question` and `answer`"))
         if "####" not in row["answer"]:
             raise BudgetError(Problem(path, number, "the answer does not end in `#### N`"))
+        first = seen.setdefault(row["question"].strip(), number)
+        if first != number:
+            raise BudgetError(Problem(path, number, f"repeats the question of line {first}"))
         questions.append(Question(len(questions), row["question"], row["answer"]))
     if not questions:
         raise BudgetError(Problem(path, 0, "holds no questions"))
     return questions
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers. Raises BudgetError where the file cannot be read as text."""
+    try:
+        text = files.read(path, MAX_BYTES).decode("utf-8")
+    except OSError as error:
+        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
+    except UnicodeDecodeError:
+        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
+    except files.TooLarge as error:
+        raise BudgetError(Problem(path, 0, f"is {error}; a file of texts has at most {MAX_BYTES:,}")) from None
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside texts, at U+2028
+        if line.strip():
+            yield number, line
 
 
 def read_hub(name: str, split: str, commit: str | None = None) -> list[Question]:
@@ -92,14 +105,24 @@ def prompt(question: Question, shots: Sequence[Question]) -> str:
 def calibration_texts(path: Path, count: int, seed: int) -> list[str]:
     """`count` random texts to quantize on: JSONL lines with `text`, or with `question` and `answer`; else plain lines.
 
-    Raises ValueError where the file holds fewer.
+    Raises ValueError where the file holds fewer, or a line without them; BudgetError where it cannot be read.
     """
-    texts = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
-        if not line.strip():
-            continue
-        row = json.loads(line) if path.suffix in (".jsonl", ".json") else {"text": line}
-        texts.append(row["text"] if "text" in row else f"Question: {row['question']}\nAnswer: {row['answer']}")
+    as_json = path.suffix in (".jsonl", ".json")
+    texts = [_calibration_text(path.name, number, line) if as_json else line for number, line in _lines(path)]
     if len(texts) < count:
         raise ValueError(f"{path.name} holds {len(texts)} calibration texts and {count} were asked for")
     return random.Random(seed).sample(texts, count)
+
+
+def _calibration_text(name: str, number: int, line: str) -> str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    row = row if isinstance(row, dict) else {}
+    question, answer = row.get("question"), row.get("answer")
+    if isinstance(row.get("text"), str):
+        return str(row["text"])
+    if isinstance(question, str) and isinstance(answer, str):
+        return f"Question: {question}\nAnswer: {answer}"
+    raise ValueError(f"{name}:{number}: wants an object with the text `text`, or with `question` and `answer`")

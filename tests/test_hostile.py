@@ -1,0 +1,432 @@
+"""Hostile input: what a budget, a question file, a model directory or a report must not bring about.
+
+Models that would run code, and their weights, are in test_hostile_models.py.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget import hardware, safetext
+from pytest_quantbudget.__main__ import main
+from pytest_quantbudget.budget import load_budget
+from pytest_quantbudget.measurement import Device, Failure, Measurement, Subject, Task, Workload
+from pytest_quantbudget.report import document
+from pytest_quantbudget.safetext import printable, quoted, redacted, safe
+from pytest_quantbudget.tasks.questions import calibration_texts, read_file
+from pytest_quantbudget.verdict import OVER, SKIPPED, Verdict
+from pytest_quantbudget.yamlfile import BudgetError, Problem, display_path, named_folder, read
+
+SECRET = "root:x:0:0"
+METHODS = "methods: {fp32: {}}\n"
+
+
+@pytest.fixture(autouse=True)
+def _in_time() -> Iterator[None]:
+    """Fails, instead of hanging, what waits for a pipe or reads without end."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("took longer than 20 seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def error_of(action: Callable[[], object]) -> str:
+    """What a BudgetError says."""
+    with pytest.raises(BudgetError) as error:
+        action()
+    return str(error.value)
+
+
+# Text that others wrote
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b]0;title\x07", "\ufffd[31mred\ufffd]0;title\ufffd"),
+        ("\x9b31m", "\ufffd31m"),
+        ("a\u202eb\u2066c\u200bd\ufeff", "a\ufffdb\ufffdc\ufffdd\ufffd"),
+        ("a\rb\nc\u2028d\x85", "a\ufffdb\ufffdc\ufffdd\ufffd"),
+        ("\ud800", "\ufffd"),
+        ("a\tb\u00a0c\u3000d", "a b c d"),
+        ("Grüße, 你好 🙂 ½", "Grüße, 你好 🙂 ½"),
+        ("::error::no", "\ufffd:error::no"),
+        (" \t::stop-commands::x", "  \ufffd:stop-commands::x"),
+        ("b.yaml::nf4::max_vram", "b.yaml::nf4::max_vram"),
+        ("so ##[error]no", "so \ufffd#[error]no"),
+        ("##vso[task.setvariable]", "\ufffd#vso[task.setvariable]"),
+        ("###[x] ## [y] # z", "#\ufffd#[x] ## [y] # z"),
+    ],
+)
+def test_text_steers_neither_terminal_nor_ci(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_lines_stay_lines_where_they_are_wanted() -> None:
+    assert printable("a\r\n::b\n\x1bc\rd", lines=True) == "a\n\ufffd:b\n\ufffdc\ufffdd"
+
+
+def test_a_quoted_log_forms_no_command() -> None:
+    shown = quoted("loading\n::error::no\r\n##[group]x\n\x1b[2K token=t Bearer abcdefghijk")
+    assert shown.split("\n") == [
+        "| loading",
+        "| \ufffd:error::no",
+        "| \ufffd#[group]x",
+        "| \ufffd[2K token=t Bearer ***",
+    ]
+
+
+ENVIRON = {
+    "HF_TOKEN": "abc123",
+    "MY_SECRET_VALUE": "two words",
+    "db_password": "hunter22",
+    "WANDB_API_KEY": "0123456789",
+    "AWS_SECRET_ACCESS_KEY": "abc123longer",
+    "SIGNING_PRIVATE_KEY": "-----BEGIN-----\nMIIEvQIBADANBgkqhkiG9w0B\n-----END-----",
+    "GITHUB_PAT": "pat-pat-pat",
+    "SHORT_TOKEN": "true",
+    "MAX_TOKENS": "1024512",
+    "TOKENIZERS_PARALLELISM": "parallel",
+    "SSH_AUTH_SOCK": "/tmp/agent",
+    "PWD": "/workspace",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("abc123longer, abc123", "***, ***"),
+        ("two words hunter22 0123456789 pat-pat-pat", "*** *** *** ***"),
+        ("line MIIEvQIBADANBgkqhkiG9w0B of it", "line *** of it"),
+        ("true 1024512 parallel /tmp/agent /workspace", "true 1024512 parallel /tmp/agent /workspace"),
+        ("https://me:pa55@host/x", "https://***@host/x"),
+        (f"https://{'t' * 40}@host/x", "https://***@host/x"),
+        ("ssh://git@host/x, a@b.c", "ssh://git@host/x, a@b.c"),
+        (f"hf_{'a1' * 17} hf_transfer ghp_{'x' * 36}", "*** hf_transfer ***"),
+        ("Authorization: Basic dXNlcjpw", "Authorization: Basic ***"),
+        ("{'Authorization': 'Bearer ab.cd-ef=='}", "{'Authorization': 'Bearer ***'}"),
+        ("the bearer of Bearer bonds", "the bearer of Bearer bonds"),
+        ("/x?token=abc&b=1&X-Amz-Signature=ff#c", "/x?token=***&b=1&X-Amz-Signature=***#c"),
+        ("/x?access_token=abc&Key-Pair-Id=K&tokens=5", "/x?access_token=***&Key-Pair-Id=***&tokens=5"),
+    ],
+)
+def test_secrets_are_taken_out(text: str, shown: str) -> None:
+    assert redacted(text, ENVIRON) == shown
+
+
+def test_secrets_go_before_the_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "very-secret-value")
+    assert safe("x very-secret-value\x1b" + "y" * 100, 12) == "x ***\ufffdyyyyy…"
+    assert safe("a\nb", lines=True) == "a\nb"
+
+
+@pytest.mark.parametrize("text", ["://" * 50_000, "?" + "a" * 200_000, "Bearer " * 30_000, "hf_-" * 50_000])
+def test_no_text_makes_redacting_slow(text: str) -> None:
+    start = time.perf_counter()
+    redacted(text, {})
+    assert time.perf_counter() - start < 5
+
+
+# YAML
+
+
+def test_a_tag_runs_nothing(tmp_path: Path) -> None:
+    path, mark = tmp_path / "b.yaml", tmp_path / "ran"
+    path.write_text(f"model: !!python/object/apply:os.system ['touch {mark}']\n{METHODS}")
+    assert "has no place in a budget" in error_of(lambda: load_budget(path))
+    assert not mark.exists()
+
+
+KEYS = ",".join(f"k{i}: 1" for i in range(8000))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000,
+        "? " * 100_000,
+        "a: [" + "[]," * 60_000 + "]",
+        "a: &a {x: 1}\nb: [" + "*a," * 60_000 + "]",
+        f"a: &a {{{KEYS}}}\nb: {{<<: [{'*a,' * 20_000}]}}",
+        f"a: &a {{{KEYS}}}\nb: {{<<: [{'{<<: *a},' * 9000}]}}",
+        "a: {<<: [&m0 {x: 1}" + "".join(f", &m{i} {{<<: *m{i - 1}}}" for i in range(1, 4000)) + "]}\nb: [",
+        "a: 1" + ":59" * 60_000,
+        "a: 1" + ":59" * 200 + ".5",
+        "a: 0x" + "f" * 100_000,
+        "a: " + "1" * 100_000,
+        "k" * 190_000 + ": 1",
+        'a: "\\UFFFFFFFF"',
+        'a: "\\U00110000"',
+        'a: "\\uD800"',
+        '"\\uD800": 1',
+    ],
+    ids=[
+        *["brackets", "complex keys", "many lists", "aliases", "merges of one", "merges of merges", "chain of merges"],
+        *["sexagesimal", "sexagesimal float", "hexadecimal", "digits", "long key"],
+        *["escape", "escape past Unicode", "half a character", "half a character as key"],
+    ],
+)
+def test_no_yaml_takes_long_or_ends_in_another_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text(text)
+    start = time.perf_counter()
+    message = error_of(lambda: read(path))
+    assert time.perf_counter() - start < 10
+    assert len(message) < 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("".join(f"k{i}: 1\n" for i in range(5000)), "has no key 'k0'"),
+        (f"tasks: {{{','.join(f't{i}: {{}}' for i in range(2000))}}}\n", "declares 2,000 tasks"),
+        ("revision: ../../x\n", "is no commit, branch or tag"),
+        (f"baseline: {'x' * 100_000}\n", "is not among the methods"),
+    ],
+    ids=["unknown keys", "tasks", "revision", "long name"],
+)
+def test_a_budget_full_of_mistakes_is_refused_soon_and_in_few_words(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text(f"model: m\n{METHODS}{text}")
+    told = error_of(lambda: load_budget(path))
+    assert message in told
+    assert len(told) < 100_000
+
+
+@pytest.mark.parametrize("reader", [read, read_file, lambda path: calibration_texts(path, 1, 0)])
+def test_pipes_devices_and_endless_files_are_not_read(tmp_path: Path, reader: Callable[[Path], object]) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    assert "cannot be read: not a regular file" in error_of(lambda: reader(pipe))
+    assert "cannot be read: not a regular file" in error_of(lambda: reader(Path("/dev/zero")))
+    huge = tmp_path / "huge.yaml"
+    with huge.open("wb") as file:
+        file.truncate(10**12)
+    assert "is 1,000,000,000,000 bytes long" in error_of(lambda: reader(huge))
+
+
+def test_a_mistake_quotes_no_command_and_no_escape(tmp_path: Path) -> None:
+    path = tmp_path / "b\x1b.yaml"
+    path.write_text("model: m\nmethods: {}\n::error::x\u202e: 1\n")
+    told = error_of(lambda: load_budget(path))
+    assert "\x1b" not in told
+    assert "\u202e" not in told
+    assert not any(line.strip().startswith("::") for line in told.splitlines())
+    assert display_path(path).endswith("b\ufffd.yaml")
+
+
+# Paths
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a link to a directory outside, which holds everything that a budget can name."""
+    repo, outside = tmp_path / "repo", tmp_path / "outside"
+    repo.mkdir()
+    (outside / "model").mkdir(parents=True)
+    (outside / "passwd").write_text(f"{SECRET}\n")
+    (outside / "base.yaml").write_text(f"model: m\n{METHODS}")
+    (outside / "q.jsonl").write_text('{"question": "1+1?", "answer": "#### 2"}\n')
+    (repo / "link").symlink_to(outside)
+    (repo / "weights").mkdir()
+    return repo
+
+
+def told_of(repository: Path, text: str) -> list[str]:
+    """The messages about a budget in the repository that may reach nothing else; none where it is right."""
+    path = repository / "b.yaml"
+    path.write_text(text)
+    found: list[Problem] = []
+    try:
+        load_budget(path, [repository])
+    except BudgetError as error:
+        found += error.problems
+    assert SECRET not in "".join(map(str, found))
+    return [problem.message for problem in found]
+
+
+NAMING = {
+    "extends": "extends: {}\n",
+    "model": "model: {}\nmethods: {{fp32: {{}}}}\n",
+    "checkpoint": "model: m\nmethods: {{gptq-int4: {{checkpoint: {}}}}}\n",
+    "file": "model: m\nmethods: {{fp32: {{}}}}\ntasks: {{t: {{file: {}}}}}\n",
+    "calibration": "model: m\ncalibration: {}\nmethods: {{gptq-int4: {{}}}}\n",
+}
+
+
+@pytest.mark.parametrize("key", list(NAMING))
+@pytest.mark.parametrize("there", ["model", "passwd", "base.yaml", "q.jsonl", "absent", "absent/q.jsonl"])
+@pytest.mark.parametrize("way", ["../outside/", "link/", "./link/../outside/", "{outside}/", "link/../outside/"])
+def test_what_lies_outside_is_refused_whether_it_is_there_or_not(
+    repository: Path, key: str, there: str, way: str
+) -> None:
+    name = way.format(outside=repository.parent / "outside") + there
+    (message,) = told_of(repository, NAMING[key].format(name))
+    assert f"{name!r} l" in message
+    assert "outside the repository; the ini line `quant_allow_paths = " in message
+    plain = message.replace(name, "NAME").replace(f"/{there}`", "/NAME`")
+    (other,) = told_of(repository, NAMING[key].format(name.replace(there, "nothing")))
+    assert other.replace(name.replace(there, "nothing"), "NAME").replace("/nothing`", "/NAME`") == plain
+
+
+@pytest.mark.parametrize("name", ["~root/x.yaml", "~nobody-here/x.yaml", "~/x.yaml"])
+@pytest.mark.parametrize("key", list(NAMING))
+def test_homes_lie_outside_whosever_they_are(repository: Path, key: str, name: str) -> None:
+    (message,) = told_of(repository, NAMING[key].format(name))
+    assert "lies outside the repository" in message
+
+
+def test_a_budget_that_extends_a_file_of_the_system_quotes_nothing_of_it(repository: Path) -> None:
+    (message,) = told_of(repository, "extends: /etc/passwd\n")
+    assert message == (
+        "`extends`: '/etc/passwd' lies outside the repository; the ini line `quant_allow_paths = /etc/passwd` allows it"
+    )
+
+
+def test_the_parents_of_a_budget_are_held_to_the_same(repository: Path) -> None:
+    (repository / "base.yaml").write_text("extends: link/base.yaml\n")
+    (message,) = told_of(repository, "extends: base.yaml\n")
+    assert message.startswith("`extends`: 'link/base.yaml' leads outside")
+
+
+def test_a_link_cannot_pass_for_a_hub_id(repository: Path) -> None:
+    assert told_of(repository, NAMING["model"].format("acme/model")) == []
+    for name in ("link/model", "link/absent"):
+        assert "leads outside the repository" in told_of(repository, NAMING["model"].format(name))[0]
+
+
+@pytest.mark.parametrize("place", ["config.json", "sub/chat.jinja"])
+def test_a_model_of_the_repository_holds_no_links_that_lead_outside(repository: Path, place: str) -> None:
+    link = repository / "weights" / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(repository.parent / "outside" / "passwd")
+    (message,) = told_of(repository, NAMING["model"].format("./weights"))
+    assert message.startswith(f"model: {link.name!r} leads outside the repository")
+    link.unlink()
+    link.symlink_to(repository / "b.yaml")
+    assert told_of(repository, NAMING["model"].format("./weights")) == []
+
+
+def test_hints_list_nothing_that_lies_outside(repository: Path) -> None:
+    (repository.parent / "repp.jsonl").touch()
+    (message,) = told_of(repository, NAMING["file"].format("."))
+    assert message == "file: there is no file '.'"
+    (message,) = told_of(repository, "extends: .\n")
+    assert message == "`extends` names '.', not a file"
+
+
+@pytest.mark.parametrize("key", list(NAMING))
+def test_what_the_ini_file_allows_may_be_named(repository: Path, key: str) -> None:
+    names = {"extends": "base.yaml", "model": "model", "checkpoint": "model"}
+    path = repository / "b.yaml"
+    path.write_text(NAMING[key].format(f"link/{names.get(key, 'q.jsonl')}"))
+    assert load_budget(path, [repository, repository.parent / "outside"]).methods
+
+
+def test_a_budget_that_lies_outside_is_not_read(repository: Path) -> None:
+    (repository / "b.yaml").symlink_to(repository.parent / "outside" / "passwd")
+    told = error_of(lambda: load_budget(repository / "b.yaml", [repository]))
+    assert "lies outside the repository" in told
+    assert SECRET not in told
+
+
+def test_the_command_line_check_holds_budgets_to_what_was_named(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(repository)
+    Path("b.yaml").write_text("extends: ../outside/base.yaml\n")
+    assert main(["check", "b.yaml"]) == 4
+    assert "lies outside the repository" in capsys.readouterr().err
+    assert main(["check", "b.yaml", "--allow-path", "../outside"]) == 0
+    assert main(["check", "../outside/base.yaml"]) == 0
+    Path("found").mkdir()
+    Path("found/x.yaml").symlink_to("../../outside/passwd")
+    for name in ("found", "found/*.yaml"):
+        assert main(["check", name]) == 4
+        assert SECRET not in capsys.readouterr().err
+
+
+def test_naming_a_budget_opens_its_folder(repository: Path) -> None:
+    outside = repository.parent / "outside"
+    assert named_folder(repository, "link/base.yaml") == outside
+    assert named_folder(repository, "link") == repository / "link"
+    assert named_folder(repository, "link/*/b?.yaml") == repository / "link"
+
+
+# Reports
+
+EVIL = "::error::\x1b[2J\x07\u202e\x9b\r\nx"
+BUDGET = document.BudgetReport(
+    file=EVIL,
+    model=EVIL,
+    revision=EVIL,
+    baseline=EVIL,
+    workload=Workload(1, 2, 1, 1),
+    prompt=EVIL,
+    tasks=(Task(EVIL, 1, 0, 0, EVIL, 8, 1, EVIL),),
+    methods=(),
+)
+
+
+def evil_report() -> document.Report:
+    """A report of which every text is hostile."""
+    subject = Subject(EVIL, EVIL, EVIL, EVIL, {}, EVIL)
+    measured = Measurement(
+        subject,
+        device=Device(EVIL, EVIL, 1, EVIL, EVIL, 1),
+        weights=1000,
+        replies={EVIL: EVIL},
+        failures=(Failure(EVIL, EVIL, EVIL, EVIL),),
+    )
+    limits = [
+        document.LimitReport(EVIL, EVIL, 1, Verdict(outcome, EVIL, limit_text=EVIL, unit=EVIL, detail=EVIL))
+        for outcome in (OVER, SKIPPED, EVIL)
+    ]
+    budget = replace(BUDGET, methods=(document.MethodReport(EVIL, measured, tuple(limits)),))
+    return document.Report(document.VERSION, EVIL, hardware.machine(), None, (budget,))
+
+
+def test_a_report_from_elsewhere_prints_no_escape_and_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document.write(tmp_path / "r.json", evil_report())
+    assert main(["table", str(tmp_path / "r.json")]) == 0
+    out = capsys.readouterr().out
+    assert safetext.INSTEAD in out
+    for line in out.split("\n"):
+        assert line == printable(line)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, '{"version": "\\u001b[31m"}', '{"version": 1, "\\u001b[31m": 1}', '{"version": 1e999}', "\x1b[31m"],
+)
+def test_what_is_no_report_ends_in_one_plain_line(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "r.json").write_text(content)
+    assert main(["table", str(tmp_path / "r.json")]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == printable(line)
+
+
+def test_figures_that_cannot_be_divided_end_in_one_plain_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document.write(tmp_path / "r.json", evil_report())
+    text = json.loads((tmp_path / "r.json").read_text())
+    text["budgets"][0]["methods"][0]["measurement"]["weights"] = 10**400
+    (tmp_path / "r.json").write_text(json.dumps(text))
+    assert main(["table", str(tmp_path / "r.json")]) == 4
+    assert capsys.readouterr().err.startswith("ERROR: ")
