@@ -26,7 +26,7 @@ OK, FAILED, INTERRUPTED, USAGE = 0, 1, 2, 4
 
 @pytest.fixture
 def room() -> Iterator[Room]:
-    made = Room(fakes=("bitsandbytes",))
+    made = Room()
     (made.path / "healthy.yaml").write_text(rows.HEALTHY)
     yield made
     made.remove()
@@ -82,7 +82,9 @@ def note(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row"), [(name, row) for name, mine in rows.GROUPS.items() for row in mine], ids=lambda x: getattr(x, "name", "")
+    ("name", "row"),
+    [(name, row) for name, mine in rows.GROUPS.items() for row in mine],
+    ids=lambda x: getattr(x, "name", ""),
 )
 def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_property: Record) -> None:
     ended = group(name)
@@ -209,6 +211,7 @@ def test_timings_from_the_future_are_taken_again(room: Room, record_property: Re
 
 def hanging(room: Room, *more: str) -> Any:
     """A run whose healthy method is measured, and in which another hangs."""
+    room.fake("bitsandbytes")
     rows.HANG.write(room.path)
     running = room.start("--quant-budget", "healthy.yaml", "--quant-budget", rows.HANG.budget, *more)
     running.until("hanging.txt")
