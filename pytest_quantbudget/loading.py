@@ -47,12 +47,11 @@ def load(subject: Subject, quantized: str | None, trust: Trust = NO_TRUST) -> Lo
     spec = methods.spec(subject.method)
     settle(spec)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    own, revision = sources.fetch(subject.model, subject.revision)
+    own, revision = _fetched(subject.model, subject.revision, trust)
     source = Path(quantized) if quantized else own
     if subject.checkpoint is not None:
-        source, _ = sources.fetch(subject.checkpoint, None)
+        source, _ = _fetched(subject.checkpoint, None, trust)
     check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None, trust=trust)
-    checkpoint.check(own, trust, weights=False)
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
     start = time.perf_counter()
@@ -67,6 +66,16 @@ def load(subject: Subject, quantized: str | None, trust: Trust = NO_TRUST) -> Lo
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
     tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
     return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
+
+
+def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+    """`sources.fetch`, whose result may at least give its tokenizer; a directory is checked before it is hashed."""
+    if Path(name).is_absolute():
+        checkpoint.check(Path(name), trust, weights=False)
+        return sources.fetch(name, revision)
+    found, commit = sources.fetch(name, revision)
+    checkpoint.check(found, trust, weights=False)
+    return found, commit
 
 
 def settle(spec: Spec) -> None:
