@@ -17,9 +17,8 @@ import pytest
 
 import pytest_quantbudget
 from pytest_quantbudget import checkpoint, loading, methods
-from pytest_quantbudget.checkpoint import NO_TRUST
 from pytest_quantbudget.files import BUILTIN_DIR
-from pytest_quantbudget.measurement import Subject, Trust
+from pytest_quantbudget.measurement import NO_TRUST, Subject, Trust
 from pytest_quantbudget.methods import _gptqmodel
 
 pytestmark = pytest.mark.usefixtures("in_time")
