@@ -53,3 +53,18 @@ def in_time() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the fault table, where tests of it were run: see tests/test_fault_table.py."""
+    reports = [
+        report for found in terminalreporter.stats.values() for report in found if hasattr(report, "user_properties")
+    ]
+    rows = [dict(report.user_properties)["fault"] for report in reports if "fault" in dict(report.user_properties)]
+    if rows:
+        tests, lost, orphans, locks = (sum(row[name] for row in rows) for name in ("tests", "lost", "orphans", "locks"))
+        terminalreporter.write_sep("=", "fault table")
+        terminalreporter.write_line(
+            f"fault table: {len(rows)} faults tried, {tests} tests affected, {lost} tests lost, {orphans} orphans, "
+            f"{locks} locks left"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -68,14 +69,27 @@ class Bench:
                     self._parts = [Measurement(request.subject)]
                     try:
                         self._make(request)
+                    except OSError as error:  # a lock that cannot be had, say
+                        why = f"{type(error).__name__}: {error}"
+                        self._parts.append(self._failed(request.subject, LOAD, why, traceback.format_exc()))
                     except BaseException as error:
                         why = f"measuring was interrupted ({type(error).__name__})"
                         self._parts.append(self._failed(request.subject, LOAD, why))
                         raise
                     finally:
-                        records.write_json(path, self._whole())
-                self.known[key] = read(path)
+                        self.known[key] = self._share(path, self._whole())
+                else:
+                    self.known[key] = read(path)
         return self.known[key]
+
+    def _share(self, path: Path, measured: Measurement) -> Measurement:
+        """Give a measurement to the other processes of the run; where that fails, each of them makes its own."""
+        try:
+            records.write_json(path, measured)
+        except OSError as error:
+            why = f"the folder for temporary files {path.parent.parent} takes nothing ({error.strerror or error})"
+            return replace(measured, notes=(*measured.notes, why))
+        return measured
 
     def _whole(self) -> Measurement:
         notes = (*self.store.notes,)

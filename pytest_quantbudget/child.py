@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, loading, methods, records, sources
+from pytest_quantbudget import hardware, identity, loading, methods, records, sources
 from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import (
     LOAD,
@@ -238,7 +238,7 @@ class _Run:
         from pytest_quantbudget.tasks import ask
 
         batches = _Batches(self.store, self.job.keys, task)
-        source = self.job.keys.asked[task.phase] if self.job.keys else None
+        source = self.job.keys.asked[identity.source(task)] if self.job.keys else None
         asked, shots = ask.sample(task, source)
         result = ask.run(self.model, self.tokenizer, task, asked, shots, batches)
         if not any(answer.tokens for answer in result.answers):

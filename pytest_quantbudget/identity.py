@@ -31,8 +31,8 @@ class Keys:
     """All that one subject's figures depend on; crosses to the measuring process, which stores under these keys.
 
     `revision` and `checkpoint_revision` are commits of the hub or content hashes of directories. `base` holds for every
-    figure, `machine` for timings besides. `asked` is what the questions of each task are drawn from: a hash of the
-    file, or the set's commit on the hub.
+    figure, `machine` for timings besides. `asked` is the state of each `source` of questions: a hash of the file,
+    or the set's commit on the hub.
     """
 
     folder: str
@@ -70,7 +70,7 @@ class Keys:
         # Its name is a label, the file's place does not matter, and both extractions are kept.
         told = records.to_builtins(task)
         return {"task": {k: v for k, v in told.items() if k not in ("name", "file", "extract")}} | {
-            "asked": self.asked[task.phase]
+            "asked": self.asked[source(task)]
         }
 
     def _key(self, label: str, **more: Any) -> Key:
@@ -89,7 +89,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
         revision = sources.revision_of(subject.model, subject.revision, memo)
         checkpoint = sources.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None
         calibration = sources.file_hash(Path(subject.calibration)) if subject.calibration else None
-        asked = {task.phase: _asked(task, memo) for task in request.tasks}
+        asked = {source(task): _asked(task, memo) for task in request.tasks}
     except OSError:
         return None
     base = {
@@ -110,6 +110,11 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.method}-{records.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, asked)
+
+
+def source(task: Task) -> str:
+    """What a task's questions are drawn from: a file or a set on the hub. Budgets may give it the same name."""
+    return task.file if task.file is not None else task.name
 
 
 def _asked(task: Task, memo: Path) -> str:

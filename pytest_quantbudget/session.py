@@ -225,7 +225,8 @@ class Session:
         """All measurements of the run so far, by subject, whichever process made them."""
         if self.folder is None:
             return {}
-        return {path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}
+        own = self._bench.known if self._bench is not None else {}
+        return {**own, **{path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}}
 
     def files(self) -> Iterator[tuple[Path, Budget, list[Entry]]]:
         """The budgets that have selected limits, with these, in the order of the files' lines."""

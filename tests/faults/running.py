@@ -133,8 +133,12 @@ class Room:
         (self.path / "pytest.ini").write_text("[pytest]\n")
         (self.base / "packages" / "sitecustomize.py").write_text(SITE)
         for name in self.fakes:
-            (self.base / "packages" / name).mkdir(exist_ok=True)
-            (self.base / "packages" / name / "__init__.py").write_text(FAKE)
+            self.fake(name)
+
+    def fake(self, package: str) -> None:
+        """Put a package that strikes before a real one."""
+        (self.base / "packages" / package).mkdir()
+        (self.base / "packages" / package / "__init__.py").write_text(FAKE)
 
     @property
     def path(self) -> Path:

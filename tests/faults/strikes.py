@@ -46,6 +46,11 @@ def without_fakes() -> Iterator[None]:
     sys.path[:] = entries
 
 
+def is_faked(package: str) -> bool:
+    """Whether this run puts a fake before that package."""
+    return Path(os.environ["FAULT_ROOM"]).parent.joinpath("packages", package).is_dir()
+
+
 def real(package: str) -> None:
     """Put the real package into the fake one's place."""
     del sys.modules[package]

@@ -10,6 +10,7 @@ from pytest_quantbudget import sources
 
 sources.HUB_SECONDS = 3  # as in the conftest of these runs
 
-with strikes.without_fakes():
-    strikes.KEPT["bitsandbytes"] = importlib.import_module("bitsandbytes")
-del sys.modules["bitsandbytes"]  # the fake one comes first, and puts this one back
+if strikes.is_faked("bitsandbytes"):
+    with strikes.without_fakes():
+        strikes.KEPT["bitsandbytes"] = importlib.import_module("bitsandbytes")
+    del sys.modules["bitsandbytes"]  # the fake one comes first, and puts this one back
