@@ -103,7 +103,8 @@ def begin(budget: Path, folder: Path, cache: str, attempt: str = "") -> subproce
     command = [sys.executable, "-m", "pytest", "-p", "noting", "--rootdir", str(budget.parent)]
     command += ["--quant-budget", str(budget)]
     command += ["--quant-cache", str(folder / f"cache-{cache}"), "--quant-report", str(folder / f"{attempt}.json")]
-    environ = {**os.environ, "PYTHONPATH": str(folder), "STARTED": str(folder / f"{attempt}.txt")}
+    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {**os.environ, "PYTHONPATH": paths, "STARTED": str(folder / f"{attempt}.txt")}
     with (folder / f"{attempt}.out").open("wb") as out:
         return subprocess.Popen(command, env=environ, stdout=out, stderr=out, start_new_session=True)
 

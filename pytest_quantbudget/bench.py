@@ -232,7 +232,7 @@ class Bench:
                 continue
             if outcome.code != child.FORK_SPOILED or not contexts:
                 break
-        if outcome.code == 0:
+        if outcome.code == 0 and outcome.done:
             return
         at = outcome.phase or (QUANTIZE if job.quantize else LOAD)
         if outcome.code is not None:

@@ -83,6 +83,7 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
         run.phase(QUANTIZE, run.quantize, fatal=True)
     else:
         run.measure()
+    run.say(done=True)
     # Libraries leave threads and pools behind that can hang at exit; all that matters has been told.
     sys.stdout.flush()
     os._exit(0)
@@ -173,7 +174,7 @@ class _Run:
             part = Measurement(self.subject, failures=(failure,))
             memory.free()
         if self.store and self.store.notes:
-            part = replace(part, notes=tuple(self.store.notes))
+            part = replace(part, notes=(*part.notes, *self.store.notes))
             self.store.notes.clear()
         self.say(part=records.to_builtins(part))
         return not part.failures
@@ -248,7 +249,8 @@ class _Run:
         part = Measurement(self.subject, tasks=(replace(result, origin=_origin()),))
         self.keep(lambda keys: keys.task(task), part)
         batches.drop()
-        return part
+        shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
+        return replace(part, notes=shrunk)
 
 
 class _Batches:
@@ -257,6 +259,7 @@ class _Batches:
     def __init__(self, store: Store | None, keys: Keys | None, task: Task) -> None:
         self.store, self.keys, self.task = store, keys, task
         self.touched: list[Key] = []
+        self.notes: list[str] = []
 
     def get(self, number: int) -> TaskResult | None:
         if self.store is None or self.keys is None:
@@ -276,6 +279,10 @@ class _Batches:
         if self.store is not None and self.keys is not None:
             self.touched.append(self.keys.batch(self.task, number))
             self.store.put(self.touched[-1], records.to_builtins(batch))
+
+    def shrunk(self, asked: int, held: int) -> None:
+        name = self.task.name
+        self.notes.append(f"out of memory with {asked:,} questions of {name} at once; {held:,} were answered at once")
 
     def drop(self) -> None:
         """Forget the batches: the whole task is stored."""

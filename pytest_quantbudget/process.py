@@ -21,16 +21,22 @@ from pytest_quantbudget.safetext import safe
 Context = ForkServerContext | SpawnContext
 
 GRACE_S = 3.0
+LOOK_S = 1.0  # how often a process is looked at that says nothing
 LOG_BYTES = 16_384
 LOG_LINES = 25
 
 
 @dataclass
 class Outcome:
-    """What a process left. `code` is None where it was ended at its time limit; `log` is the tail of its output."""
+    """What a process left.
+
+    `code` is None where it was ended at its time limit; `done` is whether it said that all was told; `log` is the tail
+    of its output.
+    """
 
     code: int | None = None
     phase: str = ""
+    done: bool = False
     log: bytearray = field(default_factory=bytearray)
 
     @property
@@ -74,7 +80,7 @@ def run(
     """Run `target(*arguments, tell, log)` in a process until it ends, or until the monotonic clock reads `until`.
 
     What it sends through the connection `tell`, JSON objects as bytes, goes to `hear`; `{"phase": NAME}` is kept as the
-    phase that it is in. All its output goes into the connection `log`, of which the end is kept. However this returns
+    phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the end is kept. However this returns
     or raises, no process of its group is left. Raises OSError or EOFError where no process can be started.
     """
     outcome = Outcome()
@@ -90,7 +96,7 @@ def run(
                 _ask_for_stack(process, logged, outcome)
         finally:
             end(process)
-            _drain(logged, outcome)
+            _take_log(logged, outcome, 0)
         if ended:
             outcome.code = process.exitcode
     return outcome
@@ -107,12 +113,14 @@ def _listen(
     """Take in what the process says and prints; True when it has ended, False when its time is over."""
     open_: list[Any] = [heard, logged, process.sentinel]
     while True:
-        left = None if math.isinf(until) else max(0.0, until - time.monotonic())
-        ready = wait(open_, left)
-        if not ready:
-            return False
+        # Not the sentinel alone: where it is a pipe, a process that was forked there keeps it open.
+        ended = not process.is_alive()
+        ready = wait(open_, 0 if ended else min(max(0.0, until - time.monotonic()), LOOK_S))
         if logged in ready and not _read_log(logged, outcome):
             open_.remove(logged)
+        if process.sentinel in ready:
+            open_.remove(process.sentinel)
+            process.join(LOOK_S)
         if heard in ready:
             try:
                 message = json.loads(heard.recv_bytes())
@@ -120,9 +128,12 @@ def _listen(
                 open_.remove(heard)
                 continue
             outcome.phase = message.get("phase", outcome.phase)
+            outcome.done = message.get("done", outcome.done)
             hear(message)
-        elif process.sentinel in ready:  # only once all that it said has been heard
+        elif ended:  # only once all that it said has been heard
             return True
+        elif time.monotonic() >= until:  # also where it prints without a pause
+            return False
 
 
 def _read_log(logged: Connection, outcome: Outcome) -> bool:
@@ -136,19 +147,19 @@ def _read_log(logged: Connection, outcome: Outcome) -> bool:
     return bool(data)
 
 
-def _drain(logged: Connection, outcome: Outcome) -> None:
-    while wait([logged], 0) and _read_log(logged, outcome):
-        pass
+def _take_log(logged: Connection, outcome: Outcome, seconds: float) -> None:
+    """Take in what is printed until there is no more, for some time and little longer: whoever prints may not end."""
+    ends = time.monotonic() + seconds
+    while wait([logged], max(0.0, ends - time.monotonic())) and _read_log(logged, outcome):
+        if time.monotonic() > ends + LOOK_S:
+            return
 
 
 def _ask_for_stack(process: BaseProcess, logged: Connection, outcome: Outcome) -> None:
     """Have a hung process print where it is; its handler runs even where native code keeps Python waiting."""
     with contextlib.suppress(OSError, AttributeError):
         os.kill(process.pid or 0, signal.SIGUSR1)
-        deadline = time.monotonic() + 1
-        while wait([logged, process.sentinel], max(0.0, deadline - time.monotonic())) == [logged]:
-            if not _read_log(logged, outcome):
-                return
+        _take_log(logged, outcome, LOOK_S)
 
 
 def end(process: BaseProcess) -> None:

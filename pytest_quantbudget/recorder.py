@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget.report import document, terminal
+from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Session, verdict_of
 from pytest_quantbudget.verdict import FAILED, SKIPPED, Verdict
 from pytest_quantbudget.yamlfile import display_path
@@ -43,7 +44,7 @@ class Recorder:
             verdict = Verdict(SKIPPED, _reason(report))
         elif verdict is None and report.failed:
             when = f"{report.when}: " if report.when in ("setup", "call") else ""
-            verdict = Verdict(FAILED, when + report.longreprtext.strip().splitlines()[-1])
+            verdict = Verdict(FAILED, safe(when + report.longreprtext.strip().splitlines()[-1]))
         if verdict is not None:
             self.session.record(report.nodeid, verdict)
 

@@ -41,14 +41,22 @@ def patterns(trust: Trust) -> list[str]:
 def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     """The local directory of a model, downloaded from the hub where needed, and its revision.
 
-    The revision is the commit of a hub model, and a hash over the files of a directory.
+    The revision is the commit of a hub model, and a hash over the files of a directory. Raises ConnectionError where
+    the hub does not answer and the model has not been downloaded before.
     """
     folder = Path(name)
     if folder.is_absolute():
         return folder, revision or content_hash(folder)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    found = Path(snapshot_download(name, revision=revision, allow_patterns=patterns(trust)))
+    _, silent = _asked_of_the_hub(name, revision, "model")  # downloading tries a hub that stalls again for many minutes
+    try:
+        wanted = patterns(trust)
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent)))
+    except LocalEntryNotFoundError as error:
+        where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
+        raise ConnectionError(f"{name} is not on this machine, and {where}") from error
     return found, found.name
 
 
@@ -62,30 +70,35 @@ def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "mod
         return _remembered_hash(folder, memo)
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    return _asked_of_the_hub(name, revision, kind) or _in_the_hub_cache(name, revision, kind)
+    return _asked_of_the_hub(name, revision, kind)[0] or _in_the_hub_cache(name, revision, kind)
 
 
 @functools.cache
-def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> str | None:
-    """The commit, or None where the hub cannot be reached, knows no such thing, or takes too long.
+def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> tuple[str | None, str | None]:
+    """The commit, or None where the hub gives none; and what it did instead of answering, or None where it answered.
 
     Asked once in a process, so that all methods of a run get the same one, and a hub that stalls is waited for once.
     """
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE:
-        return None
-    found: list[str | None] = []
+        return None, "is not asked: HF_HUB_OFFLINE is set"
+    found: list[tuple[str | None, str | None]] = []
 
     def ask() -> None:
-        with contextlib.suppress(Exception):  # whatever it is, downloading meets it again and says so
-            found.append(HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha)
+        try:
+            found.append((HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha, None))
+        except (HfHubHTTPError, ValueError):  # no such model, or none for us: downloading meets it again and says so
+            found.append((None, None))
+        except Exception as error:  # noqa: BLE001  # each version's HTTP library has its own
+            found.append((None, f"cannot be reached: {type(error).__name__}: {error}"))
 
     # Its own time limits start again with every byte that trickles in.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(HUB_SECONDS)
-    return found[0] if found else None
+    return found[0] if found else (None, f"has not answered within {HUB_SECONDS} s")
 
 
 def _in_the_hub_cache(name: str, revision: str | None, kind: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pytest_quantbudget import records
+from pytest_quantbudget.safetext import safe
 
 MAGIC = "quantbudget-entry-1"
 MAX_BYTES = 200_000_000
@@ -209,7 +210,7 @@ class Store:
         try:
             data = self._opened().read(key.name)
         except OSError as error:
-            self._note(f"cannot be read ({_words(error)}); what is kept there is measured again")
+            self._note(f"the cache {self.place} cannot be read ({_words(error)}); what is kept there is measured again")
             return None
         if data is None:
             return None
@@ -224,7 +225,8 @@ class Store:
         try:
             self._opened().write(key.name, encode(key.content, payload, now()))
         except OSError as error:
-            self._note(f"cannot be written ({_words(error)}); the next run measures again what it could not keep")
+            why = f"({_words(error)}); the next run measures again what it could not keep"
+            self._note(f"the cache {self.place} cannot be written {why}")
 
     def drop(self, keys: Iterable[Key]) -> None:
         """Remove entries whose content stands in a larger one by now."""
@@ -236,9 +238,7 @@ class Store:
         """Take an entry out of use and note it; it is kept, for whoever wants to know what happened to it."""
         with contextlib.suppress(OSError):
             self._opened().move(key.name, f"{key.name}.damaged")
-        note = f"the stored {key.label} in {key.folder} was set aside and measured again: {why}"
-        if note not in self.notes:
-            self.notes.append(note)
+        self._note(f"the stored {key.label} in {key.folder} was set aside and measured again: {why}")
 
     def _opened(self) -> Place:
         if self._at is None:
@@ -246,7 +246,7 @@ class Store:
         return self._at
 
     def _note(self, what: str) -> None:
-        note = f"the cache {self.place} {what}"
+        note = safe(what)  # URLs may carry passwords, and damaged entries anything
         if note not in self.notes:
             self.notes.append(note)
 

@@ -25,6 +25,9 @@ class Batches(Protocol):
     def put(self, number: int, batch: TaskResult) -> None:
         """Keep a finished batch."""
 
+    def shrunk(self, asked: int, held: int) -> None:
+        """Memory ran out with `asked` questions at once, and held `held`."""
+
 
 def sample(task: Task, source: str | None = None) -> tuple[list[Question], list[Question]]:
     """The questions of a task and its worked examples, which come from the file itself or the hub set's train split.
@@ -67,7 +70,10 @@ def run(
             done, resumed = known, resumed + len(batch)
         else:
             began = time.perf_counter()
+            before = size
             outputs, size = _answers(model, tokenizer, [prompts[i] for i in batch], task, size)
+            if kept and size < before:
+                kept.shrunk(before, size)
             read = [_read(asked[i], *output) for i, output in zip(batch, outputs, strict=True)]
             done = TaskResult(task, tuple(read), time.perf_counter() - began)
             if kept:
