@@ -80,8 +80,9 @@ def run(
     """Run `target(*arguments, tell, log)` in a process until it ends, or until the monotonic clock reads `until`.
 
     What it sends through the connection `tell`, JSON objects as bytes, goes to `hear`; `{"phase": NAME}` is kept as the
-    phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the end is kept. However this returns
-    or raises, no process of its group is left. Raises OSError or EOFError where no process can be started.
+    phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the
+    end is kept. However this returns or raises, no process of its group is left. Raises OSError or EOFError where no
+    process can be started.
     """
     outcome = Outcome()
     heard, tell = context.Pipe(duplex=False)

@@ -88,7 +88,9 @@ def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> tuple[str |
 
     def ask() -> None:
         try:
-            found.append((HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha, None))
+            found.append(
+                (HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha, None)
+            )
         except (HfHubHTTPError, ValueError):  # no such model, or none for us: downloading meets it again and says so
             found.append((None, None))
         except Exception as error:  # noqa: BLE001  # each version's HTTP library has its own

@@ -82,7 +82,9 @@ def note(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "row"), [(name, row) for name, mine in rows.GROUPS.items() for row in mine], ids=lambda x: getattr(x, "name", "")
+    ("name", "row"),
+    [(name, row) for name, mine in rows.GROUPS.items() for row in mine],
+    ids=lambda x: getattr(x, "name", ""),
 )
 def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_property: Record) -> None:
     ended = group(name)
@@ -120,7 +122,9 @@ def healthy(ended: Ended, budget: str = "healthy.yaml") -> list[str]:
         pytest.param(lambda data: b"", "questions.jsonl:*: holds no questions", id="empty-questions"),
         pytest.param(lambda data: data[:5000], "questions.jsonl:*: *was the file cut off*", id="cut-questions"),
         pytest.param(
-            lambda data: data + data[:400].split(b"\n")[0] + b"\n", "questions.jsonl:*repeats*", id="same-question-twice"
+            lambda data: data + data[:400].split(b"\n")[0] + b"\n",
+            "questions.jsonl:*repeats*",
+            id="same-question-twice",
         ),
     ],
 )

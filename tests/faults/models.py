@@ -112,4 +112,3 @@ def with_vocabulary(folder: Path, size: int) -> None:
 
 def large(folder: Path) -> None:
     with_vocabulary(folder, 400_000)
-

@@ -92,13 +92,30 @@ BROKEN = (
     Row("truncated-weights", "SafetensorError: .*", "fp32", change=models.cut),
     Row("no-weights", ".*", "fp32", change=models.no_weights),
     Row("other-shape", "RuntimeError: .*", "fp32", change=models.other_shape),
-    Row("quantized-already", "ValueError: the model in .* is quantized with gptq, not at all: .*", "bf16", change=models.claims_gptq),
+    Row(
+        "quantized-already",
+        "ValueError: the model in .* is quantized with gptq, not at all: .*",
+        "bf16",
+        change=models.claims_gptq,
+    ),
     Row("claims-nf4", ".*", checkpoint=True, change=models.claims_nf4),
-    Row("other-format", "ValueError: the checkpoint in .* is quantized with gptq, not with bitsandbytes", checkpoint=True, change=models.claims_gptq),
+    Row(
+        "other-format",
+        "ValueError: the checkpoint in .* is quantized with gptq, not with bitsandbytes",
+        checkpoint=True,
+        change=models.claims_gptq,
+    ),
     Row("no-tokenizer", ".*", "fp32", change=models.no_tokenizer),
-    Row("import-error", r"ImportError: libcudart\.so\.11\.0: cannot open shared object file: No such file or directory"),
+    Row(
+        "import-error", r"ImportError: libcudart\.so\.11\.0: cannot open shared object file: No such file or directory"
+    ),
     Row("hub-stalls", HUB.format("cannot be reached: ReadTimeout: .*"), "fp32", model="somebody/model"),
-    Row("questions-cut-meanwhile", "ValueError: cut-meanwhile.jsonl was changed while the run was going on", hits=ANSWERS, questions="cut-meanwhile.jsonl"),
+    Row(
+        "questions-cut-meanwhile",
+        "ValueError: cut-meanwhile.jsonl was changed while the run was going on",
+        hits=ANSWERS,
+        questions="cut-meanwhile.jsonl",
+    ),
 )
 SHRUNK = "nf4: out of memory with 128 questions of wordmath at once; 16 were answered at once"
 CALM = (
