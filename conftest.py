@@ -1,6 +1,8 @@
 """What the project's own tests share. They run in rooms of their own, through pytester."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,20 @@ def small(pytester: pytest.Pytester) -> Path:
     path = pytester.path / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """Fails, instead of hanging, a test that waits for a pipe or reads without end."""
+
+    def late(*_: object) -> None:
+        raise AssertionError("took longer than a minute")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

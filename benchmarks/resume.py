@@ -39,6 +39,7 @@ def noted(context, target, arguments, *rest, name, **more):
 
 process.run = noted
 """
+QUANTIZING = "(quantizing)"
 # What differs between two runs of the same: when and how long, and what was measured as a time.
 OF_TIME = re.compile(r"(_s|seconds|created|at|reused|resumed|origin|loaded|speeds)$")
 TIMED_LIMITS = ("tokens_per_s", "speedup", "ttft", "load_time")
@@ -73,7 +74,7 @@ def compare(budget: Path, folder: Path, kills: int, chance: random.Random) -> No
     for kill in range(kills):
         attempt = f"kill{kill}"
         run = begin(budget, folder, "killed", attempt)
-        delay = chance.uniform(0, cold / 6)
+        delay = chance.uniform(0, cold / 8)
         try:
             run.wait(delay)
         except subprocess.TimeoutExpired:
@@ -81,13 +82,14 @@ def compare(budget: Path, folder: Path, kills: int, chance: random.Random) -> No
             run.wait()
         left = survivors(run.pid)
         started = events(folder, attempt)
-        repeated = [method for method in started if method in finished]
+        # A process that quantizes only looks up what an earlier one has made.
+        repeated = [method for method in started if method in finished and QUANTIZING not in method]
         again += len(repeated)
         finished |= set(events(folder, attempt, "end"))
         print(f"kill {kill + 1} after {delay:.1f} s: started {started}, again {repeated}, left {left}", flush=True)
     begin(budget, folder, "killed", "last").wait()
     started = events(folder, "last")
-    again += len([method for method in started if method in finished])
+    again += len([method for method in started if method in finished and QUANTIZING not in method])
     print(f"last run: started {started}")
     print(f"{kills} kills and the last run: {time.perf_counter() - start:.0f} s against {cold:.0f} s undisturbed")
     print(f"finished methods that were loaded again: {again}")

@@ -51,12 +51,11 @@ def load(
     settle(spec)
     spread = subject.gpus > 1 and torch.cuda.device_count() > 1
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
-    own, revision = sources.fetch(subject.model, pins[0] if pins else subject.revision, trust)
+    own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
     source = Path(quantized) if quantized else own
     if subject.checkpoint is not None:
-        source, _ = sources.fetch(subject.checkpoint, pins[1] if pins else None, trust)
+        source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
     check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None, trust=trust)
-    checkpoint.check(own, trust, weights=False)
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
     start = time.perf_counter()
@@ -71,6 +70,16 @@ def load(
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
     tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
     return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
+
+
+def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+    """`sources.fetch`, whose result may at least give its tokenizer; a directory is checked before it is hashed."""
+    if Path(name).is_absolute():
+        checkpoint.check(Path(name), trust, weights=False)
+        return sources.fetch(name, revision, trust)
+    found, commit = sources.fetch(name, revision, trust)
+    checkpoint.check(found, trust, weights=False)
+    return found, commit
 
 
 def settle(spec: Spec) -> None:

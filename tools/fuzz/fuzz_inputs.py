@@ -141,7 +141,7 @@ def edit_json(data: bytes, rng: Random) -> bytes | None:
             holder[text(rng)] = holder[key]
         elif action == 2 and isinstance(holder, list):
             holder.append(holder[key])
-        elif action == 3 and isinstance(holder, list) and len(str(holder[key])) < 300:
+        elif action == 3 and isinstance(holder, list) and len(places) < 1000 and len(str(holder[key])) < 300:
             holder.extend([holder[key]] * rng.choice((10, 100, 1_000)))
         elif action == 4:
             other, at = rng.choice(places)
