@@ -57,10 +57,9 @@ def in_time() -> Iterator[None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The figures of the fault table, where tests of it were run: see tests/test_fault_table.py."""
-    reports = [
-        report for found in terminalreporter.stats.values() for report in found if hasattr(report, "user_properties")
-    ]
-    rows = [dict(report.user_properties)["fault"] for report in reports if "fault" in dict(report.user_properties)]
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    told = [dict(report.user_properties) for report in reports if getattr(report, "when", "") == "call"]
+    rows = [properties["fault"] for properties in told if "fault" in properties]
     if rows:
         tests, lost, orphans, locks = (sum(row[name] for row in rows) for name in ("tests", "lost", "orphans", "locks"))
         terminalreporter.write_sep("=", "fault table")

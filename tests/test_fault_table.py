@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
 from faults import rows
 from faults.rows import Row
-from faults.running import Ended, Room, held_locks
+from faults.running import Ended, Room, Running
+
 from pytest_quantbudget import runfolder
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
@@ -50,7 +49,7 @@ def silent_hub() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def group(silent_hub: str) -> Iterator[Groups]:
+def group(silent_hub: str) -> Groups:
     """Rows that share a run of pytest: the run is made when the first of them asks for it."""
     ended: dict[str, Ended] = {}
 
@@ -81,11 +80,10 @@ def note(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
     assert ended.locks == []
 
 
-@pytest.mark.parametrize(
-    ("name", "row"),
-    [(name, row) for name, mine in rows.GROUPS.items() for row in mine],
-    ids=lambda x: getattr(x, "name", ""),
-)
+ROWS = [pytest.param(name, row, id=row.name) for name, mine in rows.GROUPS.items() for row in mine]
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
 def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_property: Record) -> None:
     ended = group(name)
     verdicts = ended.verdicts(row.budget)
@@ -105,7 +103,7 @@ def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_
         assert re.fullmatch(row.words, words), words
     if row.note:
         assert row.note in ended.measurement(row.budget, row.method)["notes"]
-    model = row.model or ("builtin" if row.checkpoint else row.name)
+    model = row.model or row.name
     assert ended.starts[f"{row.method}:{model.rpartition('/')[2]}"] == row.starts
     assert healthy(ended) == ["within", "within"]
     assert ended.code == (OK if name == "calm" else FAILED)
@@ -209,7 +207,7 @@ def test_timings_from_the_future_are_taken_again(room: Room, record_property: Re
     assert [task["origin"]["reused"] for task in measured["tasks"]] == [True]
 
 
-def hanging(room: Room, *more: str) -> Any:
+def hanging(room: Room, *more: str) -> Running:
     """A run whose healthy method is measured, and in which another hangs."""
     room.fake("bitsandbytes")
     rows.HANG.write(room.path)
@@ -223,7 +221,7 @@ def test_killed_pytest_takes_its_processes_along(
 ) -> None:
     running = hanging(room)
     assert len(room.processes()) >= 4, "pytest, the fork server, a measuring process, what that has started"
-    running.signal(signal.SIGKILL)
+    running.send(signal.SIGKILL)
     ended = running.wait()
     note(record_property, ended, 2)
     assert ended.code == -signal.SIGKILL
@@ -241,9 +239,9 @@ def test_an_interrupted_run_reports_what_it_has(
 ) -> None:
     running = hanging(room, *workers)
     if number == signal.SIGINT:
-        running.signal_all(number)  # as a terminal does
+        running.send_all(number)  # as a terminal does
     else:
-        running.signal(number)
+        running.send(number)
     ended = running.wait()
     note(record_property, ended, 2)
     assert ended.code == INTERRUPTED, ended.output

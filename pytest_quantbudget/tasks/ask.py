@@ -153,6 +153,8 @@ def encode(tokenizer: Any, prompts: Sequence[str]) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     inputs = tokenizer(list(prompts), return_tensors="pt", padding=True)
     inputs.pop("token_type_ids", None)
+    if not inputs["input_ids"].shape[1]:
+        raise ValueError("the tokenizer makes nothing of the questions: were its files left out?")
     return inputs
 
 

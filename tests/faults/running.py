@@ -37,7 +37,8 @@ sources.HUB_SECONDS = 3
 real = process.run
 
 def run(context, target, arguments, hear, *, name, **more):
-    name = f"{name.removeprefix('quantbudget-')}:{pathlib.Path(arguments[0].request.subject.model).name}"
+    subject = arguments[0].request.subject
+    name = f"{subject.method}:{pathlib.Path(subject.checkpoint or subject.model).name}"
     started = True
     try:
         return real(context, target, arguments, hear, name=name, **more)
@@ -213,11 +214,11 @@ class Running:
             assert time.monotonic() < deadline, self.out.read_text(errors="replace")
             time.sleep(0.05)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to pytest alone."""
         os.kill(self.process.pid, number)
 
-    def signal_all(self, number: signal.Signals) -> None:
+    def send_all(self, number: signal.Signals) -> None:
         """Send a signal to all of the processes that a terminal would send it to."""
         os.killpg(self.process.pid, number)
 

@@ -118,7 +118,7 @@ def prints() -> None:
     for number in (1, 2):
         for _ in range(100_000_000 // len(block)):
             os.write(number, block)
-    print("\x1b]0;title\x07 and \ud800 half a character".encode("utf-8", "surrogatepass"))
+    sys.stdout.write("\x1b]0;title\x07 of a window\n")
 
 
 def prints_forever() -> None:
@@ -131,12 +131,12 @@ def leaves_a_process() -> None:
 
 
 def loader_exception() -> None:
-    import bitsandbytes
+    layers: Any = importlib.import_module("bitsandbytes.nn")
 
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA Setup failed despite GPU being available.\nInspect the output of the command")
 
-    bitsandbytes.nn.Linear4bit.__init__ = refuse
+    layers.Linear4bit.__init__ = refuse
 
 
 def out_of_memory_loading() -> None:
@@ -151,18 +151,17 @@ def limit_data(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (now * 1024 + megabytes * 2**20, resource.RLIM_INFINITY))
 
 
-def while_answering(strike: Callable[[Any], None]) -> None:
+def while_answering(strike: Callable[[Any], object]) -> None:
     """Strike when the questions of a task are answered, with the tokens of a batch."""
-    from transformers.generation.utils import GenerationMixin
-
-    generate = GenerationMixin.generate
+    mixin: Any = importlib.import_module("transformers.generation.utils").GenerationMixin
+    generate = mixin.generate
 
     def striking(self: Any, **arguments: Any) -> Any:
         if len(arguments["input_ids"]) > 1:
             strike(self)
         return generate(self, **arguments)
 
-    GenerationMixin.generate = striking
+    mixin.generate = striking
 
 
 def out_of_memory_answering() -> None:
