@@ -73,7 +73,7 @@ def group(silent_hub: str) -> Groups:
     return run
 
 
-def note(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
+def left(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
     """Figures for the summary, and nothing may be left behind."""
     record("fault", {"tests": tests, "lost": lost, "orphans": len(ended.orphans), "locks": len(ended.locks)})
     assert ended.orphans == [], ended.output
@@ -88,7 +88,7 @@ def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_
     ended = group(name)
     verdicts = ended.verdicts(row.budget)
     wanted = {f"{row.method}::{limit}" for limit in rows.LIMITS}
-    note(record_property, ended, len(row.hits), len(wanted - set(verdicts)))
+    left(record_property, ended, len(row.hits), len(wanted - set(verdicts)))
     assert set(verdicts) == wanted
     said = set()
     for test, verdict in verdicts.items():
@@ -102,7 +102,8 @@ def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_
     for words in said:
         assert re.fullmatch(row.words, words), words
     if row.note:
-        assert row.note in ended.measurement(row.budget, row.method)["notes"]
+        (note,) = ended.measurement(row.budget, row.method)["notes"]
+        assert re.fullmatch(row.note, note), note
     model = row.model or row.name
     assert ended.starts[f"{row.method}:{model.rpartition('/')[2]}"] == row.starts
     assert healthy(ended) == ["within", "within"]
@@ -132,7 +133,7 @@ def test_a_broken_question_file_ends_the_run_before_anything_is_measured(
     (room.path / "questions.jsonl").write_bytes(change((BUILTIN_DIR / "questions.jsonl").read_bytes()))
     (room.path / "broken.yaml").write_text(rows.HEALTHY.replace("file: builtin", "file: questions.jsonl"))
     ended = room.run("--quant-budget", "healthy.yaml", "--quant-budget", "broken.yaml")
-    note(record_property, ended, 0)
+    left(record_property, ended, 0)
     assert ended.code == USAGE, ended.output
     pytest.LineMatcher(ended.output.splitlines()).fnmatch_lines([f"*{words}*"])
     assert not ended.starts
@@ -157,7 +158,7 @@ def test_a_cache_that_takes_nothing_costs_no_figure(
     room: Room, record_property: Record, options: str, words: str
 ) -> None:
     ended = room.run("--quant-budget", "healthy.yaml", wrap=mounted(room, "cache", options))
-    note(record_property, ended, 0)
+    left(record_property, ended, 0)
     assert healthy(ended) == ["within", "within"]
     assert ended.code == OK
     assert f"note: the cache {room.base / 'cache'}/results {words}" in ended.output
@@ -172,7 +173,7 @@ def test_a_full_temporary_disk_costs_no_figure(room: Room, record_property: Reco
     (room.path / "more.yaml").write_text(many.replace("fp32", "bf16"))
     budgets = [part for name in ("many", "more", "healthy") for part in ("--quant-budget", f"{name}.yaml")]
     ended = room.run(*budgets, wrap=mounted(room, "tmp", "size=48k"))
-    note(record_property, ended, 0)
+    left(record_property, ended, 0)
     assert ended.code == OK, ended.output
     assert [healthy(ended, f"{name}.yaml") for name in ("many", "more", "healthy")] == [["within", "within"]] * 3
     assert f"note: the folder for temporary files {room.temporary} takes nothing (No space left" in ended.output
@@ -187,7 +188,7 @@ def test_two_runs_on_one_cache_measure_once(room: Room, record_property: Record)
     for one in ended:
         assert healthy(one, "both.yaml") == ["within"] * 4
         assert one.code == OK
-    note(record_property, ended[1], 0)
+    left(record_property, ended[1], 0)
     assert ended[1].starts == {"fp32:builtin": 1, "bf16:builtin": 1}
     assert ended[1].folders == []
 
@@ -199,7 +200,7 @@ def test_timings_from_the_future_are_taken_again(room: Room, record_property: Re
     assert room.run("--quant-budget", "timed.yaml").code == OK
     assert rows.into_the_future(room.base / "cache" / "results") >= 4
     ended = room.run("--quant-budget", "timed.yaml")
-    note(record_property, ended, 1)
+    left(record_property, ended, 1)
     assert ended.code == OK
     assert healthy(ended, "timed.yaml") == ["within", "within"]
     measured = ended.measurement("timed.yaml", "fp32")
@@ -223,7 +224,7 @@ def test_killed_pytest_takes_its_processes_along(
     assert len(room.processes()) >= 4, "pytest, the fork server, a measuring process, what that has started"
     running.send(signal.SIGKILL)
     ended = running.wait()
-    note(record_property, ended, 2)
+    left(record_property, ended, 2)
     assert ended.code == -signal.SIGKILL
     assert len(ended.folders) == 1
     monkeypatch.setattr("tempfile.tempdir", str(room.temporary))
@@ -243,7 +244,7 @@ def test_an_interrupted_run_reports_what_it_has(
     else:
         running.send(number)
     ended = running.wait()
-    note(record_property, ended, 2)
+    left(record_property, ended, 2)
     assert ended.code == INTERRUPTED, ended.output
     assert ended.folders == []
     assert set(healthy(ended, rows.HANG.budget)) == {"not run"}
