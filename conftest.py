@@ -1,5 +1,7 @@
 """What the project's own tests share. They run in rooms of their own, through pytester."""
 
+# First and once: runs inside a test forget what they imported, and each would start a fork server of its own.
+import multiprocessing.popen_forkserver  # noqa: F401
 import os
 import signal
 from collections.abc import Iterator

@@ -37,14 +37,17 @@ def error_of(action: Callable[[], object]) -> str:
 # YAML
 
 
-def test_a_tag_runs_nothing(tmp_path: Path) -> None:
-    path, mark = tmp_path / "b.yaml", tmp_path / "ran"
-    path.write_text(f"model: !!python/object/apply:os.system ['touch {mark}']\n{METHODS}")
-    assert "has no place in a budget" in error_of(lambda: load_budget(path))
-    assert not mark.exists()
+@pytest.mark.parametrize("tag", ["python/object/apply:os.system ['touch ran']", "python/module:evil ''"])
+def test_a_tag_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("evil.py").write_text("from pathlib import Path\n\nPath('ran').touch()\n")
+    Path("b.yaml").write_text(f"model: !!{tag}\n{METHODS}")
+    assert error_of(lambda: load_budget(Path("b.yaml"))).startswith("b.yaml:1: ")
+    assert not Path("ran").exists()
 
 
-KEYS = ",".join(f"k{i}: 1" for i in range(8000))
+KEYS = ",".join(f"k{i}: 1" for i in range(3300))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,8 @@ KEYS = ",".join(f"k{i}: 1" for i in range(8000))
         "? " * 100_000,
         "a: [" + "[]," * 60_000 + "]",
         "a: &a {x: 1}\nb: [" + "*a," * 60_000 + "]",
-        f"a: &a {{{KEYS}}}\nb: {{<<: [{'*a,' * 20_000}]}}",
-        f"a: &a {{{KEYS}}}\nb: {{<<: [{'{<<: *a},' * 9000}]}}",
+        f"a: &a {{{KEYS}}}\nb: {{<<: [{'*a,' * 9000}, {{<<: *a}}]}}\nc: [",
+        f"a: &a {{{KEYS}}}\nb: {{<<: [{'{<<: *a},' * 4000}]}}",
         "a: {<<: [&m0 {x: 1}" + "".join(f", &m{i} {{<<: *m{i - 1}}}" for i in range(1, 4000)) + "]}\nb: [",
         "a: 1" + ":59" * 60_000,
         "a: 1" + ":59" * 200 + ".5",
@@ -88,9 +91,10 @@ def test_no_yaml_takes_long_or_ends_in_another_error(tmp_path: Path, text: str) 
         ("".join(f"k{i}: 1\n" for i in range(5000)), "has no key 'k0'"),
         (f"tasks: {{{','.join(f't{i}: {{}}' for i in range(2000))}}}\n", "declares 2,000 tasks"),
         ("revision: ../../x\n", "is no commit, branch or tag"),
+        ("revision: a b\n", "is no commit, branch or tag"),
         (f"baseline: {'x' * 100_000}\n", "is not among the methods"),
     ],
-    ids=["unknown keys", "tasks", "revision", "long name"],
+    ids=["unknown keys", "tasks", "revision", "revision in words", "long name"],
 )
 def test_a_budget_full_of_mistakes_is_refused_soon_and_in_few_words(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "b.yaml"
@@ -114,8 +118,12 @@ def test_pipes_devices_and_endless_files_are_not_read(tmp_path: Path, reader: Ca
 
 def test_a_mistake_quotes_no_command_and_no_escape(tmp_path: Path) -> None:
     path = tmp_path / "b\x1b.yaml"
-    path.write_text("model: m\nmethods: {}\n::error::x\u202e: 1\n")
+    path.write_text(
+        "model: m\nmethods: {}\n::error::x\u202e: 1\ncalibration: evil.jsonl\ntasks: {t: {file: evl.jsonl}}\n"
+    )
+    (tmp_path / "\n::error::\x1b[31mzzzzzzzz.jsonl").touch()
     told = error_of(lambda: load_budget(path))
+    assert "known: \ufffd::error::\ufffd[31mzzzzzzzz.jsonl" in told
     assert "\x1b" not in told
     assert "\u202e" not in told
     assert not any(line.strip().startswith("::") for line in told.splitlines())
@@ -190,6 +198,12 @@ def test_a_budget_that_extends_a_file_of_the_system_quotes_nothing_of_it(reposit
     )
 
 
+def test_a_folder_whose_name_begins_alike_lies_outside(repository: Path) -> None:
+    repository.with_name("repo2").mkdir()
+    (message,) = told_of(repository, NAMING["model"].format("../repo2"))
+    assert message.startswith("model: '../repo2' lies outside the repository")
+
+
 def test_the_parents_of_a_budget_are_held_to_the_same(repository: Path) -> None:
     (repository / "base.yaml").write_text("extends: link/base.yaml\n")
     (message,) = told_of(repository, "extends: base.yaml\n")
@@ -216,6 +230,7 @@ def test_a_model_of_the_repository_holds_no_links_that_lead_outside(repository: 
 
 def test_hints_list_nothing_that_lies_outside(repository: Path) -> None:
     (repository.parent / "repp.jsonl").touch()
+    (repository.parent / "repp.yaml").touch()
     (message,) = told_of(repository, NAMING["file"].format("."))
     assert message == "file: there is no file '.'"
     (message,) = told_of(repository, "extends: .\n")

@@ -71,7 +71,7 @@ def test_gb_and_gib_differ() -> None:
         (units.parse_size, None, "wants a number with a unit"),
         (units.parse_time, ["80 ms"], "wants a number with a unit, such as 80 ms or 2.5 s"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_is_no_size_or_time_is_refused_in_words(
     parse: Callable[[object], tuple[float, str]], value: object, message: str
