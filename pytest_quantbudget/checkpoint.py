@@ -140,9 +140,9 @@ def _tensor(entry: object) -> tuple[list[int] | None, list[int]]:
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     shape: Any = fields.get("shape")
     span: Any = fields.get("data_offsets")
-    if not _counts(shape) or not _counts(span) or len(span) != 2 or span[0] > span[1]:
+    if not _counts(shape) or not _counts(span) or len(span) != 2:
         return None, []
-    # No type of a tensor packs more than eight values into a byte.
+    # No type of a tensor packs more than eight values into a byte, and none takes a negative number of them.
     return (shape if math.prod(shape) <= 8 * (span[1] - span[0]) else None), span
 
 

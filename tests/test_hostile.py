@@ -322,6 +322,7 @@ def test_a_report_from_elsewhere_prints_no_escape_and_no_command(
 @pytest.mark.parametrize(
     "content",
     ["[" * 100_000, '{"version": "\\u001b[31m"}', '{"version": 1, "\\u001b[31m": 1}', '{"version": 1e999}', "\x1b[31m"],
+    ids=["nested", "version", "key", "infinite", "no JSON"],
 )
 def test_what_is_no_report_ends_in_one_plain_line(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]

@@ -285,6 +285,11 @@ NONSENSE = "its header says nothing sensible of the tensor 'x'"
         (packed({"x": tensor()}, b"\0" * 7), "is cut off: holds "),
         (packed({"x": tensor()}, b"\0" * 9), "holds "),
     ],
+    ids=[
+        *["empty", "8 EiB of header", "4 EiB of header", "no header", "no JSON", "a list", "nested", "digits"],
+        *["number", "no entry", "negative", "a flag", "large side", "large product", "many sides"],
+        *["backwards", "one offset", "overlap", "gap", "cut off", "too long"],
+    ],
 )
 def test_a_broken_safetensors_file_is_named_before_it_is_loaded(model: Path, content: bytes, message: str) -> None:
     (model / "model.safetensors").write_bytes(content)
@@ -301,7 +306,11 @@ def test_of_weights_only_the_header_is_read(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
-@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b"[" * 100_000, b'{"x": ' + b"1" * 10_000 + b"}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"{", b"\xff", b"[" * 100_000, b'{"x": ' + b"1" * 10_000 + b"}"],
+    ids=["list", "cut off", "no text", "nested", "digits"],
+)
 def test_a_configuration_is_a_json_object(model: Path, name: str, content: bytes) -> None:
     (model / name).write_bytes(content)
     assert refusal(model) == f"evil/{name} is not a JSON object"
