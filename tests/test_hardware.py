@@ -50,10 +50,10 @@ def test_the_index_is_the_drivers_and_not_the_place_in_the_list() -> None:
 
 @pytest.mark.parametrize(
     ("worker", "mine"),
-    [(None, ["GPU-1", "GPU-2", "GPU-3"]), (0, ["GPU-1"]), (1, ["GPU-3"]), (2, ["GPU-1"])],
+    [(None, ["GPU-1", "GPU-2", "GPU-3"]), (0, ["GPU-1", "GPU-3"]), (1, ["GPU-3", "GPU-1"]), (2, ["GPU-1", "GPU-3"])],
     ids=["alone", "first", "second", "more workers than GPUs"],
 )
-def test_each_worker_has_one_gpu_and_all_of_them_the_same_kind(worker: int | None, mine: list[str]) -> None:
+def test_each_worker_takes_its_own_gpu_first_and_only_those_of_one_kind(worker: int | None, mine: list[str]) -> None:
     gpus = [replace(A100, uuid="GPU-1"), replace(T4, uuid="GPU-2"), replace(A100, uuid="GPU-3")]
     assert [gpu.uuid for gpu in share(gpus, worker)] == mine
     assert share([], worker) == []
