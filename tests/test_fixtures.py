@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  # here, because pytester forgets what a room has imported, and torch cannot be imported twice
 
 
 def test_one_model_at_a_time_is_resident_and_the_next_loads_after_it_is_freed(

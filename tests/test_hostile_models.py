@@ -286,7 +286,7 @@ NONSENSE = "its header says nothing sensible of the tensor 'x'"
         (packed({"x": tensor()}, b"\0" * 9), "holds "),
     ],
     ids=[
-        *["empty", "8 EiB of header", "4 EiB of header", "no header", "no JSON", "a list", "nested", "digits"],
+        *["empty", "16 EiB of header", "8 EiB of header", "no header", "no JSON", "a list", "nested", "digits"],
         *["number", "no entry", "negative", "a flag", "large side", "large product", "many sides"],
         *["backwards", "one offset", "overlap", "gap", "cut off", "too long"],
     ],
