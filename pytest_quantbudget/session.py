@@ -28,18 +28,24 @@ def find_budgets(name: str, base: Path) -> list[Path]:
     if path.is_file():
         return [path.resolve()]
     if path.is_dir():
-        found = sorted(p.resolve() for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        found = _files_in(path, (p for p in path.rglob("*") if p.suffix in SUFFIXES))
         if not found:
             raise BudgetError(Problem(path, 0, "this directory holds no budget (*.yaml, *.yml)"))
         return found
     anchor = Path(path.anchor)
     if any(c in name for c in "*?["):
-        found = sorted(p.resolve() for p in anchor.glob(str(path.relative_to(anchor))) if p.is_file())
+        found = _files_in(named_folder(base, name), anchor.glob(str(path.relative_to(anchor))))
         if not found:
             raise BudgetError(Problem(base / name, 0, "this pattern matches no file"))
         return found
     names = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES or p.is_dir()]
     raise BudgetError(Problem(base / name, 0, f"there is no such budget{units.nearest(path.name, names)}"))
+
+
+def _files_in(folder: Path, found: Iterable[Path]) -> list[Path]:
+    """The files among `found`, without links that lead out of the folder: nobody has named what they lead to."""
+    real = folder.resolve()
+    return sorted(p.resolve() for p in found if p.resolve().is_relative_to(real) and p.is_file())
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.measurement import Device, Failure, Measurement, Subject, Task, Workload
 from pytest_quantbudget.report import document
 from pytest_quantbudget.safetext import INSTEAD, printable
+from pytest_quantbudget.session import find_budgets
 from pytest_quantbudget.tasks.questions import calibration_texts, read_file
 from pytest_quantbudget.verdict import OVER, SKIPPED, Verdict
 from pytest_quantbudget.yamlfile import BudgetError, Problem, display_path, named_folder, read
@@ -342,3 +343,14 @@ def test_figures_that_cannot_be_divided_end_in_one_plain_line(
     (tmp_path / "r.json").write_text(json.dumps(text))
     assert main(["table", str(tmp_path / "r.json")]) == 4
     assert capsys.readouterr().err.startswith("ERROR: ")
+
+
+def test_a_link_among_budgets_that_leads_elsewhere_is_no_budget(tmp_path: Path) -> None:
+    (tmp_path / "secret.yaml").write_text("password: x\n")
+    folder = tmp_path / "repository" / "budgets"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("model: builtin\n")
+    (folder / "link.yaml").symlink_to(tmp_path / "secret.yaml")
+    (folder / "dangling.yaml").symlink_to(tmp_path / "nowhere.yaml")
+    assert find_budgets("budgets", tmp_path / "repository") == [folder / "own.yaml"]
+    assert find_budgets("budgets/*.yaml", tmp_path / "repository") == [folder / "own.yaml"]
