@@ -10,6 +10,7 @@ import pytest
 from pytest_quantbudget import sources, store
 from pytest_quantbudget.grammar import TIME
 from pytest_quantbudget.measurement import Trust
+from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Options
 
 
@@ -47,7 +48,7 @@ def _cache(named: str | None) -> tuple[Path, str]:
     try:
         store.Remote(named)
     except (ValueError, ImportError, OSError) as error:
-        raise pytest.UsageError(f"--quant-cache {named}: {error}") from None
+        raise pytest.UsageError(safe(f"--quant-cache {named}: {error}")) from None
     return sources.default_cache().absolute(), named
 
 

@@ -47,3 +47,17 @@ def test_the_gpu_marker_refuses_what_it_does_not_take(pytester: pytest.Pytester,
     result = pytester.runpytest()
     assert result.ret != pytest.ExitCode.OK
     assert "marker gpu: " in result.stdout.str() + result.stderr.str()
+
+
+def test_a_cache_url_is_refused_without_its_password(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--quant-cache", "s4://reader:hunter22@host/x")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --quant-cache s4://[*][*][*]@host/x: *"])
+    result.stderr.no_fnmatch_line("*hunter22*")
+
+
+@pytest.mark.parametrize("text", ["2", "soon", "-1 h"])
+def test_a_time_limit_wants_a_time(pytester: pytest.Pytester, text: str) -> None:
+    result = pytester.runpytest(f"--quant-timeout={text}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --quant-timeout: *"])
