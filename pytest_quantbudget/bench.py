@@ -26,12 +26,17 @@ from pytest_quantbudget.measurement import (
     Origin,
     Request,
     Subject,
+    Task,
+    TaskResult,
     Trust,
+    draft_id,
     merge,
 )
 from pytest_quantbudget.store import Entry, Key, Store
 from pytest_quantbudget.units import format_time
 
+Drafts = Mapping[Task, TaskResult]
+NO_DRAFTS: Drafts = {}
 USED_UP = "the time for the whole run (--quant-timeout) was used up"
 
 
@@ -55,8 +60,10 @@ class Bench:
     known: dict[str, Measurement] = field(default_factory=dict)
     _parts: list[Measurement] = field(default_factory=list)
 
-    def measure(self, request: Request) -> Measurement:
+    def measure(self, request: Request, drafts: Drafts = NO_DRAFTS) -> Measurement:
         """The measurement of a request's subject: from this process, from another of the run, or made now.
+
+        `drafts` are the baseline's answers to the tasks.
 
         Never raises for what happens while measuring; that is in the record's `failures`. Where the caller is
         interrupted, what there is by then is the measurement: whatever hung or crashed once is not tried again.
@@ -68,7 +75,7 @@ class Bench:
                 if not path.exists():
                     self._parts = [Measurement(request.subject)]
                     try:
-                        self._make(request)
+                        self._make(request, drafts)
                     except OSError as error:  # a lock that cannot be had, say
                         why = f"{type(error).__name__}: {error}"
                         self._parts.append(self._failed(request.subject, LOAD, why, traceback.format_exc()))
@@ -129,7 +136,7 @@ class Bench:
         """Where a quantization of that name is kept."""
         return self.cache / "quantized" / name
 
-    def _make(self, request: Request) -> None:
+    def _make(self, request: Request, drafts: Drafts) -> None:
         subject = request.subject
         spec = methods.spec(subject.method)
         missing = spec.missing()
@@ -140,15 +147,15 @@ class Bench:
         try:
             # Another run that measures the same is waited for: its figures are ours.
             with self._lock(self.cache / "locks" / f"{keys.folder}.lock") if keys else contextlib.nullcontext():
-                rest = self._recall(request, keys) if keys else request
+                rest = self._recall(request, keys, drafts) if keys else request
                 if rest is None:
                     return
                 with self.devices(subject.gpus):
-                    self._run(rest, keys, spec)
+                    self._run(rest, keys, spec, drafts)
         except Timeout:
             self._parts.append(self._failed(subject, LOAD, f"not begun: {USED_UP}"))
 
-    def _recall(self, request: Request, keys: Keys) -> Request | None:
+    def _recall(self, request: Request, keys: Keys, drafts: Drafts) -> Request | None:
         """Take in what the store knows; what is left to measure, or None where nothing is."""
         loaded, _ = self._stored(keys.load(), request.subject)
         took, age = self._stored(keys.load_time(), request.subject)
@@ -164,7 +171,7 @@ class Bench:
         prompts = [p for p in request.prompts if not self._take(self._stored(keys.reply(p), request.subject)[0])]
         tasks = []
         for task in request.tasks:
-            part, _ = self._stored(keys.task(task), request.subject)
+            part, _ = self._stored(keys.task(task, draft_id(drafts.get(task))), request.subject)
             if part:
                 self._parts.append(replace(part, tasks=tuple(replace(t, task=task) for t in part.tasks)))
             else:
@@ -198,7 +205,7 @@ class Bench:
             tasks=tuple(replace(task, origin=origin) for task in part.tasks),
         ), entry
 
-    def _run(self, request: Request, keys: Keys | None, spec: methods.Spec) -> None:
+    def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, drafts: Drafts) -> None:
         """Measure, after the method's own quantization where it has one; both within the request's time."""
         if time.monotonic() >= self.deadline:
             raise Timeout("")
@@ -210,7 +217,7 @@ class Bench:
             if made.quantized is None:
                 return
             path = str(self.quantized_path(made.quantized))
-        self._child(request, keys, until, quantized=path)
+        self._child(request, keys, until, quantized=path, drafts=drafts)
 
     def _child(self, request: Request, keys: Keys | None, until: float, **more: Any) -> None:
         """Run one measuring process to its end; what it told until then counts, however it ended."""

@@ -10,22 +10,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import grammar, methods, units
+from pytest_quantbudget import declared, grammar, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
-from pytest_quantbudget.measurement import Request, Subject, Task, Workload
+from pytest_quantbudget.measurement import Request, Subject, Task, Text, Workload
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 
 TOP = (
     "model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "gpus", "timeout", "max_age", "tasks",
-    "methods",
+    "perplexity", "methods",
 )  # fmt: skip
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
 REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
-MAX_TASKS = MAX_PATTERNS = 100  # what is checked pair by pair must stay few
+MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,31 @@ class Budget:
     tasks: Mapping[str, Task]
     methods: tuple[Method, ...]
     max_age_s: float = grammar.MAX_AGE_S
+    text: Text | None = None
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises KeyError where the budget has none."""
         return next((m for m in self.methods if m.name == name), None) or _raise(KeyError(name))
 
+    def asked_for(self, kind: LimitKind) -> list[Task]:
+        """The tasks whose answers a limit is judged on."""
+        if kind.metric in ("agreement", "answer_ppl"):
+            return [task for task in self.tasks.values() if task.harness is None]
+        if kind.metric in ("kl", "top1"):
+            return [task for task in self.tasks.values() if task.divergence]
+        return [self.tasks[kind.task]] if kind.metric == "task" else []
+
     def request(self, method: Method, limits: Sequence[Limit] | None = None) -> Request:
         """What has to be measured of a method for `limits`; for everything the file declares where that is None."""
         metrics = {limit.kind.metric for limit in limits or ()}
-        tasks = {limit.kind.task for limit in limits or ()}
+        tasks = {task.name for limit in limits or () for task in self.asked_for(limit.kind)}
         speed = limits is None or bool(metrics & {"vram", "tokens_per_s", "ttft"})
         return Request(
             method.subject,
             load_time=limits is None or "load_time" in metrics,
             workloads=(self.workload,) if speed else (),
             tasks=tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
+            texts=(self.text,) if self.text and (limits is None or "ppl" in metrics) else (),
             prompts=(self.prompt,),
             timeout_s=method.timeout_s,
             max_age_s=self.max_age_s,
@@ -129,7 +139,6 @@ class _Reader:
 
     def __init__(self, path: Path, root: Marked, problems: Problems, roots: Roots) -> None:
         self.path, self.root, self.problems, self.roots = path, root, problems, roots
-        self.pools: dict[Path, list[questions.Question]] = {}
 
     def budget(self) -> Budget:
         if not isinstance(self.root.value, dict):
@@ -138,13 +147,15 @@ class _Reader:
         model = self.model(self.root)
         workload = grammar.read_fields(self.section("workload"), grammar.WORKLOAD, "workload", self.problems)
         prompt = workload.pop("prompt")
-        tasks = self.tasks(self.section("tasks"))
+        tasks = declared.tasks(self.section("tasks"), self.file, self.problems)
+        text = self.perplexity()
         found = self.methods(model, tasks)
         baseline = self.baseline(found)
         for method in found:
             self.relations(method, baseline)
+            self.wants(method, tasks, text)
         max_age = self.time(self.root, "max_age", grammar.MAX_AGE_S)
-        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found, max_age)
+        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found, max_age, text)
 
     def section(self, name: str) -> Marked:
         return self.root.entries.get(name) or Marked({}, self.path, self.root.line)
@@ -213,41 +224,6 @@ class _Reader:
             self.problems.add(entry, f"{key}: there is no file {name!r}{near}")
             return None
         return path
-
-    def tasks(self, node: Marked) -> dict[str, Task]:
-        if not isinstance(node.value, dict):
-            self.problems.add(node, "tasks wants a name and settings for each question set")
-        if len(node.entries) > MAX_TASKS:
-            self.problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
-            return {}
-        tasks: dict[str, Task] = {}
-        for name, settings in node.entries.items():
-            taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
-                why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
-                self.problems.add(settings, f"{name!r} cannot name a task: {why}")
-                continue
-            node_ = Marked({}, settings.file, settings.line) if settings.value is None else settings
-            values = grammar.read_fields(node_, grammar.TASK, f"task {name}", self.problems)
-            path = self.file(node_, "file")
-            if path is None and "file" not in node_.entries and name not in questions.HUB_SETS:
-                known = ", ".join(questions.HUB_SETS)
-                self.problems.add(settings, f"task {name!r} wants a `file`: only {known} has a set on the hub")
-            if path is not None:
-                self.question_file(node_, path, values)
-            values["file"] = str(path) if path else None
-            tasks[name] = Task(name=name, **values)
-        return tasks
-
-    def question_file(self, node: Marked, path: Path, values: Mapping[str, Any]) -> None:
-        try:
-            if path not in self.pools:
-                self.pools[path] = questions.read_file(path)
-            questions.draw(self.pools[path], values["questions"], values["shots"], values["seed"])
-        except BudgetError as error:
-            self.problems.extend(error.problems)
-        except ValueError as error:
-            self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
 
     def methods(self, model: str, tasks: Mapping[str, Task]) -> tuple[Method, ...]:
         node = self.section("methods")
@@ -372,6 +348,25 @@ class _Reader:
             return None
         return name
 
+    def perplexity(self) -> Text | None:
+        node = self.root.entries.get("perplexity")
+        if node is None:
+            return None
+        values = grammar.read_fields(node, grammar.PERPLEXITY, "perplexity", self.problems)
+        path = self.file(node, "file")
+        if path is None and isinstance(node.value, dict) and "file" not in node.entries:
+            self.problems.add(node, "perplexity wants a text `file`")
+        if values["stride"] > values["window"]:
+            self.problems.add(node, f"stride {values['stride']} skips text: the window is {values['window']}")
+        return Text(str(path), values["window"], values["stride"])
+
+    def wants(self, method: Method, tasks: Mapping[str, Task], text: Text | None) -> None:
+        """What limits need that the file does not declare."""
+        for limit in method.limits:
+            missing = _wanting(limit.kind.metric, tasks, text)
+            if missing:
+                self.problems.add(Marked(None, limit.file, limit.line), f"{limit.name} wants {missing}")
+
     def relations(self, method: Method, baseline: str | None) -> None:
         for limit in method.limits:
             if not limit.kind.relation:
@@ -381,6 +376,15 @@ class _Reader:
                 self.problems.add(node, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
             elif baseline is None and "baseline" not in self.root.entries:
                 self.problems.add(node, f"{limit.name} is taken against a baseline, and the file names no `baseline`")
+
+
+def _wanting(metric: str, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+    """What a file lacks for a limit on `metric`, or None."""
+    if metric in ("agreement", "answer_ppl") and all(task.harness for task in tasks.values()):
+        return "a task whose answers are texts"
+    if metric in ("kl", "top1") and not any(task.divergence for task in tasks.values()):
+        return "`divergence: true` on a task"
+    return "`perplexity` with a text file" if metric == "ppl" and text is None else None
 
 
 def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:

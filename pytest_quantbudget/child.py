@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -30,6 +30,7 @@ from pytest_quantbudget.measurement import (
     QUANTIZE,
     REPLY,
     WORKLOAD,
+    Answer,
     Failure,
     Measurement,
     Origin,
@@ -38,6 +39,7 @@ from pytest_quantbudget.measurement import (
     TaskResult,
     Trust,
     Workload,
+    draft_id,
 )
 from pytest_quantbudget.metrics import logits, memory
 from pytest_quantbudget.safetext import safe
@@ -52,7 +54,8 @@ class Job:
     """What a measuring process is told to do, and where.
 
     `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the
-    directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `last` says that
+    directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `drafts` are the
+    baseline's answers. `last` says that
     there is no other way to start a process.
     """
 
@@ -67,6 +70,7 @@ class Job:
     trust: Trust = NO_TRUST
     environ: Mapping[str, str] = field(default_factory=dict)
     last: bool = True
+    drafts: Mapping[Task, TaskResult] = field(default_factory=dict)
 
 
 def main(job: Job, tell: Connection, log: Connection) -> None:
@@ -227,27 +231,37 @@ class _Run:
         return part
 
     def reply(self, prompt: str) -> Measurement:
-        from pytest_quantbudget.tasks import ask
+        from pytest_quantbudget.metrics import speed
+        from pytest_quantbudget.tasks import plain
+        from pytest_quantbudget.tasks.decoding import Ends
 
-        ((text, _, _),) = ask.generate(self.model, self.tokenizer, [prompt], REPLY_TOKENS, "workload.prompt")
+        ends = Ends(self.tokenizer, speed.end_tokens(self.model), (), REPLY_TOKENS)
+        ids = self.tokenizer(prompt)["input_ids"]
+        speed.check_positions(self.model, len(ids) + REPLY_TOKENS, "workload.prompt")
+        (said,) = plain.generate(self.model, self.tokenizer, [ids], ends, "workload.prompt")
+        text = self.tokenizer.decode(said.ids, skip_special_tokens=True)
         part = Measurement(self.subject, replies={prompt: text})
         self.keep(lambda keys: keys.reply(prompt), part)
         return part
 
     def ask(self, task: Task) -> Measurement:
-        from pytest_quantbudget.tasks import ask
+        from pytest_quantbudget.tasks import ask, prompts
 
-        batches = _Batches(self.store, self.job.keys, task)
+        baseline = self.job.drafts.get(task)
+        batches = _Batches(self, task, draft_id(baseline))
         source = self.job.keys.asked[identity.source(task)] if self.job.keys else None
-        asked, shots = ask.sample(task, source)
-        result = ask.run(self.model, self.tokenizer, task, asked, shots, batches)
+        result = ask.run(self.model, self.tokenizer, task, prompts.sample(task, source), batches, baseline)
         if not any(answer.tokens for answer in result.answers):
             raise ValueError(
                 f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
                 f"({len(result.answers):,} questions)"
             )
-        part = Measurement(self.subject, tasks=(replace(result, origin=_origin()),))
-        self.keep(lambda keys: keys.task(task), part)
+        result = replace(result, origin=_origin())
+        part = Measurement(self.subject, tasks=(result,))
+        self.keep(lambda keys: keys.task(task, batches.drafts), part)
+        if batches.drafts:  # without the comparison they serve a run that has no baseline, too
+            alone = Measurement(self.subject, tasks=(replace(result, agreement=None),))
+            self.keep(lambda keys: keys.task(task), alone)
         batches.drop()
         shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
@@ -256,15 +270,18 @@ class _Run:
 class _Batches:
     """Answers of a task as they are given: each batch is stored at once, and an earlier run's are found again."""
 
-    def __init__(self, store: Store | None, keys: Keys | None, task: Task) -> None:
-        self.store, self.keys, self.task = store, keys, task
+    def __init__(self, run: _Run, task: Task, drafts: str | None) -> None:
+        self.store, self.keys, self.task = run.store, run.job.keys, task
+        self.say = run.say
+        self.drafts = drafts
+        self.done = 0
         self.touched: list[Key] = []
         self.notes: list[str] = []
 
     def get(self, number: int) -> TaskResult | None:
         if self.store is None or self.keys is None:
             return None
-        key = self.keys.batch(self.task, number)
+        key = self.keys.batch(self.task, number, self.drafts)
         entry = self.store.get(key)
         if entry is None:
             return None
@@ -277,12 +294,17 @@ class _Batches:
 
     def put(self, number: int, batch: TaskResult) -> None:
         if self.store is not None and self.keys is not None:
-            self.touched.append(self.keys.batch(self.task, number))
+            self.touched.append(self.keys.batch(self.task, number, self.drafts))
             self.store.put(self.touched[-1], records.to_builtins(batch))
 
     def shrunk(self, asked: int, held: int) -> None:
         name = self.task.name
         self.notes.append(f"out of memory with {asked:,} questions of {name} at once; {held:,} were answered at once")
+
+    def answered(self, answers: Sequence[Answer], total: int) -> None:
+        self.done += len(answers)
+        told = [records.to_builtins(replace(answer, ids=())) for answer in answers]
+        self.say(answered={"task": self.task.name, "done": self.done, "total": total, "answers": told})
 
     def drop(self) -> None:
         """Forget the batches: the whole task is stored."""

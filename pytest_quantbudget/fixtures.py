@@ -101,7 +101,7 @@ def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget
     budget, method = quant_method
     _need_gpu(session, method)
     session.plan(budget, method, None)
-    return session.measure(method)
+    return session.measure(budget, method)
 
 
 @pytest.fixture

@@ -124,8 +124,22 @@ def _quantity(known: Mapping[str, float]) -> str:
     return rf"^\+?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*({'|'.join(known)})$"
 
 
+def _read_flag_or_auto(value: object) -> bool | None:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError(f"wants true, false or auto, not {value!r}")
+    return None if value == "auto" else bool(value)
+
+
+def _read_whole_or_auto(value: object) -> int | None:
+    if value != "auto" and isinstance(value, str):
+        raise ValueError(f"wants a whole number of at least 1, or auto, not {value!r}")
+    return None if value == "auto" else int(whole(1).read(value))
+
+
 TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
 FLAG = Kind(_read_flag, {"type": "boolean"})
+FLAG_OR_AUTO = Kind(_read_flag_or_auto, {"enum": [True, False, "auto"]})
+WHOLE_OR_AUTO = Kind(_read_whole_or_auto, {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
 NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
 CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d{1,3}\.\d{1,3}$"})
 SIZE = Kind(
@@ -156,16 +170,55 @@ WORKLOAD: Sequence[Field] = (
     ),
 )
 
+QUESTIONS = Field("questions", whole(1), "How many questions, drawn at random by `seed`; all of them where not given.")
+SEED = Field("seed", whole(0), "Seed of the drawing of questions and examples.", 0)
+CHAT: Sequence[Field] = (
+    Field("chat_template", FLAG_OR_AUTO, "Ask through the model's chat template; `auto` where it has one.", False),
+    Field("system_prompt", TEXT, "The conversation's system message."),
+    Field("enable_thinking", FLAG, "Given to the chat template, for models that can think first."),
+)
+
 TASK: Sequence[Field] = (
-    Field("questions", whole(1), "How many questions, drawn at random by `seed`; all of them where not given."),
-    Field("shots", whole(0), "Worked examples in front of each question.", 0),
-    Field("seed", whole(0), "Seed of the drawing of questions and examples.", 0),
+    QUESTIONS,
+    Field("shots", whole(0), "Worked examples in front of each question; the harness's number where it chooses them."),
+    SEED,
     Field(
         "file", TEXT, "JSON lines with `question` and `answer`, instead of the hub's set; `builtin` is the shipped one."
     ),
+    Field(
+        "style", choice("gsm8k", "gsm8k_cot"), "Whose prompts, stops and extraction; the task's own name by default."
+    ),
+    Field("shots_file", TEXT, "JSON lines that worked examples are drawn from, instead of the task's own questions."),
+    Field(
+        "fewshot",
+        choice("harness", "fixed"),
+        "Worked examples as lm-evaluation-harness chooses them (default where it can), or the same for all questions.",
+    ),
+    *CHAT,
     Field("max_new_tokens", whole(1), "Where an answer is cut off.", 256),
-    Field("batch_size", whole(1), "Questions answered at once; halved when memory runs out.", 32),
+    Field(
+        "max_truncated", number(0, 100, closed="low high"), "Percent of cut-off answers above which none count.", 2.0
+    ),
+    Field("batch_size", WHOLE_OR_AUTO, "Questions at once; `auto` goes by memory. Halved when memory runs out."),
     Field("extract", choice("strict", "flexible"), "Which answer counts: after `####`, or the last number.", "strict"),
+    Field("divergence", FLAG, "Compare full logits with the baseline's on a sample of its answers (KL, top-1).", False),
+)
+
+HARNESS: Sequence[Field] = (
+    Field("harness", TEXT, "A task of lm-evaluation-harness, by name, or by the path of a YAML file."),
+    Field("limit", whole(1), "Only the first so many questions, as the harness's own `--limit`."),
+    QUESTIONS,
+    SEED,
+    Field("shots", whole(0), "Worked examples; the task's own number where not given."),
+    Field("metric", TEXT, "The figure that counts, right or wrong a question; by default the task's first such one."),
+    *CHAT,
+    Field("batch_size", whole(1), "Requests at once.", 16),
+)
+
+PERPLEXITY: Sequence[Field] = (
+    Field("file", TEXT, "A text file, read whole."),
+    Field("window", whole(2), "Tokens that the model sees at once.", 512),
+    Field("stride", whole(1), "Tokens by which the window moves: so many are scored in each, but for the first.", 256),
 )
 
 GPU: Sequence[Field] = (
@@ -196,8 +249,10 @@ def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Prob
 
 
 Bound = Literal["min", "max"]
-Metric = Literal["vram", "weights", "tokens_per_s", "ttft", "load_time", "task"]
-Relation = Literal["", "ratio", "speedup", "drop", "flips"]
+Metric = Literal[
+    "vram", "weights", "tokens_per_s", "ttft", "load_time", "task", "agreement", "answer_ppl", "kl", "top1", "ppl"
+]
+Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
 
 
 @dataclass(frozen=True)
@@ -214,6 +269,8 @@ class LimitKind:
     task: str = ""
 
 
+SHARE = number(0, 100, closed="high")
+
 LIMITS: Mapping[str, LimitKind] = {
     limit.name: limit
     for limit in (
@@ -228,16 +285,60 @@ LIMITS: Mapping[str, LimitKind] = {
         LimitKind(
             "max_load_time", "max", "load_time", "", "", TIME, "From local files to a model ready on its device."
         ),
+        LimitKind(
+            "min_token_agreement",
+            "min",
+            "agreement",
+            "against",
+            "%",
+            SHARE,
+            "Tokens of the baseline's answers that are the method's own greedy choice, percent.",
+        ),
+        LimitKind(
+            "max_answer_ppl_ratio",
+            "max",
+            "answer_ppl",
+            "against",
+            "",
+            number(0),
+            "Perplexity of the baseline's answers under the method over that under the baseline.",
+        ),
+        LimitKind(
+            "max_kl",
+            "max",
+            "kl",
+            "against",
+            "nats",
+            number(0),
+            "Mean KL divergence from the baseline a token (task key `divergence`), nats.",
+        ),
+        LimitKind(
+            "min_top1_agreement",
+            "min",
+            "top1",
+            "against",
+            "%",
+            SHARE,
+            "Tokens whose likeliest next one is the baseline's (task key `divergence`), percent.",
+        ),
+        LimitKind(
+            "max_ppl_ratio",
+            "max",
+            "ppl",
+            "ratio",
+            "",
+            number(0),
+            "Perplexity of a text (file key `perplexity`) over the baseline's.",
+        ),
     )
 }
 
 
 def task_limits(task: str) -> tuple[LimitKind, ...]:
     """The limits that a declared task adds: accuracy in percent, drop in percentage points, flips in percent."""
-    share = number(0, 100, closed="high")
     change = number(0, 100, closed="low")
     return (
-        LimitKind(f"min_{task}", "min", "task", "", "%", share, f"Accuracy on {task}, percent.", task),
+        LimitKind(f"min_{task}", "min", "task", "", "%", SHARE, f"Accuracy on {task}, percent.", task),
         LimitKind(
             f"max_{task}_drop", "max", "task", "drop", "points", change, f"Loss of {task} accuracy, points.", task
         ),

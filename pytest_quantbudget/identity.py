@@ -16,7 +16,7 @@ from pytest_quantbudget import hardware, methods, records, sources
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.measurement import Request, Task, Trust, Workload
 from pytest_quantbudget.store import Key
-from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.tasks import prompts, questions
 
 # What the libraries under measurement read from the environment and their numbers depend on.
 VARIABLES = (
@@ -24,6 +24,8 @@ VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
 )  # fmt: skip
+
+NO_MATTER = ("name", "file", "shots_file", "extract", "max_truncated", "divergence")  # to the answers of a task
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,18 @@ class Keys:
         """The continuation of a prompt."""
         return self._key("reply", prompt=prompt)
 
-    def task(self, task: Task) -> Key:
-        """All answers to a task."""
-        return self._key(f"task-{task.name}", **self._task(task))
+    def task(self, task: Task, drafts: str | None = None) -> Key:
+        """All answers to a task; with what is thought of a baseline's, named `drafts`."""
+        return self._key(f"task-{task.name}", **self._task(task), drafts=drafts)
 
-    def batch(self, task: Task, number: int) -> Key:
+    def batch(self, task: Task, number: int, drafts: str | None = None) -> Key:
         """The answers of one batch of a task."""
-        return self._key(f"batch-{number}", **self._task(task), batch=number)
+        return self._key(f"batch-{number}", **self._task(task), batch=number, drafts=drafts)
 
     def _task(self, task: Task) -> dict[str, Any]:
         # Its name is a label, the file's place does not matter, and both extractions are kept.
         told = records.to_builtins(task)
-        return {"task": {k: v for k, v in told.items() if k not in ("name", "file", "extract")}} | {
-            "asked": self.asked[source(task)]
-        }
+        return {"task": {k: v for k, v in told.items() if k not in NO_MATTER}} | {"asked": self.asked[source(task)]}
 
     def _key(self, label: str, **more: Any) -> Key:
         return Key(self.folder, label, {"subject": self.base, "figure": label.partition("-")[0], **more})
@@ -114,12 +114,12 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
 
 def source(task: Task) -> str:
     """What a task's questions are drawn from: a file or a set on the hub. Budgets may give it the same name."""
-    return task.file if task.file is not None else task.name
+    return "+".join(name for name in (task.file or task.name, task.shots_file) if name)
 
 
 def _asked(task: Task, memo: Path) -> str:
     if task.file is not None:
-        return sources.file_hash(Path(task.file))
+        return prompts.state(task)
     name, configuration = questions.HUB_SETS[task.name]
     return f"{name}/{configuration}@{sources.revision_of(name, None, memo, kind='dataset')}"
 

@@ -122,29 +122,20 @@ def check_room(spec: Spec, source: Path, device: str, trust: Trust = NO_TRUST) -
     """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
     import torch
 
+    from pytest_quantbudget.metrics import memory
+
     if checkpoint.format_of(source):
         need = float(checkpoint.size(source, trust))
     else:
         need = checkpoint.parameters(source, trust) * spec.bits / 8
     gpus = range(torch.cuda.device_count() if device == methods.BALANCED else 1)
-    free = free_ram() if device == "cpu" else sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+    free = memory.free_ram() if device == "cpu" else sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
     if free is not None and need > free:
         where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)
         raise Lacking(
             f"too little free memory: the weights take {units.format_size(need)} in {spec.name}, and "
             f"{units.format_size(free)} of {where} is free"
         )
-
-
-def free_ram() -> int | None:
-    """Bytes that a new process can have without swapping; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 def describe(device: str) -> Device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,8 @@ from pytest_quantbudget import records
 T = TypeVar("T")
 
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
-QUANTIZE, LOAD, REPLY, WORKLOAD = "quantize", "load", "reply", "workload"  # the phases, besides one for each task
+# The phases, besides one for each task.
+QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,46 @@ class Workload:
 
 @dataclass(frozen=True)
 class Task:
-    """A question set and how it is asked; `file` is absolute, `builtin`, or None for the hub's set."""
+    """A question set and how it is asked; files are absolute; without `file` it is the hub's set.
+
+    With `harness`, a task of lm-evaluation-harness (its name, or a YAML file's path), of whose questions the first
+    `limit` are asked or `questions` drawn by `seed`; `shots` None is then the task's own number. `batch_size` and
+    `chat_template` None mean `auto`; `max_truncated` is in percent.
+    """
 
     name: str
     questions: int | None
-    shots: int
+    shots: int | None
     seed: int
     file: str | None
     max_new_tokens: int
-    batch_size: int
+    batch_size: int | None
     extract: str
+    style: str = "gsm8k"
+    shots_file: str | None = None
+    fewshot: str = "fixed"
+    chat_template: bool | None = False
+    system_prompt: str | None = None
+    enable_thinking: bool | None = None
+    max_truncated: float = 2.0
+    divergence: bool = False
+    harness: str | None = None
+    limit: int | None = None
+    metric: str | None = None
 
     @property
     def phase(self) -> str:
         """The name of the phase in which its questions are answered."""
         return f"task {self.name}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file whose perplexity is measured in windows of `window` tokens that move by `stride`."""
+
+    file: str
+    window: int
+    stride: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Request:
     prompts: tuple[str, ...] = ()  # texts whose continuation the report shows
     timeout_s: float = math.inf  # for quantizing, loading and measuring together
     max_age_s: float = math.inf  # a timing that is older is taken again
+    texts: tuple[Text, ...] = ()  # of which the perplexity is measured
 
     def and_(self, other: Request) -> Request:
         """What serves both requests of one subject."""
@@ -93,6 +121,7 @@ class Request:
             load_time=self.load_time or other.load_time,
             workloads=_union(self.workloads, other.workloads),
             tasks=_union(self.tasks, other.tasks),
+            texts=_union(self.texts, other.texts),
             prompts=_union(self.prompts, other.prompts),
             timeout_s=max(self.timeout_s, other.timeout_s),
             max_age_s=min(self.max_age_s, other.max_age_s),
@@ -171,7 +200,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Answer:
-    """One question's outcome. `question` is its line (from 0) in the set; both extractions are kept."""
+    """One question's outcome. `question` is its line (from 0) in the set; both extractions are kept.
+
+    `ids` are its tokens as generated, the end included; `logprob` sums their log-probabilities (nats) where they were
+    told; `prompt` is a hash of the prompt; `seconds` run from the start of its batch until it was complete.
+    """
 
     question: int
     text: str
@@ -181,6 +214,74 @@ class Answer:
     flexible_correct: bool
     cut_off: bool
     tokens: int
+    ids: tuple[int, ...] = ()
+    logprob: float | None = None
+    prompt: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What a method thinks of the baseline's answers, token by token, each after what stands before it there.
+
+    `against` names these answers. Of `tokens` of them, `agreed` are the method's greedy choice. The log-probabilities
+    (nats) are sums over all tokens, under the method and under the baseline.
+    """
+
+    against: str
+    tokens: int
+    agreed: int
+    logprob: float
+    baseline_logprob: float
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, an agreement over nothing, and sums that are no numbers."""
+        if not 0 <= self.agreed <= self.tokens or not self.tokens:
+            raise ValueError("an agreement wants tokens, of which no more than all agree")
+        if not math.isfinite(self.logprob) or not math.isfinite(self.baseline_logprob):
+            raise ValueError("log-probabilities want to be finite")
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """How far the method's next-token distributions are from the baseline's, over `tokens` tokens of its answers.
+
+    Defined as by llama.cpp's `--kl-divergence`: `kl` holds the divergence (nats) of each token; `same_top` counts the
+    tokens whose likeliest next token is the same.
+    """
+
+    tokens: int
+    same_top: int
+    mean_kl: float
+    max_kl: float
+    p99_kl: float
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
+        if not 0 <= self.same_top <= self.tokens or not self.tokens:
+            raise ValueError("a divergence wants tokens, of which no more than all agree")
+        if not all(math.isfinite(value) for value in (self.mean_kl, self.max_kl, self.p99_kl)):
+            raise ValueError("a divergence wants to be finite")
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens."""
+
+    text: Text
+    nll: float
+    tokens: int
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, a sum over nothing, or one that is no number."""
+        if self.tokens < 1 or not 0 < self.nll < math.inf:
+            raise ValueError("a perplexity wants tokens and a finite sum above 0")
+
+    @property
+    def value(self) -> float:
+        """The exponential of the mean."""
+        return math.exp(min(self.nll / self.tokens, 700.0))
 
 
 @dataclass(frozen=True)
@@ -192,6 +293,8 @@ class TaskResult:
     seconds: float  # of answering, summed over the runs that it took
     origin: Origin | None = None
     resumed: int = 0  # answers that an earlier run had given before it was ended
+    agreement: Agreement | None = None
+    divergence: Divergence | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""
@@ -219,6 +322,14 @@ class TaskResult:
         """Answers in which the task's extraction found nothing."""
         strict = self.task.extract == "strict"
         return sum((a.strict if strict else a.flexible) == INVALID for a in self.answers)
+
+
+def draft_id(baseline: TaskResult | None) -> str | None:
+    """A name for answers that serve as drafts."""
+    if baseline is None:
+        return None
+    told = "\n".join(" ".join(map(str, answer.ids)) for answer in baseline.answers)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -260,6 +371,7 @@ class Measurement:
     replies: dict[str, str] | None = None  # prompt to greedy continuation
     speeds: tuple[Speed, ...] = ()
     tasks: tuple[TaskResult, ...] = ()
+    perplexities: tuple[Perplexity, ...] = ()
     failures: tuple[Failure, ...] = ()
     libraries: dict[str, str] | None = None
     notes: tuple[str, ...] = ()  # what went wrong and cost no figure
@@ -272,6 +384,10 @@ class Measurement:
         """The answers to a task, if it was asked."""
         return next((t for t in self.tasks if t.task == task), None)
 
+    def perplexity(self, text: Text) -> Perplexity | None:
+        """The perplexity of a text, if it was measured."""
+        return next((p for p in self.perplexities if p.text == text), None)
+
     def __post_init__(self) -> None:
         """Refuse, with ValueError, figures that nothing can be divided by."""
         for name in ("weights", "load_time_s"):
@@ -280,8 +396,9 @@ class Measurement:
                 raise ValueError(f"{name} wants a finite figure above 0")
 
     def origins(self) -> Iterator[Origin]:
-        """When each of the figures was measured: those of loading, every workload, every task."""
-        for origin in (self.loaded, *(s.origin for s in self.speeds), *(t.origin for t in self.tasks)):
+        """When each of the figures was measured: those of loading, every workload, every task, every text."""
+        origins = [*[s.origin for s in self.speeds], *[t.origin for t in self.tasks]]
+        for origin in (self.loaded, *origins, *[p.origin for p in self.perplexities]):
             if origin is not None:
                 yield origin
 

@@ -38,8 +38,15 @@ def budget_schema() -> dict[str, Any]:
             "tasks": {
                 "type": "object",
                 "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
-                "additionalProperties": _optional(_fields(grammar.TASK)),
+                "additionalProperties": {
+                    "anyOf": [
+                        _fields(grammar.TASK),
+                        {**_fields(grammar.HARNESS), "required": ["harness"]},
+                        {"type": "null"},
+                    ]
+                },
             },
+            "perplexity": _said(_fields(grammar.PERPLEXITY), "A text whose perplexity is measured."),
             "methods": {
                 "type": "object",
                 "additionalProperties": False,

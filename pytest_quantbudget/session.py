@@ -171,16 +171,28 @@ class Session:
         key = request.subject.key
         self.needs[key] = self.needs[key].and_(request) if key in self.needs else request
 
-    def measure(self, method: Method) -> Measurement:
-        """The measurement of a planned method."""
-        return self.bench.measure(self.needs[method.subject.key])
+    def measure(self, budget: Budget, method: Method) -> Measurement:
+        """The measurement of a planned method; where the baseline is planned as well, that comes first.
+
+        Its answers to the tasks serve as drafts.
+        """
+        needed = self.needs[method.subject.key]
+        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        drafts: bench.Drafts = {}
+        if needed.tasks and base is not None and self._before(base, method):
+            drafts = {result.task: result for result in self.measure(budget, base).tasks}
+        return self.bench.measure(needed, drafts)
+
+    def _before(self, base: Method, method: Method) -> bool:
+        """Whether the baseline is another subject than the method's, is planned, and can be measured here."""
+        planned = base.subject.key in self.needs and base.subject.key != method.subject.key
+        return planned and (base.gpu is None or self.lacking(base.gpu) is None)
 
     def finish_measuring(self) -> None:
         """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""
-        methods = [method for budget in self.budgets.values() for method in budget.methods]
-        for method in methods:
+        for budget, method in [(b, m) for b in self.budgets.values() for m in b.methods]:
             if method.subject.key in self.needs and (method.gpu is None or self.lacking(method.gpu) is None):
-                self.measure(method)
+                self.measure(budget, method)
 
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
@@ -195,9 +207,9 @@ class Session:
         if base is not None and lacking is not None:
             why = f"not measured: the baseline {base.name} {lacking}"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
-        measured = {method.name: self.measure(method)}
+        measured = {method.name: self.measure(budget, method)}
         if base is not None:
-            measured[base.name] = self.measure(base)
+            measured[base.name] = self.measure(budget, base)
         if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
             why = "needs a GPU; one was found and torch cannot use it"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))

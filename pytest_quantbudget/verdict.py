@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,7 +10,17 @@ from typing import Any, TypeVar
 from pytest_quantbudget import stats
 from pytest_quantbudget.budget import Budget, Limit, Method, Target
 from pytest_quantbudget.grammar import LimitKind
-from pytest_quantbudget.measurement import LOAD, WORKLOAD, Failure, Measurement
+from pytest_quantbudget.measurement import (
+    LOAD,
+    PERPLEXITY,
+    WORKLOAD,
+    Divergence,
+    Failure,
+    Measurement,
+    Task,
+    TaskResult,
+    draft_id,
+)
 from pytest_quantbudget.units import format_apart, format_size, format_time, format_value
 
 T = TypeVar("T")
@@ -107,6 +118,8 @@ def _figure(budget: Budget, method: str, kind: LimitKind, measured: Mapping[str,
     if not kind.relation:
         return _absolute(budget, method, kind, measured[method])
     base = budget.baseline or ""
+    if kind.relation == "against":
+        return _against(budget, method, base, kind, measured)
     if kind.metric == "task":
         return _paired(budget, method, base, kind, measured)
     own, other = (_absolute(budget, name, kind, measured[name]).value for name in (method, base))
@@ -124,8 +137,12 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, record: Measurement)
         return Figure(_need(record.weights, record, LOAD, method))
     if kind.metric == "load_time":
         return Figure(_need(record.load_time_s, record, LOAD, method))
+    if kind.metric == "ppl":
+        assert budget.text is not None
+        found = _need(record.perplexity(budget.text), record, PERPLEXITY, method)
+        return Figure(found.value, f"{found.tokens:,} tokens")
     if kind.metric == "task":
-        result = _need(record.task(budget.tasks[kind.task]), record, budget.tasks[kind.task].phase, method)
+        result = _answers(budget.tasks[kind.task], record, method)
         right, n = sum(result.correct), len(result.answers)
         return Figure(result.accuracy, f"{right:,} of {n:,} right, {result.cut_off} cut off, {result.absent} absent")
     speed = _need(record.speed(budget.workload), record, WORKLOAD, method)
@@ -147,9 +164,59 @@ def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
     return value
 
 
+def _answers(task: Task, record: Measurement, method: str) -> TaskResult:
+    """The answers to a task, unless too many of them were cut off to be judged."""
+    result = _need(record.task(task), record, task.phase, method)
+    share = 100 * result.cut_off / len(result.answers)
+    if share > task.max_truncated:
+        why = (
+            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were cut off after "
+            f"{task.max_new_tokens:,} tokens, and max_truncated is {task.max_truncated:g} %"
+        )
+        raise Unmeasured(Failure(task.phase, "error", why), method)
+    return result
+
+
+def _against(budget: Budget, method: str, base: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
+    """Figures of the method on the baseline's answers, over all tasks that have them."""
+    results = [
+        (task, _answers(task, measured[base], base), _answers(task, measured[method], method))
+        for task in budget.asked_for(kind)
+    ]
+    if kind.metric in ("kl", "top1"):
+        return _diverged(kind, [(task, after.divergence) for task, _, after in results], method)
+    told = [(task, before, after.agreement) for task, before, after in results]
+    for task, before, agreement in told:
+        if agreement is None:
+            why = "the model cannot be fed the baseline's answers (see docs/metrics.md)"
+            raise Unmeasured(Failure(task.phase, "error", why), method)
+        if agreement.against != draft_id(before):
+            raise Unmeasured(Failure(task.phase, "error", f"compared with other answers than {base}'s"), method)
+    agreements = [agreement for _, _, agreement in told if agreement is not None]
+    tokens = sum(a.tokens for a in agreements)
+    if kind.metric == "agreement":
+        agreed = sum(a.agreed for a in agreements)
+        return Figure(100 * agreed / tokens, f"{agreed:,} of {tokens:,} tokens of {base}'s answers")
+    lost = sum(a.baseline_logprob - a.logprob for a in agreements)
+    return Figure(math.exp(min(lost / tokens, 700.0)), f"{tokens:,} tokens of {base}'s answers")
+
+
+def _diverged(kind: LimitKind, told: list[tuple[Task, Divergence | None]], method: str) -> Figure:
+    for task, divergence in told:
+        if divergence is None:
+            why = f"{task.phase} gave no divergence"
+            raise Unmeasured(Failure(task.phase, "error", why), method)
+    found = [divergence for _, divergence in told if divergence is not None]
+    tokens = sum(d.tokens for d in found)
+    if kind.metric == "top1":
+        return Figure(100 * sum(d.same_top for d in found) / tokens, f"{tokens:,} tokens")
+    worst = max(d.max_kl for d in found)
+    return Figure(sum(d.mean_kl * d.tokens for d in found) / tokens, f"{tokens:,} tokens, at most {worst:.3g}")
+
+
 def _paired(budget: Budget, method: str, base: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
     task = budget.tasks[kind.task]
-    before, after = (_need(measured[name].task(task), measured[name], task.phase, name) for name in (base, method))
+    before, after = (_answers(task, measured[name], name) for name in (base, method))
     asked = [[a.question for a in result.answers] for result in (before, after)]
     if asked[0] != asked[1]:
         raise Unmeasured(Failure(task.phase, "error", f"{base} and {method} were asked different questions"), method)

@@ -10,7 +10,7 @@ import pytest
 from pytest_quantbudget import loading
 from pytest_quantbudget.measurement import INVALID, Subject, Task, TaskResult
 from pytest_quantbudget.metrics import speed
-from pytest_quantbudget.tasks import ask, questions
+from pytest_quantbudget.tasks import ask, decoding, prompts, questions
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 40, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 16, "strict")
@@ -24,7 +24,7 @@ def loaded() -> loading.Loaded:
 
 def answered(loaded: loading.Loaded, task: Task) -> TaskResult:
     """All answers to a task."""
-    return ask.run(loaded.model, loaded.tokenizer, task, *ask.sample(task))
+    return ask.run(loaded.model, loaded.tokenizer, task, prompts.sample(task))
 
 
 def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: loading.Loaded) -> None:
@@ -40,7 +40,7 @@ def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: loadin
         assert answer.text == text
         assert answer.strict_correct == (text.split("#### ")[-1] == pool[answer.question].answer.split("#### ")[-1])
     assert result.accuracy > 80
-    assert [a.question for a in result.answers] == [q.index for q in ask.sample(TASK)[0]]
+    assert [a.question for a in result.answers] == [each.question.index for each in prompts.sample(TASK)]
 
 
 def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: loading.Loaded) -> None:
@@ -52,18 +52,14 @@ def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: loading.Lo
     assert result.accuracy == 0
 
 
-def test_worked_examples_stand_in_front_and_an_answer_ends_where_the_next_question_begins(
-    loaded: loading.Loaded,
-) -> None:
-    asked, shots = questions.draw(questions.read_file(Path(str(TASK.file))), 3, 2, 0)
-    prompt = questions.prompt(asked[0], shots)
-    assert prompt.count("Question: ") == 3
-    assert prompt.endswith(f"{asked[0].question}\nAnswer:")
-    assert {q.index for q in asked}.isdisjoint({q.index for q in shots})
-    ((text, tokens, cut_off),) = ask.generate(loaded.model, loaded.tokenizer, [prompt], 200, "test")
-    assert tokens <= 200
-    assert cut_off is (tokens == 200)
-    assert text
+def test_worked_examples_stand_in_front_and_are_never_asked(loaded: loading.Loaded) -> None:
+    task = replace(TASK, questions=3, shots=2, fewshot="fixed")
+    asked = prompts.sample(task)
+    text = prompts.Prompter(loaded.tokenizer, task).text(asked[0])
+    assert text.count("Question: ") == 3
+    assert text.endswith(f"{asked[0].question.question}\nAnswer:")
+    assert {each.shots for each in asked} == {asked[0].shots}
+    assert {each.question.question for each in asked}.isdisjoint({q for q, _ in asked[0].shots})
 
 
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
@@ -73,15 +69,15 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
 
     whole = answered(loaded, TASK)
     sizes = []
-    plain = ask.generate
+    full = decoding.Decoder.run
 
-    def short(model: Any, tokenizer: Any, prompts: Any, *rest: Any) -> Any:
+    def short(self: decoding.Decoder, prompts: Any, *rest: Any) -> Any:
         sizes.append(len(prompts))
         if len(prompts) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(model, tokenizer, prompts, *rest)
+        return full(self, prompts, *rest)
 
-    monkeypatch.setattr(ask, "generate", short)
+    monkeypatch.setattr(decoding.Decoder, "run", short)
     result = answered(loaded, TASK)
     assert sizes[:3] == [16, 8, 4]
     assert [a.text for a in result.answers] == [a.text for a in whole.answers]
@@ -101,10 +97,11 @@ def test_the_hub_path_reads_a_set_through_datasets(tmp_path: Path, monkeypatch: 
         rows = [{"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(5)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     monkeypatch.setitem(questions.HUB_SETS, "gsm8k", (str(tmp_path),))
-    asked, shots = ask.sample(replace(TASK, name="gsm8k", file=None, questions=3, shots=2))
-    assert all(q.question.startswith("test") for q in asked)
-    assert all(q.question.startswith("train") for q in shots)
-    assert [len(asked), len(shots)] == [3, 2]
+    asked = prompts.sample(replace(TASK, name="gsm8k", file=None, questions=3, shots=2))
+    assert all(each.question.question.startswith("test") for each in asked)
+    assert all(q.startswith("train") for each in asked for q, _ in each.shots)
+    assert [(each.question.question, len(each.shots)) for each in asked if len(each.shots) != 2] == []
+    assert len(asked) == 3
 
 
 def test_the_real_test_set_is_read_and_drawn_from(gsm8k: Path) -> None:

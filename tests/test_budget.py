@@ -40,7 +40,8 @@ def test_where_the_file_is_silent_defaults_hold(write: Write) -> None:
     assert (budget.model, budget.baseline, budget.prompt) == ("Qwen/Qwen3-8B", None, DEFAULT_PROMPT)
     assert budget.workload == Workload(prompt_tokens=512, new_tokens=128, batch_size=1, repeats=5)
     task, nf4 = budget.tasks["gsm8k"], budget.method("nf4")
-    assert (task.questions, task.shots, task.seed, task.file, task.extract) == (None, 0, 0, None, "strict")
+    assert (task.questions, task.shots, task.seed, task.file, task.extract) == (None, 5, 0, None, "strict")
+    assert (task.style, task.fewshot, task.chat_template, task.batch_size) == ("gsm8k", "harness", False, None)
     assert (nf4.limits, nf4.marks, nf4.gpu) == ((), (), None)
     assert (nf4.subject.checkpoint, nf4.subject.revision) == (None, None)
     assert nf4.subject.options == {"double_quant": True, "compute_dtype": "bfloat16"}

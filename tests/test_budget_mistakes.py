@@ -92,7 +92,7 @@ tasks:
 
 @table(
     ("unknown key", "math: {file: builtin, shot: 5}", 5, "task math has no key 'shot'; did you mean 'shots'?"),
-    ("no file", "math: {questions: 10}", 5, "task 'math' wants a `file`: only gsm8k has a set on the hub"),
+    ("no file", "math: {questions: 10}", 5, "task 'math' wants a `file`: only gsm8k, gsm8k_cot have a set on the hub"),
     ("nothing at all", "math:", 5, "task 'math' wants a `file`"),
     ("missing file", "math: {file: tree.jsonl}", 5, "file: there is no file 'tree.jsonl'; did you mean 'three.jsonl'?"),
     ("null byte", 'math: {file: "a\\0b"}', 5, "file: there is no file 'a\\x00b'"),
@@ -106,7 +106,7 @@ tasks:
     ("extract", "math: {file: builtin, extract: flexibel}", 5, "extract: 'flexibel' is none of strict, flexible"),
     ("name of a limit", "tokens_per_s: {file: builtin}", 5, "'tokens_per_s' cannot name a task: its limit"),
     ("name with hyphen", "word-math: {file: builtin}", 5, "'word-math' cannot name a task: use a-z, 0-9 and _"),
-    ("settings a list", "math: [builtin]", 5, "task math wants keys (questions, shots, seed, file, max_new_tokens"),
+    ("settings a list", "math: [builtin]", 5, "task math wants keys (questions, shots, seed, file, style"),
 )  # fmt: skip
 def test_a_mistake_in_a_task(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert told(mistakes(tmp_path, TASK.format(text)), message)[:1] == [(line, message)]

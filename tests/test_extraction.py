@@ -7,6 +7,9 @@ import pytest
 from pytest_quantbudget.measurement import INVALID
 from pytest_quantbudget.tasks.extraction import cut_at_stop, flexible, same, strict
 from pytest_quantbudget.tasks.questions import read_file
+from pytest_quantbudget.tasks.styles import STYLES
+
+GSM8K = STYLES["gsm8k"]
 
 ANSWERS = [  # id, answer, strict, flexible
     ("plain", "1 + 1 = 2\n#### 2", "2", "2"),
@@ -45,7 +48,7 @@ ANSWERS = [  # id, answer, strict, flexible
 
 @pytest.mark.parametrize(("answer", "number"), [pytest.param(a, s, id=i) for i, a, s, _ in ANSWERS])
 def test_strict_reads_the_first_number_after_the_mark(answer: str, number: str) -> None:
-    assert strict(answer) == number
+    assert strict(answer, GSM8K.strict) == number
 
 
 @pytest.mark.parametrize(("answer", "number"), [pytest.param(a, f, id=i) for i, a, _, f in ANSWERS])
@@ -91,11 +94,11 @@ def test_an_answer_is_right_where_the_texts_of_the_numbers_agree(extracted: str,
     ids=["next question", "</s>", "<|im_end|>", "the first of two", "at once", "other case", "empty"],
 )
 def test_what_follows_a_stop_is_no_part_of_the_answer(text: str, answer: str) -> None:
-    assert cut_at_stop(text) == answer
+    assert cut_at_stop(text, GSM8K.stops) == answer
 
 
 def test_every_gold_answer_of_gsm8k_is_read_as_itself(gsm8k: Path) -> None:
     questions = read_file(gsm8k)
     assert len(questions) == 1319
-    assert [q.index for q in questions if not same(strict(q.answer), q.answer)] == []
-    assert [q.index for q in questions if INVALID in (strict(q.answer), flexible(q.answer))] == []
+    assert [q.index for q in questions if not same(strict(q.answer, GSM8K.strict), q.answer)] == []
+    assert [q.index for q in questions if INVALID in (strict(q.answer, GSM8K.strict), flexible(q.answer))] == []

@@ -10,6 +10,7 @@ import pytest
 from pytest_quantbudget import bench, loading, methods
 from pytest_quantbudget.measurement import Measurement, Request, Subject, Task, Workload
 from pytest_quantbudget.methods import _gptqmodel
+from pytest_quantbudget.metrics import memory
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
@@ -150,7 +151,7 @@ def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(tmp_path
 
 
 def test_weights_that_do_not_fit_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "free_ram", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "free_ram", lambda: 1_000_000)
     spec = methods.spec("fp32")
     with pytest.raises(loading.Lacking, match=r"the weights take 2\.19 MiB in fp32, and 977 KiB of .* is free"):
         loading.check_room(spec, BUILTIN_DIR, "cpu")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR, calibration_texts, draw, prompt, read_file
+from pytest_quantbudget.tasks.questions import BUILTIN_DIR, calibration_texts, draw, read_file
+from pytest_quantbudget.tasks.styles import STYLES
 
 
 def test_questions_are_drawn_at_random_by_seed_apart_from_the_examples() -> None:
@@ -20,7 +21,7 @@ def test_questions_are_drawn_at_random_by_seed_apart_from_the_examples() -> None
 def test_the_prompt_shows_worked_examples_then_the_question() -> None:
     pool = read_file(BUILTIN_DIR / "questions.jsonl")
     one, two = pool[0], pool[1]
-    assert prompt(two, [one]) == (
+    assert STYLES["gsm8k"].plain(two.question, [(one.question, one.answer)]) == (
         f"Question: {one.question}\nAnswer: {one.answer}\n\nQuestion: {two.question}\nAnswer:"
     )
 

@@ -13,17 +13,21 @@ import pytest
 from pytest_quantbudget import records
 from pytest_quantbudget.hardware import Commit, Gpu, Machine
 from pytest_quantbudget.measurement import (
+    Agreement,
     Answer,
     Device,
+    Divergence,
     Failure,
     Layers,
     Measurement,
     Origin,
+    Perplexity,
     Request,
     Speed,
     Subject,
     Task,
     TaskResult,
+    Text,
     Workload,
 )
 from pytest_quantbudget.report import document
@@ -31,7 +35,13 @@ from pytest_quantbudget.report.document import BudgetReport, LimitReport, Method
 from pytest_quantbudget.verdict import OVER, Verdict
 
 WORKLOAD = Workload(512, 128, 1, 2)
-TASK = Task("gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict")
+TASK = Task(
+    "gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict", "gsm8k_cot", "/data/s.jsonl", "harness", True, "Be brief.",
+    False, 1.5, True, "/data/t.yaml", 50, "acc",
+)  # fmt: skip
+TEXT = Text("/data/wiki.txt", 512, 256)
+ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25)
+AGREEMENT, DIVERGENCE = Agreement("00ff", 100, 98, -40.0, -38.5), Divergence(100, 97, 0.01, 0.5, 0.2)
 SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
 ORIGIN = Origin("2026-01-01T00:00:00Z", True)
 MEASUREMENT = Measurement(
@@ -46,7 +56,8 @@ MEASUREMENT = Measurement(
     loaded=ORIGIN,
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
     speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN),),
-    tasks=(TaskResult(TASK, (Answer(7, "#### 2", "2", "2", True, True, False, 5),), 3.25, ORIGIN, 1),),
+    tasks=(TaskResult(TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE),),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
     notes=("the cache cannot be written",),
@@ -92,7 +103,7 @@ def fields_without_a_value(record: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "record", [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0)]
+    "record", [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,))]
 )
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert fields_without_a_value(record) == []

@@ -28,7 +28,7 @@ GIB = 2**30
 BUDGET = """model: m
 baseline: fp16
 workload: {{new_tokens: 101, repeats: 3, batch_size: 2}}
-tasks: {{gsm8k: {{questions: 1000}}}}
+tasks: {{gsm8k: {{questions: 1000, max_truncated: 100}}}}
 methods:
   fp16: {{}}
   nf4: {{budget: {{{}}}}}

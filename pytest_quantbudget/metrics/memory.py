@@ -6,6 +6,7 @@ import gc
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.measurement import Layers
@@ -74,6 +75,28 @@ def is_out_of_memory(error: BaseException) -> bool:
         # torch.OutOfMemoryError is a RuntimeError, and says so in words too.
         isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
     )
+
+
+def free_bytes(model: Any) -> int | None:
+    """Bytes that are free on the device with the model's first weights; of a machine without a GPU, in its memory."""
+    import torch
+
+    device = model.get_input_embeddings().weight.device
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + cached)
+    return free_ram()
+
+
+def free_ram() -> int | None:
+    """Bytes that a new process can have without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 def free() -> None:

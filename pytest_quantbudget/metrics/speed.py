@@ -89,15 +89,21 @@ def _timed(model: Any, ids: torch.Tensor, new_tokens: int) -> tuple[float, float
     return marks[0] - start, marks[-1] - marks[0]
 
 
+def end_tokens(model: Any) -> list[int]:
+    """The tokens that end what a model generates, of its generation config or its own."""
+    own = model.generation_config.eos_token_id
+    eos = own if own is not None else model.config.get_text_config().eos_token_id
+    return list(eos) if isinstance(eos, list | tuple) else [] if eos is None else [eos]
+
+
 def greedy(model: Any, max_new_tokens: int, **more: Any) -> Any:
     """Greedy decoding, whatever sampling the model's own generation config prefers."""
     from transformers import GenerationConfig
 
-    own = model.generation_config
-    eos = own.eos_token_id if own.eos_token_id is not None else model.config.get_text_config().eos_token_id
-    first_eos = eos[0] if isinstance(eos, list | tuple) else eos
-    pad = own.pad_token_id if own.pad_token_id is not None else first_eos
+    eos = end_tokens(model)
+    pad = model.generation_config.pad_token_id
+    pad = next(iter(eos), 0) if pad is None else pad
     return GenerationConfig(
         do_sample=False, num_beams=1, repetition_penalty=1.0, use_cache=True, max_new_tokens=max_new_tokens,
-        eos_token_id=eos, pad_token_id=pad if pad is not None else 0, **more,
+        eos_token_id=eos or None, pad_token_id=pad, **more,
     )  # fmt: skip

@@ -1,23 +1,27 @@
-"""Asking a loaded model: batched greedy answers, read as lm-evaluation-harness reads them."""
+"""Asking a loaded model: greedy answers to all questions of a task, in batches, kept as they come."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from pytest_quantbudget import sources
-from pytest_quantbudget.measurement import Answer, Task, TaskResult
-from pytest_quantbudget.metrics import logits
-from pytest_quantbudget.metrics.speed import check_positions, greedy
-from pytest_quantbudget.tasks import extraction, questions
+from pytest_quantbudget.measurement import Agreement, Answer, Task, TaskResult, draft_id
+from pytest_quantbudget.metrics import memory
+from pytest_quantbudget.metrics.speed import check_positions, end_tokens
+from pytest_quantbudget.tasks import extraction, plain, rows
+from pytest_quantbudget.tasks.decoding import ALL, Decoded, Decoder, Ends, Techniques, shared_prefix
+from pytest_quantbudget.tasks.prompts import Asked, Prompter
 from pytest_quantbudget.tasks.questions import Question
 
+AT_ONCE = 256  # questions of a batch where the budget says `auto` and memory allows
+SHARE_OF_FREE = 0.6  # of the free memory, for keys and values
 
-class Batches(Protocol):
-    """Where finished batches are kept and found again, by number."""
+
+class Kept(Protocol):
+    """Where finished batches are kept and found again, by number, and who hears of answers."""
 
     def get(self, number: int) -> TaskResult | None:
         """A batch that was finished before."""
@@ -28,143 +32,206 @@ class Batches(Protocol):
     def shrunk(self, asked: int, held: int) -> None:
         """Memory ran out with `asked` questions at once, and held `held`."""
 
+    def answered(self, answers: Sequence[Answer], total: int) -> None:
+        """So many more answers are there."""
 
-def sample(task: Task, source: str | None = None) -> tuple[list[Question], list[Question]]:
-    """The questions of a task and its worked examples, which come from the file itself or the hub set's train split.
 
-    `source` is what they are to be drawn from: the hash of the file, or the hub set's name with its commit. Raises
-    ValueError where the file has another by now.
-    """
-    if task.file is not None:
-        if source is not None and sources.file_hash(Path(task.file)) != source:
-            raise ValueError(f"{Path(task.file).name} was changed while the run was going on")
-        return questions.draw(questions.read_file(Path(task.file)), task.questions, task.shots, task.seed)
-    commit = source.rpartition("@")[2] if source else None
-    asked, _ = questions.draw(questions.read_hub(task.name, "test", commit), task.questions, 0, task.seed)
-    _, shots = questions.draw(questions.read_hub(task.name, "train", commit), 1, task.shots, task.seed)
-    return asked, shots
+class Nowhere:
+    """Keeps nothing."""
+
+    def get(self, number: int) -> TaskResult | None:
+        """Nothing."""
+        return None
+
+    def put(self, number: int, batch: TaskResult) -> None:
+        """Nothing."""
+
+    def shrunk(self, asked: int, held: int) -> None:
+        """Nothing."""
+
+    def answered(self, answers: Sequence[Answer], total: int) -> None:
+        """Nothing."""
 
 
 def run(
     model: Any,
     tokenizer: Any,
     task: Task,
-    asked: Sequence[Question],
-    shots: Sequence[Question],
-    kept: Batches | None = None,
+    asked: Sequence[Asked],
+    kept: Kept | None = None,
+    baseline: TaskResult | None = None,
+    techniques: Techniques = ALL,
 ) -> TaskResult:
     """Ask every question, in batches of like length that do not depend on which of them an earlier run has finished.
 
-    Longest prompts go first, so that memory runs out at once or not at all; then the batch is halved. Raises ValueError
-    where a prompt and its answer need more positions than the model has.
+    Longest prompts go first, so that memory runs out at once or not at all; then the batch is halved. The `baseline`'s
+    answers to the same questions serve as drafts. Raises ValueError where a prompt and its answer need more positions
+    than the model has, logits.NotFinite where its logits break down.
     """
-    prompts = [questions.prompt(question, shots) for question in asked]
-    order = sorted(range(len(asked)), key=lambda i: -len(prompts[i]))
+    kept = kept or Nowhere()
+    asking = _Asking(model, tokenizer, task, asked, kept, baseline, techniques)
+    order = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
+    group = task.batch_size or AT_ONCE
+    batches: list[TaskResult] = []
     answers: dict[int, Answer] = {}
-    seconds, resumed = 0.0, 0
-    size = task.batch_size
-    for number, start in enumerate(range(0, len(order), task.batch_size)):
-        batch = order[start : start + task.batch_size]
-        known = kept.get(number) if kept else None
-        if known is not None and [a.question for a in known.answers] == [asked[i].index for i in batch]:
+    resumed = 0
+    for number, start in enumerate(range(0, len(order), group)):
+        batch = order[start : start + group]
+        known = kept.get(number)
+        if known is not None and [a.question for a in known.answers] == [asked[i].question.index for i in batch]:
             done, resumed = known, resumed + len(batch)
+            kept.answered(done.answers, len(asked))
         else:
-            began = time.perf_counter()
-            before = size
-            outputs, size = _answers(model, tokenizer, [prompts[i] for i in batch], task, size)
-            if kept and size < before:
-                kept.shrunk(before, size)
-            read = [_read(asked[i], *output) for i, output in zip(batch, outputs, strict=True)]
-            done = TaskResult(task, tuple(read), time.perf_counter() - began)
-            if kept:
-                kept.put(number, done)
+            done = asking.batch(batch)
+            kept.put(number, done)
+        batches.append(done)
         answers.update(zip(batch, done.answers, strict=True))
-        seconds += done.seconds
-    return TaskResult(task, tuple(answers[i] for i in range(len(asked))), seconds, resumed=resumed)
-
-
-def _answers(
-    model: Any, tokenizer: Any, prompts: Sequence[str], task: Task, size: int
-) -> tuple[list[tuple[str, int, bool]], int]:
-    """The answers to one batch, at most `size` of them at once, and the size that memory was found to hold."""
-    from pytest_quantbudget.metrics import memory
-
-    outputs: list[tuple[str, int, bool]] = []
-    while len(outputs) < len(prompts):
-        part = prompts[len(outputs) : len(outputs) + size]
-        try:
-            outputs += generate(model, tokenizer, part, task.max_new_tokens, f"task {task.name}")
-            continue
-        except Exception as error:
-            if len(part) == 1 or not memory.is_out_of_memory(error):
-                raise
-        memory.free()  # out here, where the exception no longer holds the frames of the failed attempt
-        size = len(part) // 2
-        logging.getLogger(__name__).warning(
-            "out of memory with %d questions at once; going on with %d", len(part), size
-        )
-    return outputs, size
-
-
-def _read(question: Question, text: str, tokens: int, cut_off: bool) -> Answer:
-    text = extraction.cut_at_stop(text)
-    strict, flexible = extraction.strict(text), extraction.flexible(text)
-    return Answer(
-        question=question.index,
-        text=text,
-        strict=strict,
-        flexible=flexible,
-        strict_correct=extraction.same(strict, question.answer),
-        flexible_correct=extraction.same(flexible, question.answer),
-        cut_off=cut_off,
-        tokens=tokens,
+    return TaskResult(
+        task,
+        tuple(answers[i] for i in range(len(asked))),
+        sum(batch.seconds for batch in batches),
+        resumed=resumed,
+        agreement=_sum([batch.agreement for batch in batches]),
     )
 
 
-def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int, what: str
-) -> list[tuple[str, int, bool]]:
-    """Greedy continuations as (text, tokens, cut off): cut off means that neither an end nor a stop text came.
+def _sum(parts: Sequence[Agreement | None]) -> Agreement | None:
+    told = [part for part in parts if part is not None]
+    if not told or len(told) < len(parts):
+        return None
+    return Agreement(
+        told[0].against,
+        sum(part.tokens for part in told),
+        sum(part.agreed for part in told),
+        sum(part.logprob for part in told),
+        sum(part.baseline_logprob for part in told),
+    )
 
-    Raises ValueError where they need more positions than the model has, logits.NotFinite where its logits break down.
-    """
-    import torch
-    from transformers import LogitsProcessorList
 
-    inputs = encode(tokenizer, prompts).to(model.device)
-    length = inputs["input_ids"].shape[1]
-    check_positions(model, length + max_new_tokens, what)
-    config = greedy(model, max_new_tokens, stop_strings=list(extraction.STOPS))
-    watch = logits.Watch()
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs, generation_config=config, tokenizer=tokenizer, logits_processor=LogitsProcessorList([watch])
+class _Asking:
+    """One task asked of one model."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        task: Task,
+        asked: Sequence[Asked],
+        kept: Kept,
+        baseline: TaskResult | None,
+        techniques: Techniques,
+    ) -> None:
+        self.model, self.tokenizer, self.task, self.asked, self.kept = model, tokenizer, task, asked, kept
+        self.prompter = Prompter(tokenizer, task)
+        self.texts = [self.prompter.text(each) for each in asked]
+        self.prompts = [self.prompter.tokens(text) for text in self.texts]
+        self.longest = max(map(len, self.prompts)) + task.max_new_tokens
+        check_positions(model, self.longest, task.phase)
+        self.known = _drafts(baseline, asked)
+        self.against = baseline
+        self.ends = Ends(tokenizer, end_tokens(model), self.prompter.style.stops, task.max_new_tokens)
+        why = rows.unfit(model, self.longest)
+        if why:
+            logging.getLogger(__name__).warning("answers come from transformers' generate: %s", why)
+        prefix = shared_prefix(self.prompts)
+        self.decoder = None if why else Decoder(model, self.ends, prefix, techniques)
+        self.size = task.batch_size or self.fitting()
+
+    def fitting(self) -> int:
+        """How many questions' keys and values find room at once."""
+        free = memory.free_bytes(self.model)
+        if free is None or self.decoder is None:
+            return AT_ONCE
+        each = self.longest * rows.bytes_a_token(self.model)
+        return int(max(1, min(AT_ONCE, SHARE_OF_FREE * free // each)))
+
+    def batch(self, batch: Sequence[int]) -> TaskResult:
+        """The answers to one batch, at most `size` of them at once; that is halved where memory runs out."""
+        began = time.perf_counter()
+        answers: list[Answer] = []
+        decoded: list[Decoded] = []
+        before = self.size
+        while len(decoded) < len(batch):
+            part = batch[len(decoded) : len(decoded) + self.size]
+            try:
+                found = self.decode(part)
+            except Exception as error:
+                if len(part) == 1 or not memory.is_out_of_memory(error):
+                    raise
+                found = None
+            if found is None:  # out here, where the exception no longer holds the frames of the failed attempt
+                memory.free()
+                self.size = len(part) // 2
+                logging.getLogger(__name__).warning(
+                    "out of memory with %d questions at once; going on with %d", len(part), self.size
+                )
+                continue
+            decoded += found
+            answers += [self.read(i, each) for i, each in zip(part, found, strict=True)]
+        if self.size < before:
+            self.kept.shrunk(before, self.size)
+        agreement = self.agreement(batch, decoded)
+        return TaskResult(self.task, tuple(answers), time.perf_counter() - began, agreement=agreement)
+
+    def decode(self, part: Sequence[int]) -> list[Decoded]:
+        """What follows some of the prompts."""
+        if self.decoder is None:
+            found = plain.generate(
+                self.model, self.tokenizer, [self.prompts[i] for i in part], self.ends, self.task.phase
+            )
+            self.kept.answered([self.read(i, each) for i, each in zip(part, found, strict=True)], len(self.asked))
+            return found
+
+        def heard(done: Mapping[int, Decoded]) -> None:
+            self.kept.answered([self.read(part[i], answer) for i, answer in done.items()], len(self.asked))
+
+        drafts = [self.known[i].ids for i in part] if self.known else None
+        return self.decoder.run([self.prompts[i] for i in part], drafts, heard)
+
+    def agreement(self, batch: Sequence[int], decoded: Sequence[Decoded]) -> Agreement | None:
+        """What the model thought of the baseline's answers to a batch."""
+        if not self.known or self.against is None or any(answer.draft_logprob is None for answer in decoded):
+            return None
+        drafts = [self.known[i] for i in batch]
+        if any(draft.logprob is None for draft in drafts):
+            return None
+        return Agreement(
+            draft_id(self.against) or "",
+            sum(len(draft.ids) for draft in drafts),
+            sum(answer.agreed for answer in decoded),
+            sum(answer.draft_logprob or 0.0 for answer in decoded),
+            sum(draft.logprob or 0.0 for draft in drafts),
         )
-    watch.check(what)
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list | tuple) else [config.eos_token_id]
-    pad = config.pad_token_id
-    return [_finished(tokenizer, row.tolist(), ends, pad, max_new_tokens) for row in output[:, length:]]
+
+    def read(self, i: int, decoded: Decoded) -> Answer:
+        """What was decoded, as an answer to a question."""
+        question: Question = self.asked[i].question
+        style = self.prompter.style
+        ids = [token for token in decoded.ids if token not in self.ends.tokens]
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if self.prompter.chats:  # what was thought first is not the answer
+            text = text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
+        text = extraction.cut_at_stop(text, style.stops)
+        target = style.target(question.answer)
+        strict, flexible = extraction.strict(text, style.strict), extraction.flexible(text)
+        return Answer(
+            question=question.index,
+            text=text,
+            strict=strict,
+            flexible=flexible,
+            strict_correct=extraction.same(strict, target),
+            flexible_correct=extraction.same(flexible, target),
+            cut_off=decoded.cut_off,
+            tokens=len(ids),
+            ids=tuple(decoded.ids),
+            logprob=decoded.logprob,
+            prompt=hashlib.sha256(self.texts[i].encode()).hexdigest()[:16],
+            seconds=decoded.seconds,
+        )
 
 
-def encode(tokenizer: Any, prompts: Sequence[str]) -> Any:
-    """Padded on the left, so that every prompt ends where its answer begins."""
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:  # which one does not matter, the attention mask hides it
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True)
-    inputs.pop("token_type_ids", None)
-    if not inputs["input_ids"].shape[1]:
-        raise ValueError("the tokenizer makes nothing of the questions: were its files left out?")
-    return inputs
-
-
-def _finished(
-    tokenizer: Any, tokens: list[int], ends: Sequence[int | None], pad: int, limit: int
-) -> tuple[str, int, bool]:
-    stop = next((i for i, token in enumerate(tokens) if token in ends), None)
-    kept = tokens if stop is None else tokens[:stop]
-    while kept and kept[-1] == pad:  # what follows a stop text in a batch that goes on
-        kept = kept[:-1]
-    text = tokenizer.decode(kept, skip_special_tokens=True)
-    stopped = stop is not None or any(s in text for s in extraction.STOPS)
-    return text, len(kept), not stopped and len(kept) >= limit
+def _drafts(baseline: TaskResult | None, asked: Sequence[Asked]) -> list[Answer] | None:
+    """The baseline's answers to these questions, where it has given all of them."""
+    if baseline is None or [a.question for a in baseline.answers] != [each.question.index for each in asked]:
+        return None
+    return list(baseline.answers) if all(answer.ids for answer in baseline.answers) else None

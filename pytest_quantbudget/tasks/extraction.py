@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from pytest_quantbudget.measurement import INVALID
 
-STOPS = ("Question:", "</s>", "<|im_end|>")
-STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 
 
-def strict(text: str) -> str:
-    """The first number after `#### `, or `[invalid]`."""
-    found = STRICT.search(text)
+def strict(text: str, pattern: re.Pattern[str]) -> str:
+    """The first number that the style's `pattern` finds (after `#### `, say), or `[invalid]`."""
+    found = pattern.search(text)
     return found[1].strip() if found else INVALID
 
 
@@ -37,8 +36,8 @@ def _bare(text: str) -> str:
     return text.lower()
 
 
-def cut_at_stop(text: str) -> str:
+def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """The text up to the first stop sequence; what follows belongs to the next question."""
-    for stop in STOPS:
+    for stop in stops:
         text = text.split(stop, 1)[0]
     return text

@@ -14,7 +14,9 @@ from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
 BUILTIN = "builtin"
 MAX_BYTES = 200_000_000
 BUILTIN_DIR = files.BUILTIN_DIR
-HUB_SETS = {"gsm8k": ("openai/gsm8k", "main")}  # task name to data set and configuration on the Hugging Face hub
+# Task name to data set and configuration on the Hugging Face hub.
+HUB_SETS = {"gsm8k": ("openai/gsm8k", "main"), "gsm8k_cot": ("openai/gsm8k", "main")}
+FEWSHOT_SEED = 1234  # of lm-evaluation-harness, `simple_evaluate(fewshot_random_seed=1234)`
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,13 @@ def draw(
     return [pool[i] for i in order[shots : shots + wanted]], [pool[i] for i in order[:shots]]
 
 
-def prompt(question: Question, shots: Sequence[Question]) -> str:
-    """The prompt of lm-evaluation-harness 0.4's task gsm8k (`doc_to_text`, `doc_to_target`, its two delimiters)."""
-    examples = "".join(f"Question: {s.question}\nAnswer: {s.answer}\n\n" for s in shots)
-    return f"{examples}Question: {question.question}\nAnswer:"
+def harness_shots(pool: Sequence[Question], questions: int, shots: int) -> list[list[Question]]:
+    """The worked examples that lm-evaluation-harness 0.4 puts in front of each of a set's `questions`, in its order.
+
+    `ContextSampler` draws them anew for every question, from one generator (`lm_eval/api/samplers.py`).
+    """
+    drawing = random.Random(FEWSHOT_SEED)
+    return [drawing.sample(list(pool), shots) for _ in range(questions)]
 
 
 def calibration_texts(path: Path, count: int, seed: int) -> list[str]:

@@ -1,0 +1,110 @@
+"""The `tasks` of a budget file: which questions are asked of the model, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import grammar
+from pytest_quantbudget.measurement import Task
+from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.tasks.styles import STYLES
+from pytest_quantbudget.yamlfile import BudgetError, Marked, Problems
+
+MAX_TASKS = 100  # what is checked pair by pair must stay few
+FindFile = Callable[[Marked, str], Path | None]
+
+
+def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Task]:
+    """The tasks that a file declares, by name; `find` gives the file that a key names."""
+    if not isinstance(node.value, dict):
+        problems.add(node, "tasks wants a name and settings for each question set")
+    if len(node.entries) > MAX_TASKS:
+        problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
+        return {}
+    reader = _Reader(find, problems)
+    found: dict[str, Task] = {}
+    for name, settings in node.entries.items():
+        taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
+            why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
+            problems.add(settings, f"{name!r} cannot name a task: {why}")
+            continue
+        entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
+        of_harness = isinstance(entry.value, dict) and "harness" in entry.entries
+        found[name] = reader.harness(name, entry) if of_harness else reader.task(name, entry)
+    return found
+
+
+class _Reader:
+    def __init__(self, find: FindFile, problems: Problems) -> None:
+        self.find, self.problems = find, problems
+        self.pools: dict[Path, list[questions.Question]] = {}
+
+    def task(self, name: str, node: Marked) -> Task:
+        """A set of questions with worked answers."""
+        values = grammar.read_fields(node, grammar.TASK, f"task {name}", self.problems)
+        path, shots_path = self.find(node, "file"), self.find(node, "shots_file")
+        values["file"], values["shots_file"] = (str(p) if p else None for p in (path, shots_path))
+        if path is None and "file" not in node.entries and name not in questions.HUB_SETS:
+            known = ", ".join(questions.HUB_SETS)
+            self.problems.add(
+                node, f"task {name!r} wants a `file`: only {known} have a set on the hub; `harness` names other tasks"
+            )
+        values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
+        self.shots(name, node, values)
+        if path is not None:
+            self.question_file(node, path, shots_path, values)
+        return Task(name=name, **values)
+
+    def shots(self, name: str, node: Marked, values: dict[str, Any]) -> None:
+        """How worked examples are chosen, and how many."""
+        style = STYLES[values["style"]]
+        own = "file" in node.entries and "shots_file" not in node.entries  # they come from among the questions
+        can = bool(style.examples) or not own
+        if values["fewshot"] is None:
+            values["fewshot"] = "harness" if can else "fixed"
+        elif values["fewshot"] == "harness" and not can:
+            self.problems.add(
+                node.entries["fewshot"], "lm-evaluation-harness draws worked examples from a `shots_file` of their own"
+            )
+        by_harness = values["fewshot"] == "harness"
+        if values["shots"] is None:
+            values["shots"] = style.shots if by_harness else 0
+        if by_harness and style.examples and values["shots"] > len(style.examples):
+            self.problems.add(node.entries["shots"], f"{values['style']} has {len(style.examples)} worked examples")
+
+    def question_file(self, node: Marked, path: Path, shots_path: Path | None, values: Mapping[str, Any]) -> None:
+        own = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
+        try:
+            for each in filter(None, (path, shots_path)):
+                if each not in self.pools:
+                    self.pools[each] = questions.read_file(each)
+            questions.draw(self.pools[path], values["questions"], own, values["seed"])
+            if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
+                held = len(self.pools[shots_path])
+                self.problems.add(
+                    node, f"{values['shots']} shots were asked of {shots_path.name}, which holds {held:,}"
+                )
+        except BudgetError as error:
+            self.problems.extend(error.problems)
+        except ValueError as error:
+            self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
+
+    def harness(self, name: str, node: Marked) -> Task:
+        """A task of lm-evaluation-harness."""
+        values = grammar.read_fields(node, grammar.HARNESS, f"task {name}", self.problems)
+        if values["limit"] and values["questions"]:
+            self.problems.add(
+                node.entries["questions"], "`limit` takes the first, `questions` draws at random: give one of them"
+            )
+        named = str(values["harness"])
+        if named.endswith((".yaml", ".yml")):
+            values["harness"] = str(self.find(node, "harness") or named)
+        elif not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", named):
+            self.problems.add(
+                node.entries["harness"], f"harness {named!r} is neither a task's name nor the path of a YAML file"
+            )
+        return Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)

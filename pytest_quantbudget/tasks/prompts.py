@@ -1,0 +1,101 @@
+"""The questions of a task with their worked examples, and the text in which the model gets to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import sources
+from pytest_quantbudget.measurement import Task
+from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.tasks.questions import Question
+from pytest_quantbudget.tasks.styles import STYLES
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and the worked examples (question, answer) in front of it."""
+
+    question: Question
+    shots: tuple[tuple[str, str], ...] = ()
+
+
+def sample(task: Task, source: str | None = None) -> list[Asked]:
+    """The questions of a task, drawn by its seed, with their worked examples.
+
+    These are the style's own, or lm-evaluation-harness's choice for each question, or the same for all, from the
+    `shots_file`, the hub set's train split, or the file of the questions itself. `source` is what they are to be drawn
+    from: hashes of the files, or the hub set's name with its commit. Raises ValueError where that has changed.
+    """
+    commit = source.rpartition("@")[2] if source and task.file is None else None
+    if task.file is not None and source is not None and state(task) != source:
+        raise ValueError(f"{Path(task.file).name} was changed while the run was going on")
+    pool = questions.read_file(Path(task.file)) if task.file else questions.read_hub(task.name, "test", commit)
+    style, shots = STYLES[task.style], task.shots or 0
+    if task.fewshot == "harness" and style.examples:
+        return [Asked(q, tuple(style.examples[:shots])) for q in questions.draw(pool, task.questions, 0, task.seed)[0]]
+    if task.shots_file is None and task.file is not None:
+        asked, examples = questions.draw(pool, task.questions, shots, task.seed)
+        return [Asked(q, _pairs(examples)) for q in asked]
+    asked, _ = questions.draw(pool, task.questions, 0, task.seed)
+    if not shots:
+        return [Asked(q) for q in asked]
+    others = questions.read_file(Path(task.shots_file)) if task.shots_file else None
+    train = others or questions.read_hub(task.name, "train", commit)
+    if task.fewshot == "harness":
+        chosen = questions.harness_shots(train, len(pool), shots)
+        return [Asked(q, _pairs(chosen[q.index])) for q in asked]
+    return [Asked(q, _pairs(questions.draw(train, 1, shots, task.seed)[1])) for q in asked]
+
+
+def _pairs(examples: Sequence[Question]) -> tuple[tuple[str, str], ...]:
+    return tuple((example.question, example.answer) for example in examples)
+
+
+def state(task: Task) -> str:
+    """What a task's files hold: hashes. Raises OSError."""
+    files = [Path(name) for name in (task.file, task.shots_file) if name is not None]
+    return "+".join(map(sources.file_hash, files))
+
+
+class Prompter:
+    """Makes prompts of questions, as running text or through the tokenizer's chat template.
+
+    Raises ValueError for a task that wants a chat template which the tokenizer has not.
+    """
+
+    def __init__(self, tokenizer: Any, task: Task) -> None:
+        self.tokenizer, self.task, self.style = tokenizer, task, STYLES[task.style]
+        has_one = getattr(tokenizer, "chat_template", None) is not None
+        if task.chat_template and not has_one:
+            raise ValueError(f"task {task.name} asks for a chat template, and the model's tokenizer has none")
+        self.chats = has_one if task.chat_template is None else task.chat_template
+
+    def text(self, asked: Asked) -> str:
+        """The prompt of a question.
+
+        A system prompt outside a conversation stands in front, as in lm-evaluation-harness. A template that knows no
+        system role raises what it raises: an instruction that is left out in silence would be another task.
+        """
+        system = self.task.system_prompt
+        if not self.chats:
+            return f"{system or ''}{self.style.plain(asked.question.question, asked.shots)}"
+        thinking = self.task.enable_thinking
+        told = {} if thinking is None else {"enable_thinking": thinking}
+        turns = self.style.chat(asked.question.question, asked.shots, system)
+        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **told)
+        return text
+
+    def tokens(self, text: str) -> list[int]:
+        """A prompt's token ids; a template that begins with the start token gets no second one.
+
+        Raises ValueError where there are none.
+        """
+        start = getattr(self.tokenizer, "bos_token", None)
+        more = {"add_special_tokens": False} if start and text.startswith(start) else {}
+        ids: list[int] = self.tokenizer(text, **more)["input_ids"]
+        if not ids:
+            raise ValueError("the tokenizer makes nothing of the questions: were its files left out?")
+        return ids
