@@ -42,7 +42,7 @@ model: builtin
 baseline: fp32
 workload: {prompt_tokens: 8, new_tokens: 4, repeats: 1}
 tasks:
-  wordmath: {file: builtin, questions: 8, max_new_tokens: 48}
+  wordmath: {file: builtin, questions: 8, max_new_tokens: 96}
 methods:
   fp32: {budget: {max_weights: 3 MiB}}
   bf16: {budget: {max_wordmath_drop: 50, max_weights: 3 MiB}}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget import session as sessions
-from pytest_quantbudget.budget import Method
+from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Gpu, GpuNeed
 from pytest_quantbudget.measurement import Device, Measurement
 from pytest_quantbudget.verdict import Verdict
@@ -36,7 +36,7 @@ def judged(tmp_path: Path, limit: str, session: sessions.Session) -> Verdict:
     return session.judge(budget, method, line, [method.gpu])
 
 
-def on_cpu(self: sessions.Session, method: Method) -> Measurement:
+def on_cpu(self: sessions.Session, budget: Budget, method: Method) -> Measurement:
     """A measurement that ran on the CPU."""
     return Measurement(method.subject, device=Device("cpu", None, None, None, None, 2), weights=1000)
 

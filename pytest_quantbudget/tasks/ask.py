@@ -134,7 +134,7 @@ class _Asking:
         if why:
             logging.getLogger(__name__).warning("answers come from transformers' generate: %s", why)
         prefix = shared_prefix(self.prompts)
-        self.decoder = None if why else Decoder(model, self.ends, prefix, techniques)
+        self.decoder = None if why else Decoder(model, self.ends, prefix, techniques, task.phase)
         self.size = task.batch_size or self.fitting()
 
     def fitting(self) -> int:

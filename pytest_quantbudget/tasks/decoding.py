@@ -99,8 +99,10 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
 class Decoder:
     """Decodes batches of prompts that share a prefix."""
 
-    def __init__(self, model: Any, ends: Ends, prefix: Sequence[int] = (), techniques: Techniques = ALL) -> None:
-        self.model, self.ends, self.techniques = model, ends, techniques
+    def __init__(
+        self, model: Any, ends: Ends, prefix: Sequence[int] = (), techniques: Techniques = ALL, what: str = "prompts"
+    ) -> None:
+        self.model, self.ends, self.techniques, self.what = model, ends, techniques, what
         self.prefix = list(prefix) if techniques.prefix else []
         self.shared: Rows | None = None
 
@@ -156,7 +158,7 @@ class Decoder:
                     answer.agreed += choices[row][t] == wanted
                     answer.draft_logprob = (answer.draft_logprob or 0.0) + told[row][t]
                     if not parted[i] and not answer.done:
-                        _need(sound[row][t])
+                        self._need(sound[row][t])
                         self.ends.add(answer, choices[row][t])
                         parted[i] = choices[row][t] != wanted
             batch.tell()
@@ -179,7 +181,7 @@ class Decoder:
                 for t, guess in enumerate([*tried[row], None]):
                     if answers[i].done:
                         break
-                    _need(sound[row][t])
+                    self._need(sound[row][t])
                     self.ends.add(answers[i], choices[row][t])
                     if told:
                         answers[i].logprob = (answers[i].logprob or 0.0) + logprobs[row][t]
@@ -190,6 +192,10 @@ class Decoder:
                     guides[i].moved(answers[i].ids)
             batch.rows.cut(lengths)
             batch.tell()
+
+    def _need(self, sound: bool) -> None:
+        if not sound:
+            raise checks.NotFinite(f"logits became NaN or infinite while answering {self.what}")
 
     def _leave(self, batch: _Batch, over: set[int]) -> None:
         """Let the rows of these answers go, once they are enough to be worth the copying."""
@@ -243,11 +249,6 @@ def _choices(
     picked = scores.gather(-1, index[..., None])[..., 0].float()
     told = picked - scores.float().logsumexp(-1)
     return choices.tolist(), told.tolist(), sound.tolist()
-
-
-def _need(sound: bool) -> None:
-    if not sound:
-        raise checks.NotFinite("logits became NaN or infinite while answering")
 
 
 class _Guide:
