@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -278,24 +278,22 @@ class _Batches:
         self.touched: list[Key] = []
         self.notes: list[str] = []
 
-    def get(self, number: int) -> TaskResult | None:
-        if self.store is None or self.keys is None:
-            return None
-        key = self.keys.batch(self.task, number, self.drafts)
-        entry = self.store.get(key)
-        if entry is None:
-            return None
-        self.touched.append(key)
-        try:
-            return records.from_builtins(TaskResult, entry.payload)
-        except ValueError as error:
-            self.store.set_aside(key, str(error))
-            return None
+    def earlier(self) -> Iterator[TaskResult]:
+        while self.store is not None and self.keys is not None:
+            key = self.keys.batch(self.task, len(self.touched), self.drafts)
+            entry = self.store.get(key)
+            if entry is None:
+                return
+            self.touched.append(key)
+            try:
+                yield records.from_builtins(TaskResult, entry.payload)
+            except ValueError as error:
+                self.store.set_aside(key, str(error))
 
-    def put(self, number: int, batch: TaskResult) -> None:
+    def put(self, part: TaskResult) -> None:
         if self.store is not None and self.keys is not None:
-            self.touched.append(self.keys.batch(self.task, number, self.drafts))
-            self.store.put(self.touched[-1], records.to_builtins(batch))
+            self.touched.append(self.keys.batch(self.task, len(self.touched), self.drafts))
+            self.store.put(self.touched[-1], records.to_builtins(part))
 
     def shrunk(self, asked: int, held: int) -> None:
         name = self.task.name

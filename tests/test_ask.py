@@ -10,7 +10,7 @@ import pytest
 from pytest_quantbudget import loading
 from pytest_quantbudget.measurement import INVALID, Subject, Task, TaskResult
 from pytest_quantbudget.metrics import speed
-from pytest_quantbudget.tasks import ask, decoding, prompts, questions
+from pytest_quantbudget.tasks import ask, prompts, questions, rows
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 40, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 16, "strict")
@@ -68,18 +68,22 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
     import torch
 
     whole = answered(loaded, TASK)
-    sizes = []
-    full = decoding.Decoder.run
+    feed = rows.Rows.feed
 
-    def short(self: decoding.Decoder, prompts: Any, *rest: Any) -> Any:
-        sizes.append(len(prompts))
-        if len(prompts) > 5:
+    def short(self: rows.Rows, tokens: Any, **more: Any) -> Any:
+        if len(self.lengths) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return full(self, prompts, *rest)
+        return feed(self, tokens, **more)
 
-    monkeypatch.setattr(decoding.Decoder, "run", short)
-    result = answered(loaded, TASK)
-    assert sizes[:3] == [16, 8, 4]
+    monkeypatch.setattr(rows.Rows, "feed", short)
+    notes: list[tuple[int, int]] = []
+
+    class Noting(ask.Nowhere):
+        def shrunk(self, asked: int, held: int) -> None:
+            notes.append((asked, held))
+
+    result = ask.run(loaded.model, loaded.tokenizer, TASK, prompts.sample(TASK), Noting())
+    assert notes == [(16, 8), (8, 4)]
     assert [a.text for a in result.answers] == [a.text for a in whole.answers]
 
 

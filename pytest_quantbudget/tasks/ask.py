@@ -1,11 +1,11 @@
-"""Asking a loaded model: greedy answers to all questions of a task, in batches, kept as they come."""
+"""Asking a loaded model: greedy answers to all questions of a task, kept as they come."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pytest_quantbudget.measurement import Agreement, Answer, Task, TaskResult, draft_id
@@ -16,18 +16,19 @@ from pytest_quantbudget.tasks.decoding import ALL, Decoded, Decoder, Ends, Techn
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 from pytest_quantbudget.tasks.questions import Question
 
-AT_ONCE = 256  # questions of a batch where the budget says `auto` and memory allows
-SHARE_OF_FREE = 0.6  # of the free memory, for keys and values
+AT_ONCE = 256  # questions where the budget says `auto` and memory allows
+SHARE_OF_FREE = 0.4  # of the free memory, for keys and values: a copy is made when rows leave or join
+PART = 32  # answers that are kept together
 
 
 class Kept(Protocol):
-    """Where finished batches are kept and found again, by number, and who hears of answers."""
+    """Where answers are kept and found again, and who hears of them."""
 
-    def get(self, number: int) -> TaskResult | None:
-        """A batch that was finished before."""
+    def earlier(self) -> Iterable[TaskResult]:
+        """The parts that an earlier run has kept."""
 
-    def put(self, number: int, batch: TaskResult) -> None:
-        """Keep a finished batch."""
+    def put(self, part: TaskResult) -> None:
+        """Keep some answers."""
 
     def shrunk(self, asked: int, held: int) -> None:
         """Memory ran out with `asked` questions at once, and held `held`."""
@@ -39,11 +40,11 @@ class Kept(Protocol):
 class Nowhere:
     """Keeps nothing."""
 
-    def get(self, number: int) -> TaskResult | None:
+    def earlier(self) -> Iterable[TaskResult]:
         """Nothing."""
-        return None
+        return ()
 
-    def put(self, number: int, batch: TaskResult) -> None:
+    def put(self, part: TaskResult) -> None:
         """Nothing."""
 
     def shrunk(self, asked: int, held: int) -> None:
@@ -62,36 +63,22 @@ def run(
     baseline: TaskResult | None = None,
     techniques: Techniques = ALL,
 ) -> TaskResult:
-    """Ask every question, in batches of like length that do not depend on which of them an earlier run has finished.
+    """Ask every question that an earlier run has not had answered.
 
-    Longest prompts go first, so that memory runs out at once or not at all; then the batch is halved. The `baseline`'s
-    answers to the same questions serve as drafts. Raises ValueError where a prompt and its answer need more positions
-    than the model has, logits.NotFinite where its logits break down.
+    Longest prompts go first, so that memory runs out at once or not at all; then half as many are asked at once. The
+    `baseline`'s answers to the same questions serve as drafts. Raises ValueError where a prompt and its answer need
+    more positions than the model has, logits.NotFinite where its logits break down.
     """
-    kept = kept or Nowhere()
-    asking = _Asking(model, tokenizer, task, asked, kept, baseline, techniques)
-    order = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
-    group = task.batch_size or AT_ONCE
-    batches: list[TaskResult] = []
-    answers: dict[int, Answer] = {}
-    resumed = 0
-    for number, start in enumerate(range(0, len(order), group)):
-        batch = order[start : start + group]
-        known = kept.get(number)
-        if known is not None and [a.question for a in known.answers] == [asked[i].question.index for i in batch]:
-            done, resumed = known, resumed + len(batch)
-            kept.answered(done.answers, len(asked))
-        else:
-            done = asking.batch(batch)
-            kept.put(number, done)
-        batches.append(done)
-        answers.update(zip(batch, done.answers, strict=True))
+    asking = _Asking(model, tokenizer, task, asked, kept or Nowhere(), baseline, techniques)
+    asking.recall()
+    resumed = len(asking.answers)
+    asking.ask(sorted((i for i in range(len(asked)) if i not in asking.answers), key=lambda i: -len(asking.prompts[i])))
     return TaskResult(
         task,
-        tuple(answers[i] for i in range(len(asked))),
-        sum(batch.seconds for batch in batches),
+        tuple(asking.answers[i] for i in range(len(asked))),
+        sum(part.seconds for part in asking.parts),
         resumed=resumed,
-        agreement=_sum([batch.agreement for batch in batches]),
+        agreement=_sum([part.agreement for part in asking.parts]),
     )
 
 
@@ -122,9 +109,13 @@ class _Asking:
         techniques: Techniques,
     ) -> None:
         self.model, self.tokenizer, self.task, self.asked, self.kept = model, tokenizer, task, asked, kept
+        self.answers: dict[int, Answer] = {}  # by place in `asked`
+        self.parts: list[TaskResult] = []
+        self.fresh: dict[int, Decoded] = {}  # complete, and not kept yet
+        self.began = time.perf_counter()
         self.prompter = Prompter(tokenizer, task)
         self.texts = [self.prompter.text(each) for each in asked]
-        self.prompts = [self.prompter.tokens(text) for text in self.texts]
+        self.prompts = self.prompter.tokens(self.texts)
         self.longest = max(map(len, self.prompts)) + task.max_new_tokens
         check_positions(model, self.longest, task.phase)
         self.known = _drafts(baseline, asked)
@@ -133,74 +124,106 @@ class _Asking:
         why = rows.unfit(model, self.longest)
         if why:
             logging.getLogger(__name__).warning("answers come from transformers' generate: %s", why)
+        self.size = task.batch_size or self.fitting(known=not why)
         prefix = shared_prefix(self.prompts)
-        self.decoder = None if why else Decoder(model, self.ends, prefix, techniques, task.phase)
-        self.size = task.batch_size or self.fitting()
+        self.decoder = None if why else Decoder(model, self.ends, self.size, prefix, techniques, task.phase)
 
-    def fitting(self) -> int:
-        """How many questions' keys and values find room at once."""
+    def fitting(self, *, known: bool) -> int:
+        """How many questions' keys and values find room at once, where their size is known."""
         free = memory.free_bytes(self.model)
-        if free is None or self.decoder is None:
+        if free is None or not known:
             return AT_ONCE
         each = self.longest * rows.bytes_a_token(self.model)
         return int(max(1, min(AT_ONCE, SHARE_OF_FREE * free // each)))
 
-    def batch(self, batch: Sequence[int]) -> TaskResult:
-        """The answers to one batch, at most `size` of them at once; that is halved where memory runs out."""
-        began = time.perf_counter()
-        answers: list[Answer] = []
-        decoded: list[Decoded] = []
-        before = self.size
-        while len(decoded) < len(batch):
-            part = batch[len(decoded) : len(decoded) + self.size]
-            try:
-                found = self.decode(part)
-            except Exception as error:
-                if len(part) == 1 or not memory.is_out_of_memory(error):
-                    raise
-                found = None
-            if found is None:  # out here, where the exception no longer holds the frames of the failed attempt
-                memory.free()
-                self.size = len(part) // 2
-                logging.getLogger(__name__).warning(
-                    "out of memory with %d questions at once; going on with %d", len(part), self.size
-                )
-                continue
-            decoded += found
-            answers += [self.read(i, each) for i, each in zip(part, found, strict=True)]
-        if self.size < before:
-            self.kept.shrunk(before, self.size)
-        agreement = self.agreement(batch, decoded)
-        return TaskResult(self.task, tuple(answers), time.perf_counter() - began, agreement=agreement)
+    def recall(self) -> None:
+        """Take over what an earlier run has kept."""
+        where = {each.question.index: i for i, each in enumerate(self.asked)}
+        for part in self.kept.earlier():
+            if all(answer.question in where for answer in part.answers):
+                self.parts.append(part)
+                self.answers.update({where[answer.question]: answer for answer in part.answers})
+                self.kept.answered(part.answers, len(self.asked))
 
-    def decode(self, part: Sequence[int]) -> list[Decoded]:
-        """What follows some of the prompts."""
-        if self.decoder is None:
+    def ask(self, order: Sequence[int]) -> None:
+        """Have some prompts answered; where memory runs out, what is not complete is tried again, half at once."""
+        left = list(order)
+        while left:
+            self.began = time.perf_counter()
+            short = False
+            try:
+                self.decode(left)
+            except Exception as error:
+                if self.size == 1 or not memory.is_out_of_memory(error):
+                    raise
+                short = True
+            self.keep()
+            left = [i for i in left if i not in self.answers]
+            if short:  # out here, where the exception no longer holds the frames of the failed attempt
+                self.shrink(len(left))
+
+    def decode(self, some: Sequence[int]) -> None:
+        """Have what follows some of the prompts `heard`."""
+        if self.decoder is not None:
+            drafts = [self.known[i].ids for i in some] if self.known else None
+            self.decoder.run(
+                [self.prompts[i] for i in some],
+                drafts,
+                lambda new: self.heard({some[i]: answer for i, answer in new.items()}),
+            )
+            return
+        for start in range(0, len(some), self.size):
+            part = some[start : start + self.size]
             found = plain.generate(
                 self.model, self.tokenizer, [self.prompts[i] for i in part], self.ends, self.task.phase
             )
-            self.kept.answered([self.read(i, each) for i, each in zip(part, found, strict=True)], len(self.asked))
-            return found
+            self.heard(dict(zip(part, found, strict=True)))
 
-        def heard(done: Mapping[int, Decoded]) -> None:
-            self.kept.answered([self.read(part[i], answer) for i, answer in done.items()], len(self.asked))
+    def heard(self, new: Mapping[int, Decoded]) -> None:
+        """Take in complete answers."""
+        self.fresh.update(new)
+        self.kept.answered([self.read(i, answer) for i, answer in new.items()], len(self.asked))
+        if len(self.fresh) >= PART:
+            self.keep()
 
-        drafts = [self.known[i].ids for i in part] if self.known else None
-        return self.decoder.run([self.prompts[i] for i in part], drafts, heard)
+    def keep(self) -> None:
+        """Keep the answers that are not kept yet."""
+        if not self.fresh:
+            return
+        part = self.part(self.fresh, time.perf_counter() - self.began)
+        self.answers.update(zip(self.fresh, part.answers, strict=True))
+        self.parts.append(part)
+        self.kept.put(part)
+        self.fresh, self.began = {}, time.perf_counter()
 
-    def agreement(self, batch: Sequence[int], decoded: Sequence[Decoded]) -> Agreement | None:
-        """What the model thought of the baseline's answers to a batch."""
-        if not self.known or self.against is None or any(answer.draft_logprob is None for answer in decoded):
+    def shrink(self, left: int) -> None:
+        """Ask half as many at once."""
+        memory.free()
+        before = min(self.size, left)
+        self.size = max(1, before // 2)
+        if self.decoder is not None:
+            self.decoder.size = self.size
+        self.kept.shrunk(before, self.size)
+        logging.getLogger(__name__).warning("out of memory with %d questions at once; now %d", before, self.size)
+
+    def part(self, decoded: Mapping[int, Decoded], seconds: float) -> TaskResult:
+        """Some answers as a result of their own."""
+        answers = tuple(self.read(i, answer) for i, answer in decoded.items())
+        return TaskResult(self.task, answers, seconds, agreement=self.agreement(decoded))
+
+    def agreement(self, decoded: Mapping[int, Decoded]) -> Agreement | None:
+        """What the model thought of the baseline's answers to some questions."""
+        if not self.known or self.against is None:
             return None
-        drafts = [self.known[i] for i in batch]
-        if any(draft.logprob is None for draft in drafts):
+        pairs = [(answer, self.known[i]) for i, answer in decoded.items()]
+        if any(answer.draft_logprob is None or draft.logprob is None for answer, draft in pairs):
             return None
         return Agreement(
             draft_id(self.against) or "",
-            sum(len(draft.ids) for draft in drafts),
-            sum(answer.agreed for answer in decoded),
-            sum(answer.draft_logprob or 0.0 for answer in decoded),
-            sum(draft.logprob or 0.0 for draft in drafts),
+            sum(len(draft.ids) for _, draft in pairs),
+            sum(answer.agreed for answer, _ in pairs),
+            sum(answer.draft_logprob or 0.0 for answer, _ in pairs),
+            sum(draft.logprob or 0.0 for _, draft in pairs),
         )
 
     def read(self, i: int, decoded: Decoded) -> Answer:

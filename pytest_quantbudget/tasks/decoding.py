@@ -8,6 +8,7 @@ text in place of the draft model). The same pass tells what the method thinks of
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import time
@@ -22,6 +23,10 @@ from pytest_quantbudget.tasks.rows import Rows
 
 LEAVE = 8  # rows leave when one in so many is done
 TRIED = 4, 16  # tokens of a draft that are tried at once: at first, and at most
+FREE_TOKENS = {
+    "cuda": 512,
+    "cpu": 32,
+}  # tokens at once that take little longer than one: weights have to be read anyway
 BLOCK_LOGITS = 1 << 26  # elements of logits at once while drafts are fed
 BLOCK_DRAFT = 16  # tokens of a draft at once: rows may leave in between
 BLOCK_TOKENS = 1 << 14  # tokens at once in the prefill
@@ -97,14 +102,22 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
 
 
 class Decoder:
-    """Decodes batches of prompts that share a prefix."""
+    """Decodes prompts that share a prefix, at most `size` at once. `what` names them in errors."""
 
     def __init__(
-        self, model: Any, ends: Ends, prefix: Sequence[int] = (), techniques: Techniques = ALL, what: str = "prompts"
+        self,
+        model: Any,
+        ends: Ends,
+        size: int,
+        prefix: Sequence[int] = (),
+        techniques: Techniques = ALL,
+        what: str = "prompts",
     ) -> None:
-        self.model, self.ends, self.techniques, self.what = model, ends, techniques, what
+        self.model, self.ends, self.size, self.techniques, self.what = model, ends, size, techniques, what
         self.prefix = list(prefix) if techniques.prefix else []
         self.shared: Rows | None = None
+        self.vocabulary: int = model.config.get_text_config().vocab_size
+        self.free = FREE_TOKENS.get(model.device.type, FREE_TOKENS["cpu"])
 
     @torch.inference_mode()
     def run(
@@ -117,14 +130,28 @@ class Decoder:
 
         Raises metrics.logits.NotFinite where logits that decide are NaN or infinite.
         """
-        batch = _Batch(self._prefill(prompts), prompts, watch)
-        if drafts is not None and self.techniques.draft:
-            self._verify(batch, drafts)
-            guides = [_Guide(draft, answer.ids) for draft, answer in zip(drafts, batch.answers, strict=True)]
-            self._decode(batch, guides if self.techniques.rejoin else None)
-        else:
-            self._decode(batch, None, told=drafts is None)
-        return batch.answers
+        state = _State(prompts, drafts if self.techniques.draft else None, watch, told=drafts is None)
+        waiting = collections.deque(range(len(prompts)))
+        pool: _Pool | None = None
+        while waiting or pool is not None:
+            left = 0 if pool is None else sum(not state.answers[i].done for i in pool.live)
+            if waiting and left <= (self.size // 2 if self.techniques.leave else 0):
+                pool = pool and pool.only(state.open(pool.live))
+                new = self._begin([waiting.popleft() for _ in range(min(len(waiting), self.size - left))], state)
+                pool = pool.joined(new) if pool and new else pool or new
+            elif pool is not None:
+                self._step(pool, state)
+                pool = self._left(pool, state.open(pool.live))
+        return state.answers
+
+    def _begin(self, chosen: Sequence[int], state: _State) -> _Pool | None:
+        """The prompts in rows of their own, but for those whose drafts are their whole answers."""
+        pool: _Pool | None = _Pool(self._prefill([state.prompts[i] for i in chosen]), list(chosen))
+        if pool is not None and state.drafts is not None:
+            pool = self._verify(pool, state, state.drafts)
+            for i in pool.live if pool and self.techniques.rejoin else ():
+                state.guides[i] = _Guide(state.drafts[i], state.answers[i].ids)
+        return pool
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> Rows:
         """Rows that hold all of each prompt but its last token."""
@@ -139,95 +166,136 @@ class Decoder:
             rows.feed([prompt[:-1][at : at + width] for prompt in prompts], logits=False)
         return rows
 
-    def _verify(self, batch: _Batch, drafts: Sequence[Sequence[int]]) -> None:
+    def _verify(self, pool: _Pool, state: _State, drafts: Sequence[Sequence[int]]) -> _Pool | None:
         """Feed every draft whole, note what is thought of its tokens, and take over what the own choice begins with."""
-        before = batch.rows.lengths.tolist()
-        parted = [False] * len(drafts)
-        vocabulary = self.model.config.get_text_config().vocab_size
-        width = max(1, min(BLOCK_DRAFT, BLOCK_LOGITS // (vocabulary * len(drafts))))
-        for at in range(0, max(map(len, drafts)), width):
-            parts = [drafts[i][at : at + width] for i in batch.live]
-            fed = [
-                [batch.last[i], *part[:-1]] if at == 0 else drafts[i][at - 1 : at + len(part) - 1]
-                for i, part in zip(batch.live, parts, strict=True)
-            ]
-            choices, told, sound = _choices(batch.rows.feed(fed), parts)
-            for row, (i, part) in enumerate(zip(batch.live, parts, strict=True)):
-                answer = batch.answers[i]
+        before = dict(zip(pool.live, pool.rows.lengths.tolist(), strict=True))
+        parted: set[int] = set()
+        width = max(1, min(BLOCK_DRAFT, BLOCK_LOGITS // (self.vocabulary * len(pool.live))))
+        at = 0
+        rest: _Pool | None = pool
+        while rest is not None and any(len(drafts[i]) > at for i in rest.live):
+            parts = [drafts[i][at : at + width] for i in rest.live]
+            fed = [state.before(i, at, len(part)) for i, part in zip(rest.live, parts, strict=True)]
+            choices, told, sound = _choices(rest.rows.feed(fed), parts)
+            for row, (i, part) in enumerate(zip(rest.live, parts, strict=True)):
+                answer = state.answers[i]
                 for t, wanted in enumerate(part):
                     answer.agreed += choices[row][t] == wanted
                     answer.draft_logprob = (answer.draft_logprob or 0.0) + told[row][t]
-                    if not parted[i] and not answer.done:
+                    if i not in parted and not answer.done:
                         self._need(sound[row][t])
                         self.ends.add(answer, choices[row][t])
-                        parted[i] = choices[row][t] != wanted
-            batch.tell()
-            self._leave(batch, {i for i in batch.live if batch.answers[i].done and len(drafts[i]) <= at + width})
-        batch.rows.cut([before[i] + len(batch.answers[i].ids) for i in batch.live])
+                        if choices[row][t] != wanted:
+                            parted.add(i)
+            at += width
+            state.tell([i for i in rest.live if len(drafts[i]) <= at])
+            rest = self._left(rest, [i for i in rest.live if not state.answers[i].done or len(drafts[i]) > at])
+        if rest is not None:
+            rest.rows.cut([before[i] + len(state.answers[i].ids) for i in rest.live])
+            rest = rest.only(state.open(rest.live))
+        return rest
 
-    def _decode(self, batch: _Batch, guides: Sequence[_Guide] | None, *, told: bool = False) -> None:
-        """Go on with every answer until it is complete; with `told`, note the log-probabilities."""
-        answers = batch.answers
-        while not all(answer.done for answer in answers):
-            self._leave(batch, {i for i in batch.live if answers[i].done})
-            tried = [
-                guides[i].propose(self.ends.most - len(answers[i].ids)) if guides and not answers[i].done else []
-                for i in batch.live
-            ]
-            lengths = batch.rows.lengths.tolist()
-            scores = batch.rows.feed([[batch.newest(i), *more] for i, more in zip(batch.live, tried, strict=True)])
-            choices, logprobs, sound = _choices(scores, [] if told else None)
-            for row, i in enumerate(batch.live):
-                for t, guess in enumerate([*tried[row], None]):
-                    if answers[i].done:
-                        break
-                    self._need(sound[row][t])
-                    self.ends.add(answers[i], choices[row][t])
-                    if told:
-                        answers[i].logprob = (answers[i].logprob or 0.0) + logprobs[row][t]
-                    lengths[row] += 1
-                    if choices[row][t] != guess:
-                        break
-                if guides and not answers[i].done:
-                    guides[i].moved(answers[i].ids)
-            batch.rows.cut(lengths)
-            batch.tell()
+    def _step(self, pool: _Pool, state: _State) -> None:
+        """One pass, in which every open answer grows by one token, or by as many as its draft has guessed."""
+        room = self.free // len(pool.live) - 1
+        tried = [state.propose(i, min(room, self.ends.most - len(state.answers[i].ids) - 1)) for i in pool.live]
+        lengths = pool.rows.lengths.tolist()
+        scores = pool.rows.feed([[state.newest(i), *more] for i, more in zip(pool.live, tried, strict=True)])
+        choices, logprobs, sound = _choices(scores, [] if state.told else None)
+        for row, i in enumerate(pool.live):
+            answer = state.answers[i]
+            for t, guess in enumerate([*tried[row], None]):
+                if answer.done:
+                    break
+                self._need(sound[row][t])
+                self.ends.add(answer, choices[row][t])
+                if state.told:
+                    answer.logprob = (answer.logprob or 0.0) + logprobs[row][t]
+                lengths[row] += 1
+                if choices[row][t] != guess:
+                    break
+            if i in state.guides and not answer.done:
+                state.guides[i].moved(answer.ids)
+        pool.rows.cut(lengths)
+        state.tell(pool.live)
+
+    def _left(self, pool: _Pool, wanted: Sequence[int]) -> _Pool | None:
+        """The pool without the answers that are not `wanted`, once they are enough to be worth the copying."""
+        gone = len(pool.live) - len(wanted)
+        worth = gone * LEAVE >= len(pool.live) if self.techniques.leave else not wanted
+        return pool.only(wanted) if worth else pool
 
     def _need(self, sound: bool) -> None:
         if not sound:
             raise checks.NotFinite(f"logits became NaN or infinite while answering {self.what}")
 
-    def _leave(self, batch: _Batch, over: set[int]) -> None:
-        """Let the rows of these answers go, once they are enough to be worth the copying."""
-        left = [row for row, i in enumerate(batch.live) if i not in over]
-        if self.techniques.leave and left and (len(batch.live) - len(left)) * LEAVE >= len(batch.live):
-            batch.rows.keep(left)
-            batch.live = [batch.live[row] for row in left]
 
+class _State:
+    """All answers of a run, open and complete; with `told`, they note the log-probabilities of their own tokens."""
 
-class _Batch:
-    """Answers under way: `live` says which answer each row belongs to."""
-
-    def __init__(self, rows: Rows, prompts: Sequence[Sequence[int]], watch: Watch) -> None:
-        self.rows, self.watch = rows, watch
-        self.began = time.perf_counter()
-        self.told: set[int] = set()
-        self.last = [prompt[-1] for prompt in prompts]
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        drafts: Sequence[Sequence[int]] | None,
+        watch: Watch,
+        *,
+        told: bool,
+    ) -> None:
+        self.prompts, self.drafts, self.watch, self.told = prompts, drafts, watch, told
         self.answers = [Decoded() for _ in prompts]
-        self.live = list(range(len(prompts)))
+        self.guides: dict[int, _Guide] = {}
+        self.began = time.perf_counter()
+        self.heard: set[int] = set()
 
-    def tell(self) -> None:
-        """Let the answers that are newly complete be known."""
-        new = {i: self.answers[i] for i in self.live if self.answers[i].done and i not in self.told}
+    def open(self, some: Sequence[int]) -> list[int]:
+        """Those of some answers that are not complete."""
+        return [i for i in some if not self.answers[i].done]
+
+    def tell(self, some: Sequence[int]) -> None:
+        """Let those that are newly complete be known."""
+        new = {i: self.answers[i] for i in some if self.answers[i].done and i not in self.heard}
         if new:
-            self.told |= set(new)
+            self.heard |= set(new)
             for answer in new.values():
                 answer.seconds = time.perf_counter() - self.began
             self.watch(new)
 
+    def before(self, i: int, at: int, length: int) -> list[int]:
+        """The tokens after which a draft's next `length` tokens from `at` stand, one for each."""
+        draft = self.drafts[i] if self.drafts else []
+        return (
+            [self.prompts[i][-1], *draft[: length - 1]][:length] if at == 0 else list(draft[at - 1 : at + length - 1])
+        )
+
     def newest(self, i: int) -> int:
         """The last token of an answer, or of its prompt."""
-        return self.answers[i].ids[-1] if self.answers[i].ids else self.last[i]
+        return (self.answers[i].ids or self.prompts[i])[-1]
+
+    def propose(self, i: int, most: int) -> Sequence[int]:
+        """What an answer's draft guesses, at most so many tokens."""
+        return self.guides[i].propose(most) if i in self.guides and not self.answers[i].done else []
+
+
+@dataclass
+class _Pool:
+    """Answers under way: `live` says which answer each row belongs to."""
+
+    rows: Rows
+    live: list[int]
+
+    def only(self, wanted: Sequence[int]) -> _Pool | None:
+        """The rows of some answers; None where there are none."""
+        if not wanted:
+            return None
+        if len(wanted) < len(self.live):
+            kept = set(wanted)
+            self.rows.keep([row for row, i in enumerate(self.live) if i in kept])
+        return _Pool(self.rows, list(wanted))
+
+    def joined(self, other: _Pool) -> _Pool:
+        """The rows of both."""
+        self.rows.join(other.rows)
+        return _Pool(self.rows, self.live + other.live)
 
 
 def _choices(
@@ -252,7 +320,7 @@ def _choices(
 
 
 class _Guide:
-    """Where an answer stands in its draft: what of the draft is worth trying next."""
+    """Where an answer stands in its draft, and so what of the draft is worth trying next."""
 
     def __init__(self, draft: Sequence[int], ids: Sequence[int]) -> None:
         self.draft = draft
@@ -281,5 +349,5 @@ class _Guide:
         self.seen = len(ids)
 
     def propose(self, most: int) -> Sequence[int]:
-        """Tokens of the draft to try next, fewer than `most`."""
-        return [] if self.at is None else self.draft[self.at : self.at + min(self.size, most - 1)]
+        """Tokens of the draft to try next, at most so many."""
+        return [] if self.at is None else self.draft[self.at : self.at + max(0, min(self.size, most))]

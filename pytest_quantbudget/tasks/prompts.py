@@ -88,14 +88,14 @@ class Prompter:
         text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **told)
         return text
 
-    def tokens(self, text: str) -> list[int]:
-        """A prompt's token ids; a template that begins with the start token gets no second one.
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The prompts' token ids; where a template begins with the start token, they get no second one.
 
         Raises ValueError where there are none.
         """
         start = getattr(self.tokenizer, "bos_token", None)
-        more = {"add_special_tokens": False} if start and text.startswith(start) else {}
-        ids: list[int] = self.tokenizer(text, **more)["input_ids"]
-        if not ids:
+        more = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
+        ids: list[list[int]] = self.tokenizer(list(texts), **more)["input_ids"]
+        if not all(ids):
             raise ValueError("the tokenizer makes nothing of the questions: were its files left out?")
         return ids

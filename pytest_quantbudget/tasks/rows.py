@@ -37,6 +37,12 @@ class Rows:
             self.lengths += prefix.top
             self.cache.layers = [layer.repeated(self, count) for layer in prefix.layers]
 
+    def join(self, other: Rows) -> None:
+        """Take over the rows of another, behind the own ones."""
+        self.lengths = torch.cat([self.lengths, other.lengths])
+        for mine, more in zip(self.layers, other.layers, strict=True):
+            mine.join(more)
+
     @property
     def layers(self) -> list[_Layer]:
         """One a layer of the model, once something was fed."""
@@ -123,6 +129,14 @@ class _Layer(DynamicLayer):
         layer.keys = self.keys[:, :, : rows.top].repeat(count, 1, 1, 1)
         layer.values = self.values[:, :, : rows.top].repeat(count, 1, 1, 1)
         return layer
+
+    def join(self, other: _Layer) -> None:
+        """Take over the rows of another layer, in as many slots as either needs."""
+        assert self.keys is not None and other.keys is not None  # noqa: PT018
+        assert self.values is not None and other.values is not None  # noqa: PT018
+        top = max(self.keys.shape[2], other.keys.shape[2])
+        self.keys = torch.cat([_grown(self.keys, top), _grown(other.keys, top)])
+        self.values = torch.cat([_grown(self.values, top), _grown(other.values, top)])
 
     def select(self, chosen: torch.Tensor, top: int) -> None:
         """Keep the `chosen` rows, and the slots below `top`."""

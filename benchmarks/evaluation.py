@@ -1,0 +1,171 @@
+"""Questions a second of this engine against lm-evaluation-harness's HF backend, and what each technique brings.
+
+    python benchmarks/evaluation.py [--model builtin] [--methods fp32,bf16,nf4] [--questions 1000] [--batch 250]
+        [--shots 0] [--file FILE] [--shots-file FILE] [--fewshot fixed] [--repeats 1] [--plain] [--json FILE]
+
+The first method is the baseline; its answers are the drafts of the others. All ways answer the same prompts, in batches
+of the same size, in one process and by turns; GPTQ and AWQ are quantized beforehand, on the built-in texts. `--plain`
+counts the answers in which the fast way and transformers' `generate` differ, batch by batch and one question at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget import hardware, loading, methods, sources
+from pytest_quantbudget.files import BUILTIN_DIR
+from pytest_quantbudget.measurement import NO_TRUST, Subject, Task, TaskResult
+from pytest_quantbudget.tasks import ask, plain, prompts
+from pytest_quantbudget.tasks.decoding import ALL, Techniques
+
+OFF = {
+    "nothing off": ALL,
+    "no shared prefix": Techniques(prefix=False),
+    "no rows that leave": Techniques(leave=False),
+    "no drafts": Techniques(draft=False),
+    "drafts, no rejoining": Techniques(rejoin=False),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--methods", default="fp32,bf16,int8,nf4,gptq-int4,awq-int4")
+    parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--shots", type=int, default=0)
+    parser.add_argument("--file", default="builtin")
+    parser.add_argument("--shots-file")
+    parser.add_argument("--fewshot", default="fixed")
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--no-harness", action="store_true")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    found = compare(options)
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": hardware.cpu(), "options": vars(options), "rows": found}))
+
+
+def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+    task = Task(
+        name="questions",
+        questions=options.questions,
+        shots=options.shots,
+        seed=0,
+        file=str(BUILTIN_DIR / "questions.jsonl") if options.file == "builtin" else str(Path(options.file).resolve()),
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch,
+        extract="strict",
+        shots_file=str(Path(options.shots_file).resolve()) if options.shots_file else None,
+        fewshot=options.fewshot,
+    )
+    asked = prompts.sample(task)
+    baseline: TaskResult | None = None
+    rows: list[dict[str, Any]] = []
+    print(f"{len(asked)} questions, {task.shots} shots, batches of {task.batch_size}, on {hardware.cpu()}")
+    for method in options.methods.split(","):
+        model, tokenizer = load(options.model, method, options.group_size)
+        ways: dict[str, Callable[[], Any]] = {}
+        if not options.no_harness:
+            ways["lm-eval"] = functools.partial(harness, model, tokenizer, task, asked)
+        for name, techniques in OFF.items():
+            if baseline is None and "draft" in name:
+                continue
+            ways[name] = functools.partial(ask.run, model, tokenizer, task, asked, None, baseline, techniques)
+        ask.run(model, tokenizer, replace(task, batch_size=8), asked[:8])  # first calls cost more
+        rows += measured(method, ways, options.repeats, len(asked))
+        fast = ways["nothing off"]()
+        if options.plain:
+            rows[-1]["apart"] = apart(model, tokenizer, task, asked, fast)
+        baseline = baseline or fast
+        del model, ways
+    return rows
+
+
+def measured(method: str, ways: dict[str, Callable[[], Any]], repeats: int, questions: int) -> list[dict[str, Any]]:
+    """Each way's questions a second, taken by turns; the median of the repeats."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - start)
+    reference = statistics.median(seconds.get("lm-eval") or seconds["nothing off"])
+    lines = []
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        lines.append({"method": method, "way": name, "seconds": taken, "rate": questions / median})
+        print(f"{method:10} {name:22} {questions / median:8.1f} questions/s {reference / median:6.2f}x", flush=True)
+    return lines
+
+
+def load(model: str, method: str, group_size: int) -> tuple[Any, Any]:
+    spec = methods.spec(method)
+    options = {field.name: field.default for field in spec.options}
+    if "compute_dtype" in options:
+        options["compute_dtype"] = "float32"  # few CPUs multiply bfloat16 at speed
+    if "group_size" in options:
+        options |= {"group_size": group_size, "texts": 32}
+    place = str(BUILTIN_DIR) if model == "builtin" else str(Path(model).resolve())
+    subject = Subject(place, None, method, None, options, str(BUILTIN_DIR / "calibration.jsonl"))
+    quantized = None
+    if spec.quantize is not None:
+        loading.settle(spec)
+        cache = Path(tempfile.gettempdir()) / "evaluation-benchmark"
+        revision = sources.content_hash(Path(place))
+        quantized = str(sources.quantized(subject, spec, Path(place), revision, cache, NO_TRUST))
+    loaded = loading.load(subject, quantized)
+    return loaded.model, loaded.tokenizer
+
+
+def harness(model: Any, tokenizer: Any, task: Task, asked: Sequence[prompts.Asked]) -> list[str]:
+    """The same prompts through the harness's own class for transformers models."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    prompter = prompts.Prompter(tokenizer, task)
+    how = {"until": list(prompter.style.stops), "max_gen_toks": task.max_new_tokens, "do_sample": False}
+    requests = [
+        Instance("generate_until", {}, (prompter.text(each), how), i, metadata=("questions", i, 1))
+        for i, each in enumerate(asked)
+    ]
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size)
+    found: list[str] = lm.generate_until(requests, disable_tqdm=True)
+    return found
+
+
+def apart(
+    model: Any, tokenizer: Any, task: Task, asked: Sequence[prompts.Asked], fast: TaskResult
+) -> dict[str, tuple[int, int]]:
+    """In how many answers, as texts and as verdicts, the fast way and `generate` differ: in batches, and one by one."""
+    asking = ask._Asking(model, tokenizer, task, asked, ask.Nowhere(), None, ALL)
+    order = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
+    found = {}
+    for name, size in (("in batches", task.batch_size or 1), ("one by one", 1)):
+        differ, turned = 0, 0
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
+            texts = plain.generate(model, tokenizer, [asking.prompts[i] for i in part], asking.ends, "all")
+            for i, decoded in zip(part, texts, strict=True):
+                answer = asking.read(i, decoded)
+                differ += answer.text != fast.answers[i].text
+                turned += answer.strict_correct != fast.answers[i].strict_correct
+        found[name] = differ, turned
+        print(f"{'':10} against generate {name}: {differ} of {len(asked)} answers differ, {turned} verdicts")
+    return found
+
+
+if __name__ == "__main__":
+    main()
