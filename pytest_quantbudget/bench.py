@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pytest_quantbudget import child, identity, methods, process, records
+from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import (
@@ -32,6 +33,7 @@ from pytest_quantbudget.measurement import (
     draft_id,
     merge,
 )
+from pytest_quantbudget.progress import Progress
 from pytest_quantbudget.store import Entry, Key, Store
 from pytest_quantbudget.units import format_time
 
@@ -47,7 +49,7 @@ class Bench:
     `folder` is where the run's processes exchange measurements; `cache` is a local directory for checkpoints and
     hashes; `locks` holds one lock a device, for all runs of this user; `gpus` are those that this process may use, in
     the order in which it takes them; `deadline` is when the run has to end, on the monotonic clock, which all processes
-    of a machine share.
+    of a machine share. What measuring processes say is also told to `progress`, and answers to `answers`.
     """
 
     folder: Path
@@ -57,6 +59,8 @@ class Bench:
     gpus: Sequence[Gpu] = ()
     trust: Trust = NO_TRUST
     deadline: float = math.inf
+    progress: Progress = field(default_factory=Progress)
+    answers: AnswersFile | None = None
     known: dict[str, Measurement] = field(default_factory=dict)
     _parts: list[Measurement] = field(default_factory=list)
 
@@ -237,6 +241,7 @@ class Bench:
         contexts = process.contexts()
         while True:
             context = contexts.pop(0)
+            self.progress.begin(subject.method)
             try:
                 outcome = process.run(
                     context,
@@ -245,12 +250,15 @@ class Bench:
                     self._hear,
                     name=f"quantbudget-{subject.method}",
                     until=ends,
+                    tick=self.progress.tick,
                 )
             except (OSError, EOFError) as error:  # no socket (a long TMPDIR, say), or the server died while importing
                 if not contexts:
                     self._parts.append(self._failed(subject, LOAD, f"no measuring process can be started: {error}"))
                     return
                 continue
+            finally:
+                self.progress.over()
             if outcome.code != child.FORK_SPOILED or not contexts:
                 break
         if outcome.code == 0 and outcome.done:
@@ -265,6 +273,9 @@ class Bench:
         self._parts.append(self._failed(subject, at, why, outcome.tail))
 
     def _hear(self, message: Mapping[str, Any]) -> None:
+        self.progress.hear(message)
+        if self.answers is not None and "answered" in message:
+            self.answers.add(self._parts[0].subject, message["answered"])
         if "part" in message:
             self._parts.append(records.from_builtins(Measurement, message["part"]))
 

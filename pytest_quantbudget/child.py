@@ -302,7 +302,8 @@ class _Batches:
     def answered(self, answers: Sequence[Answer], total: int) -> None:
         self.done += len(answers)
         told = [records.to_builtins(replace(answer, ids=())) for answer in answers]
-        self.say(answered={"task": self.task.name, "done": self.done, "total": total, "answers": told})
+        counts = {"done": self.done, "total": total}
+        self.say(answered={"task": self.task.name, "extract": self.task.extract, **counts, "answers": told})
 
     def drop(self) -> None:
         """Forget the batches: the whole task is stored."""

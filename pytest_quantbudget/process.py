@@ -76,13 +76,14 @@ def run(
     *,
     name: str,
     until: float = math.inf,
+    tick: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run `target(*arguments, tell, log)` in a process until it ends, or until the monotonic clock reads `until`.
 
     What it sends through the connection `tell`, JSON objects as bytes, goes to `hear`; `{"phase": NAME}` is kept as the
     phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the
-    end is kept. However this returns or raises, no process of its group is left. Raises OSError or EOFError where no
-    process can be started.
+    end is kept. `tick` is called while it runs, once a second at least. However this returns or raises, no process of
+    its group is left. Raises OSError or EOFError where no process can be started.
     """
     outcome = Outcome()
     heard, tell = context.Pipe(duplex=False)
@@ -92,7 +93,7 @@ def run(
             process = context.Process(target=target, args=(*arguments, tell, log), name=name)
             process.start()
         try:
-            ended = _listen(process, heard, logged, outcome, hear, until)
+            ended = _listen(process, heard, logged, outcome, hear, until, tick)
             if not ended:
                 _ask_for_stack(process, logged, outcome)
         finally:
@@ -110,6 +111,7 @@ def _listen(
     outcome: Outcome,
     hear: Callable[[Mapping[str, Any]], None],
     until: float,
+    tick: Callable[[], None],
 ) -> bool:
     """Take in what the process says and prints; True when it has ended, False when its time is over."""
     open_: list[Any] = [heard, logged, process.sentinel]
@@ -117,6 +119,7 @@ def _listen(
         # Not the sentinel alone: where it is a pipe, a process that was forked there keeps it open.
         ended = not process.is_alive()
         ready = wait(open_, 0 if ended else min(max(0.0, until - time.monotonic()), LOOK_S))
+        tick()
         if logged in ready and not _read_log(logged, outcome):
             open_.remove(logged)
         if process.sentinel in ready:

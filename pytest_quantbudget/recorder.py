@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pytest_quantbudget import answers, live
 from pytest_quantbudget.report import document, terminal
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Session, verdict_of
@@ -22,12 +24,19 @@ class Recorder:
         self.config = config
         self.session = session
         self.target = Path(config.option.quant_report).absolute() if config.option.quant_report else None
-        self.written: str | None = None
+        self.written: list[str] = []
         if self.target is not None and self.target.is_dir():
             raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
+        session.answers = answers.beside(self.target) if self.target is not None else None
 
     def pytest_sessionstart(self) -> None:
-        """A CI that takes its machine back sends SIGTERM: what was measured is reported then, as after Ctrl-C."""
+        """What the run will write and show is made ready.
+
+        A CI that takes its machine back sends SIGTERM: what was measured is reported then, as after Ctrl-C.
+        """
+        self.session.view = live.view(self.config)
+        if self.session.answers is not None and self.session.budgets and not self.config.option.collectonly:
+            answers.forget(self.session.answers)
         if self.session.budgets and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, _interrupt)
@@ -60,13 +69,19 @@ class Recorder:
             self.write(self.target)
 
     def write(self, target: Path) -> None:
-        """Write the JSON report; a disk that refuses it must not hide the verdicts."""
+        """Write the JSON report, and the answers beside it; a disk that refuses them must not hide the verdicts."""
+        report, beside = self.report(), answers.beside(target)
+        self._try("report", target, lambda: document.write(target, report))
+        self._try("answers", beside, lambda: answers.finish(beside, document.measurements(report)))
+
+    def _try(self, what: str, target: Path, write: Callable[[], bool]) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            document.write(target, self.report())
-            self.written = f"report written to {display_path(target)}"
+            if write():
+                self.written.append(f"{what} written to {display_path(target)}")
         except OSError as error:
-            self.written = f"the report could not be written to {display_path(target)}: {error.strerror or error}"
+            why = error.strerror or error
+            self.written.append(f"the {what} could not be written to {display_path(target)}: {why}")
 
     def report(self) -> document.Report:
         """The run as a record."""
@@ -81,8 +96,8 @@ class Recorder:
                 terminalreporter.write_sep("=", line.text)
             else:
                 terminalreporter.write_line(line.text, **line.markup)
-        if self.written:
-            terminalreporter.write_line(self.written)
+        for written in self.written:
+            terminalreporter.write_line(written)
 
 
 def _restore() -> None:

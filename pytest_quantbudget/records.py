@@ -196,11 +196,15 @@ def _check_text(text: str) -> None:
 
 def write_json(path: Path, record: object) -> None:
     """Write so that a reader sees the old file or the new one, never half of one; NaN is refused (ValueError)."""
-    text = json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(text)
         Path(name).chmod(0o666 & ~umask())
         Path(name).replace(path)
     except BaseException:

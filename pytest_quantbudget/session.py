@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from pytest_quantbudget import bench, hardware, runfolder, units
+from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
 from pytest_quantbudget.measurement import NO_TRUST, Measurement, Request, Trust
+from pytest_quantbudget.progress import Progress, View
 from pytest_quantbudget.safetext import quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
@@ -81,6 +83,8 @@ class Session:
     folder: Path | None = None  # where this run's measurements are exchanged; a worker is told
     worker: int | None = None  # its number, where the run has several
     deadline: float = math.inf
+    view: View | None = None  # who shows how far a measurement is
+    answers: Path | None = None  # where answers are written as they come
     opened: list[Path] = field(default_factory=list)  # folders of budgets that were named
     budgets: dict[Path, Budget] = field(default_factory=dict)
     needs: dict[str, Request] = field(default_factory=dict)
@@ -153,6 +157,8 @@ class Session:
                 self.gpus,
                 options.trust,
                 self.deadline,
+                Progress(self.view),
+                AnswersFile(self.answers) if self.answers else None,
             )
         return self._bench
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Report:
 
 def build(session: Session) -> Report:
     """The report of a session as it stands."""
-    measurements = session.measurements()
+    measurements = {key: _without_ids(found) for key, found in session.measurements().items()}
     return Report(
         version=VERSION,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -79,6 +80,20 @@ def build(session: Session) -> Report:
         commit=hardware.commit(session.root),
         budgets=tuple(_budget(session, b, entries, measurements) for _, b, entries in session.files()),
     )
+
+
+def _without_ids(measured: Measurement) -> Measurement:
+    """A measurement without the tokens of its answers, which only serve what is measured later."""
+    tasks = (
+        replace(task, answers=tuple(replace(answer, ids=()) for answer in task.answers)) for task in measured.tasks
+    )
+    return replace(measured, tasks=tuple(tasks))
+
+
+def measurements(report: Report) -> Iterator[Measurement]:
+    """All measurements of a report in its order, each once, however many budgets share it."""
+    found = [method.measurement for budget in report.budgets for method in budget.methods]
+    yield from {measured.subject.key: measured for measured in found if measured is not None}.values()
 
 
 def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[str, Measurement]) -> BudgetReport:
@@ -105,9 +120,10 @@ def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
     return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict) for e in mine)
 
 
-def write(path: Path, report: Report) -> None:
-    """Write a report, whole or not at all."""
+def write(path: Path, report: Report) -> bool:
+    """Write a report, whole or not at all. True: there is always one."""
     records.write_json(path, report)
+    return True
 
 
 def read(path: Path) -> Report:
