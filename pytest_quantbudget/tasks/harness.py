@@ -6,6 +6,7 @@ import contextlib
 import copy
 import difflib
 import hashlib
+import itertools
 import logging
 import math
 import random
@@ -235,13 +236,12 @@ def _choose(task: Task, told: Mapping[str, Any]) -> tuple[str, str]:
     """
     samples: Samples = told["samples"]
     known: dict[tuple[str, str], bool] = {}
-    for name, each in samples.items():
-        for sample in each:
-            for metric in sample["metrics"]:
-                key = metric, sample["filter"]
-                known[key] = known.get(key, True) and _is_binary(sample[metric])
-        for metric, filtering in [key for key in known if known[key]]:
-            known[metric, filtering] = _is_mean(told, name, metric, filtering)
+    for sample in itertools.chain(*samples.values()):
+        for metric in sample["metrics"]:
+            key = metric, sample["filter"]
+            known[key] = known.get(key, True) and _is_binary(sample[metric])
+    for key, binary in known.items():
+        known[key] = binary and all(_is_mean(told, name, *key) for name in samples)
     names = ", ".join(f"{metric},{filtering}" for metric, filtering in known)
     if task.metric is not None:
         wanted, _, filtering = task.metric.partition(",")
