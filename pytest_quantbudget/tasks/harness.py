@@ -56,7 +56,7 @@ def run(
     answers: list[Answer] = []
     before = 0
     for name, each in tasks.items():
-        samples = [s for s in told["samples"][name] if s["filter"] == filtering]
+        samples = [s for s in told["samples"].get(name, ()) if s["filter"] == filtering]
         answers += [_answer(each, sample, metric, before) for sample in samples]
         before += len(each.eval_docs)
     return TaskResult(task, tuple(answers), time.perf_counter() - began, metric=f"{metric},{filtering}")
