@@ -12,9 +12,10 @@ import pytest
 from pytest_quantbudget import identity, loading, methods
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.child import _words
-from pytest_quantbudget.measurement import NO_TRUST, Request, Subject, Task, TaskResult, Trust
+from pytest_quantbudget.measurement import NO_TRUST, Answer, Measurement, Request, Subject, Task, TaskResult, Trust
 from pytest_quantbudget.tasks import harnessfile
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
+from pytest_quantbudget.verdict import judge
 from pytest_quantbudget.yamlfile import BudgetError
 
 QUESTIONS = 24
@@ -384,6 +385,20 @@ def test_a_data_set_that_is_not_there_is_named(
     (room / "choices.yaml").write_text(CHOICES.replace("dataset_path: json", "dataset_path: nobody/has_this_set"))
     with pytest.raises(ValueError, match=r"the data set nobody/has_this_set of .* cannot be had: "):
         run(loaded, of(room, "choices.yaml"))
+
+
+def test_answers_judged_by_different_metrics_are_not_paired(room: Path) -> None:
+    budget = load_budget(room / "budget.yaml", [room])
+    task = budget.tasks["words"]
+    answer = Answer(0, "1", "1", "1", True, True, False, 0)
+    measured = {
+        method.name: Measurement(method.subject, tasks=(TaskResult(task, (answer,), 1.0, metric=f"acc,{method.name}"),))
+        for method in budget.methods
+    }
+    (limit, *_) = budget.method("bf16").limits
+    verdict = judge(budget, budget.method("bf16"), limit, measured)
+    assert verdict.outcome == "failed"
+    assert "fp32 was judged by acc,fp32 and bf16 by acc,bf16; name a `metric`" in verdict.message
 
 
 def test_a_missing_library_skips_with_the_command() -> None:
