@@ -149,7 +149,7 @@ def sides(
 
 def differences(record: Record, ours: list[Any], theirs: list[Any]) -> int:
     """How many differ; noted with the number compared."""
-    found = sum(a != b for a, b in zip(ours, theirs, strict=True))
+    found = sum(bool(a != b) for a, b in zip(ours, theirs, strict=True))
     record("compared", len(ours))
     record("differences", found)
     return found

@@ -233,18 +233,19 @@ def test_memory_that_runs_out_halves_the_requests(
     loaded: loading.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
+    from lm_eval.models.huggingface import HFLM
 
     from pytest_quantbudget.tasks import harness
 
     whole = run(loaded, of(room, "choices.yaml"))
-    full = harness.HFLM._model_call
+    full = HFLM._model_call
 
     def short(self: Any, inps: Any, *rest: Any, **more: Any) -> Any:
         if len(inps) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return full(self, inps, *rest, **more)
 
-    monkeypatch.setattr(harness.HFLM, "_model_call", short)
+    monkeypatch.setattr(HFLM, "_model_call", short)
     told: list[tuple[int, int]] = []
     task = of(room, "choices.yaml")
     result = harness.run(loaded.model, loaded.tokenizer, task, shrunk=lambda *sizes: told.append(sizes))
@@ -363,15 +364,15 @@ def test_what_the_task_cannot_give_is_refused(
 def test_a_named_task_is_found_without_reading_all_of_them(
     loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import lm_eval.tasks
+
     from pytest_quantbudget.tasks import harness
 
     manager, spec, _ = harness._named("arc_easy")
     assert spec.endswith("/arc/arc_easy.yaml")
     assert manager.all_tasks == []
     with monkeypatch.context() as patch:  # reading the whole index takes 16 s
-        patch.setattr(
-            harness.lm_eval.tasks, "TaskManager", lambda: type("All", (), {"all_tasks": ["arc_easy", "gsm8k"]})
-        )
+        patch.setattr(lm_eval.tasks, "TaskManager", lambda: type("All", (), {"all_tasks": ["arc_easy", "gsm8k"]}))
         with pytest.raises(ValueError, match="lm-evaluation-harness has no task 'arc_esy'; did you mean 'arc_easy'"):
             harness._named("arc_esy")
 
@@ -459,7 +460,7 @@ def test_stored_answers_go_with_the_file_and_all_that_it_names(room: Path, tmp_p
             handle.write("\n")
         names.append(name())
     for more in ({"limit": 3}, {"metric": "acc"}, {"shots": 2}, {"chat_template": True}, {"harness": "gsm8k"}):
-        names.append(name(replace(request.tasks[0], **more)))  # type: ignore[arg-type]
+        names.append(name(replace(request.tasks[0], **more)))
     assert len(set(names)) == len(names)
     (room / "base.yaml").unlink()
     assert identity.keys_of(request, [], NO_TRUST, tmp_path / "memo") is None

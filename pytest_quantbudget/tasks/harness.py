@@ -162,7 +162,8 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
     except ModuleNotFoundError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and "find cache for" not in str(error):
+        of_data = isinstance(error, OSError) and "module script" not in str(error)  # of the library `evaluate`
+        if not of_data and "find cache for" not in str(error):
             raise
         named = f" {', '.join(described.datasets)}" if described.datasets else ""
         raise ValueError(f"the data set{named} of {name} cannot be had: {_first_line(error)}") from error
