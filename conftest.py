@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def gsm8k() -> Path:
     """The real GSM8K test set as JSON lines, from `GSM8K_JSONL`."""
     path = os.environ.get("GSM8K_JSONL")

@@ -245,6 +245,8 @@ class _Run:
         return part
 
     def ask(self, task: Task) -> Measurement:
+        if task.harness is not None:
+            return self.ask_by_harness(task)
         from pytest_quantbudget.tasks import ask, prompts
 
         baseline = self.job.drafts.get(task)
@@ -265,6 +267,20 @@ class _Run:
         batches.drop()
         shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
+
+    def ask_by_harness(self, task: Task) -> Measurement:
+        """A task that lm-evaluation-harness runs: its answers are kept together, when all are there."""
+        from pytest_quantbudget.tasks import harness
+
+        batches = _Batches(self, task, None)
+        source = self.job.keys.asked[identity.source(task)] if self.job.keys else None
+        result = harness.run(self.model, self.tokenizer, task, self.job.trust, source, batches.shrunk)
+        if not any(answer.text for answer in result.answers):
+            raise ValueError(f"every answer is empty ({len(result.answers):,} questions)")
+        part = Measurement(self.subject, tasks=(replace(result, origin=_origin()),))
+        self.keep(lambda keys: keys.task(task), part)
+        batches.answered(result.answers, len(result.answers))
+        return replace(part, notes=tuple(f"{self.subject.method}: {note}" for note in batches.notes))
 
 
 class _Batches:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import grammar
+from pytest_quantbudget import files, grammar
 from pytest_quantbudget.measurement import Task
-from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.tasks import harnessfile, questions
 from pytest_quantbudget.tasks.styles import STYLES
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problems
 
@@ -101,10 +101,20 @@ class _Reader:
                 node.entries["questions"], "`limit` takes the first, `questions` draws at random: give one of them"
             )
         named = str(values["harness"])
-        if named.endswith((".yaml", ".yml")):
-            values["harness"] = str(self.find(node, "harness") or named)
+        if harnessfile.is_file(named):
+            path = self.find(node, "harness")
+            values["harness"] = str(path or named)
+            if path is not None:
+                self.task_file(node, path)
         elif not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", named):
             self.problems.add(
                 node.entries["harness"], f"harness {named!r} is neither a task's name nor the path of a YAML file"
             )
         return Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)
+
+    def task_file(self, node: Marked, path: Path) -> None:
+        """What a task file of the harness reaches for: that must lie where a budget may reach, too."""
+        try:
+            self.problems.extend(harnessfile.described(path, self.find).problems)
+        except (OSError, files.TooLarge) as error:
+            self.problems.add(node.entries["harness"], f"harness: the file cannot be read: {error}")

@@ -14,7 +14,7 @@ from pytest_quantbudget import units
 
 LIBRARIES = (
     "pytest-quantbudget", "torch", "transformers", "accelerate", "bitsandbytes", "gptqmodel", "optimum", "datasets",
-    "tokenizers", "safetensors", "numpy", "pytest", "pytest-xdist", "pyyaml",
+    "lm-eval", "tokenizers", "safetensors", "numpy", "pytest", "pytest-xdist", "pyyaml",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from pytest_quantbudget import hardware, methods, records, sources
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.measurement import Request, Task, Trust, Workload
 from pytest_quantbudget.store import Key
-from pytest_quantbudget.tasks import prompts, questions
+from pytest_quantbudget.tasks import harnessfile, prompts, questions
 
 # What the libraries under measurement read from the environment and their numbers depend on.
 VARIABLES = (
@@ -61,8 +61,11 @@ class Keys:
         return self._key("reply", prompt=prompt)
 
     def task(self, task: Task, drafts: str | None = None) -> Key:
-        """All answers to a task; with what is thought of a baseline's, named `drafts`."""
-        return self._key(f"task-{task.name}", **self._task(task), drafts=drafts)
+        """All answers to a task; with what is thought of a baseline's, named `drafts`.
+
+        Those that lm-evaluation-harness asked for have nothing to do with a baseline's.
+        """
+        return self._key(f"task-{task.name}", **self._task(task), drafts=None if task.harness else drafts)
 
     def batch(self, task: Task, number: int, drafts: str | None = None) -> Key:
         """The answers of one batch of a task."""
@@ -71,6 +74,8 @@ class Keys:
     def _task(self, task: Task) -> dict[str, Any]:
         # Its name is a label, the file's place does not matter, and both extractions are kept.
         told = records.to_builtins(task)
+        if task.harness:
+            told["harness"] = Path(task.harness).name
         return {"task": {k: v for k, v in told.items() if k not in NO_MATTER}} | {"asked": self.asked[source(task)]}
 
     def _key(self, label: str, **more: Any) -> Key:
@@ -114,10 +119,15 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
 
 def source(task: Task) -> str:
     """What a task's questions are drawn from: a file or a set on the hub. Budgets may give it the same name."""
+    if task.harness is not None:
+        return f"lm-eval {task.harness}"
     return "+".join(name for name in (task.file or task.name, task.shots_file) if name)
 
 
 def _asked(task: Task, memo: Path) -> str:
+    if task.harness is not None:  # which data set the library will load, only running it would tell
+        state = harnessfile.state(Path(task.harness)) if harnessfile.is_file(task.harness) else task.harness
+        return f"lm-eval {hardware.libraries().get('lm-eval')} {state}"
     if task.file is not None:
         return prompts.state(task)
     name, configuration = questions.HUB_SETS[task.name]

@@ -286,7 +286,10 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The answers to a task, in the order in which the questions were drawn."""
+    """The answers to a task, in the order in which the questions were drawn.
+
+    `metric` is the figure that counted, as `METRIC,FILTER`, where lm-evaluation-harness asked.
+    """
 
     task: Task
     answers: tuple[Answer, ...]
@@ -295,6 +298,7 @@ class TaskResult:
     resumed: int = 0  # answers that an earlier run had given before it was ended
     agreement: Agreement | None = None
     divergence: Divergence | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""

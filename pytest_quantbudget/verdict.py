@@ -218,6 +218,9 @@ def _paired(budget: Budget, method: str, base: str, kind: LimitKind, measured: M
     task = budget.tasks[kind.task]
     before, after = (_answers(task, measured[name], name) for name in (base, method))
     asked = [[a.question for a in result.answers] for result in (before, after)]
+    if before.metric != after.metric:
+        why = f"{base} was judged by {before.metric} and {method} by {after.metric}; name a `metric`"
+        raise Unmeasured(Failure(task.phase, "error", why), method)
     if asked[0] != asked[1]:
         raise Unmeasured(Failure(task.phase, "error", f"{base} and {method} were asked different questions"), method)
     paired = stats.pair(before.correct, after.correct)

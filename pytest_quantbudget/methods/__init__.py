@@ -33,6 +33,7 @@ EXTRAS: Mapping[str, str] = {
     "gptqmodel": "gptqmodel",
     "optimum": "gptqmodel",
     "datasets": "hub",
+    "lm_eval": "harness",
 }
 
 
