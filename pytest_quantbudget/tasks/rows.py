@@ -108,8 +108,7 @@ class _Layer(DynamicLayer):
             self.keys, self.values = _room(key_states, 0), _room(value_states, 0)
         assert self.keys is not None
         assert self.values is not None
-        if self.keys.shape[2] < top:
-            self.keys, self.values = _grown(self.keys, top), _grown(self.values, top)
+        self.keys, self.values = _grown(self.keys, top), _grown(self.values, top)
         write = self.rows.write.to(key_states.device)
         each = torch.arange(len(write), device=key_states.device)[:, None]
         self.keys[each, :, write] = key_states.transpose(1, 2)
@@ -139,12 +138,13 @@ class _Layer(DynamicLayer):
         self.values = torch.cat([_grown(self.values, top), _grown(other.values, top)])
 
     def select(self, chosen: torch.Tensor, top: int) -> None:
-        """Keep the `chosen` rows, and the slots below `top`."""
+        """Keep the `chosen` rows, and the slots that they use, which are below `top`."""
         assert self.keys is not None
         assert self.values is not None
         chosen = chosen.to(self.keys.device)
-        self.keys = self.keys[:, :, :top].index_select(0, chosen)
-        self.values = self.values[:, :, :top].index_select(0, chosen)
+        slots = _rounded(top + 1)  # with room for the next token, or it would all be copied again
+        self.keys = self.keys[:, :, :slots].index_select(0, chosen)
+        self.values = self.values[:, :, :slots].index_select(0, chosen)
 
 
 def _room(like: torch.Tensor, slots: int) -> torch.Tensor:
@@ -152,8 +152,14 @@ def _room(like: torch.Tensor, slots: int) -> torch.Tensor:
     return torch.zeros((like.shape[0], like.shape[1], slots, like.shape[3]), dtype=like.dtype, device=like.device)
 
 
+def _rounded(slots: int) -> int:
+    return -(-slots // GROWTH) * GROWTH
+
+
 def _grown(old: torch.Tensor, top: int) -> torch.Tensor:
-    new = _room(old, -(-top // GROWTH) * GROWTH)
+    if old.shape[2] >= top:
+        return old
+    new = _room(old, _rounded(top))
     new[:, :, : old.shape[2]] = old
     return new
 
