@@ -176,10 +176,18 @@ class Bench:
                 self._parts.append(replace(part, tasks=tuple(replace(t, task=task) for t in part.tasks)))
             else:
                 tasks.append(task)
-        if loaded and (took or not request.load_time) and not (workloads or prompts or tasks):
+        texts = []
+        for text in request.texts:
+            part, _ = self._stored(keys.perplexity(text), request.subject)
+            if part:
+                self._parts.append(replace(part, perplexities=tuple(replace(p, text=text) for p in part.perplexities)))
+            else:
+                texts.append(text)
+        if loaded and (took or not request.load_time) and not (workloads or prompts or tasks or texts):
             self._parts += [part for part in (loaded, took) if part]
             return None
-        return replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
+        rest = replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
+        return replace(rest, texts=tuple(texts))
 
     def _take(self, part: Measurement | None) -> bool:
         if part:
@@ -203,6 +211,7 @@ class Bench:
             loaded=origin if part.weights is not None else None,
             speeds=tuple(replace(speed, origin=origin) for speed in part.speeds),
             tasks=tuple(replace(task, origin=origin) for task in part.tasks),
+            perplexities=tuple(replace(text, origin=origin) for text in part.perplexities),
         ), entry
 
     def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, drafts: Drafts) -> None:

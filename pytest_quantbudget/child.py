@@ -27,6 +27,7 @@ from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import (
     LOAD,
     NO_TRUST,
+    PERPLEXITY,
     QUANTIZE,
     REPLY,
     WORKLOAD,
@@ -37,6 +38,7 @@ from pytest_quantbudget.measurement import (
     Request,
     Task,
     TaskResult,
+    Text,
     Trust,
     Workload,
     draft_id,
@@ -163,6 +165,8 @@ class _Run:
             self.phase(REPLY, lambda p=prompt: self.reply(p))  # type: ignore[misc]
         for task in request.tasks:
             self.phase(task.phase, lambda t=task: self.ask(t))  # type: ignore[misc]
+        for text in request.texts:
+            self.phase(PERPLEXITY, lambda t=text: self.read(t))  # type: ignore[misc]
 
     def phase(self, name: str, action: Callable[[], Measurement], *, fatal: bool = False) -> bool:
         """Run a phase and tell its figures, or why there are none; a failed phase's memory is freed."""
@@ -265,6 +269,15 @@ class _Run:
         batches.drop()
         shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
+
+    def read(self, text: Text) -> Measurement:
+        from pytest_quantbudget.metrics import perplexity
+
+        state = self.job.keys.texts[text.file] if self.job.keys else None
+        found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin())
+        part = Measurement(self.subject, perplexities=(found,))
+        self.keep(lambda keys: keys.perplexity(text), part)
+        return part
 
 
 class _Batches:

@@ -129,6 +129,8 @@ def _figure(budget: Budget, method: str, kind: LimitKind, measured: Mapping[str,
 def _plain(value: float, kind: LimitKind) -> str:
     if kind.metric in ("vram", "weights"):
         return format_size(value)
+    if kind.metric == "ppl":
+        return format_value(value, "")
     return format_time(value) if kind.metric in ("ttft", "load_time") else format_value(value, "tokens/s")
 
 
