@@ -84,10 +84,11 @@ def keep(model: Any, pairs: Sample, path: Path) -> None:
 
 
 def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
+    raw: Any = kept.view(torch.uint8).numpy()  # bfloat16 has no numpy type of its own
     told = {
         "against": path.stem,
         "ids": json.dumps(pairs),
-        "sha256": hashlib.sha256(memoryview(kept.view(torch.uint8).numpy())).hexdigest(),
+        "sha256": hashlib.sha256(raw).hexdigest(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, half = tempfile.mkstemp(dir=path.parent, prefix=".half-")
