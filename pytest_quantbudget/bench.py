@@ -178,38 +178,39 @@ class Bench:
         """Those of the files of the baseline's logits that there are.
 
         The baseline, whose answers may all have come from the store, is loaded again for those that are needed and not
-        there, or not whole.
+        there, or not whole; unless it failed to keep them earlier in this run.
         """
         wanted = {task: path for task, path in references.items() if task in request.divergence}
         if not wanted:
             return {}
+        told = self.known.get(baseline.subject.key) or Measurement(baseline.subject)
         # Not the lock of the baseline's figures: a run in which the two have changed places would wait in a circle.
         with self._lock(self.cache / "locks" / f"reference-{baseline.subject.key}.lock"):
             faults = {task: fault for task, path in wanted.items() if (fault := reference.fault(path))}
-            if not faults:
-                return wanted
-            notes = tuple(
-                f"the kept logits of {baseline.subject.method} for task {task.name} were made again: {fault}"
-                for task, fault in faults.items()
-                if fault != reference.MISSING
-            )
-            own, answers = self._parts, tuple(drafts[task] for task in faults)
-            self._parts = [Measurement(baseline.subject, tasks=answers)]
-            try:
-                with self.devices(baseline.subject.gpus):
-                    only = Request(baseline.subject, timeout_s=baseline.timeout_s, divergence=tuple(faults))
-                    self._run(only, self._keys(baseline), methods.spec(baseline.subject.method))
-                told = self._whole()
-            finally:
-                self._parts = own
-            lacking = {task: fault for task in faults if (fault := reference.fault(wanted[task]))}
-        self._parts.append(Measurement(request.subject, notes=(*notes, *told.notes)))
-        for task, fault in lacking.items():
+            if faults and not {task.divergence_phase for task in faults} & {f.phase for f in told.failures}:
+                told = self._load_again(baseline, {task: drafts[task] for task in faults})
+                noted = {task: fault for task, fault in faults.items() if fault != reference.MISSING}
+                why = "the kept logits of {} for task {} were made again: {}"
+                notes = [why.format(baseline.subject.method, task.name, fault) for task, fault in noted.items()]
+                self._parts.append(Measurement(request.subject, notes=(*notes, *told.notes)))
+                faults = {task: fault for task in faults if (fault := reference.fault(wanted[task]))}
+        for task, fault in faults.items():
             failure = told.failure(task.divergence_phase) or Failure(task.divergence_phase, "error", fault)
             why = f"no logits of {baseline.subject.method}: {failure.message}"
             failure = replace(failure, phase=task.divergence_phase, message=why, fatal=False)
             self._parts.append(Measurement(request.subject, failures=(failure,)))
-        return {task: path for task, path in wanted.items() if task not in lacking}
+        return {task: path for task, path in wanted.items() if task not in faults}
+
+    def _load_again(self, baseline: Request, answers: Drafts) -> Measurement:
+        """Have the baseline keep its logits for its answers, and do nothing else; what was told of that."""
+        own, self._parts = self._parts, [Measurement(baseline.subject, tasks=tuple(answers.values()))]
+        only = Request(baseline.subject, timeout_s=baseline.timeout_s, divergence=tuple(answers))
+        try:
+            with self.devices(baseline.subject.gpus):
+                self._run(only, self._keys(baseline), methods.spec(baseline.subject.method))
+            return self._whole()
+        finally:
+            self._parts = own
 
     def _recall(self, request: Request, keys: Keys, drafts: Drafts, references: References) -> Request | None:
         """Take in what the store knows; what is left to measure, or None where nothing is.
