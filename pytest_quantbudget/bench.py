@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pytest_quantbudget import child, identity, methods, process, records
+from pytest_quantbudget import child, identity, methods, process, records, reference
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
@@ -39,6 +39,7 @@ from pytest_quantbudget.units import format_time
 
 Drafts = Mapping[Task, TaskResult]
 NO_DRAFTS: Drafts = {}
+References = Mapping[Task, Path]
 USED_UP = "the time for the whole run (--quant-timeout) was used up"
 
 
@@ -64,10 +65,11 @@ class Bench:
     known: dict[str, Measurement] = field(default_factory=dict)
     _parts: list[Measurement] = field(default_factory=list)
 
-    def measure(self, request: Request, drafts: Drafts = NO_DRAFTS) -> Measurement:
+    def measure(self, request: Request, drafts: Drafts = NO_DRAFTS, baseline: Request | None = None) -> Measurement:
         """The measurement of a request's subject: from this process, from another of the run, or made now.
 
-        `drafts` are the baseline's answers to the tasks.
+        `drafts` are the answers of the `baseline` to the tasks; its logits are taken again where they are needed and
+        its file of them has gone.
 
         Never raises for what happens while measuring; that is in the record's `failures`. Where the caller is
         interrupted, what there is by then is the measurement: whatever hung or crashed once is not tried again.
@@ -79,7 +81,7 @@ class Bench:
                 if not path.exists():
                     self._parts = [Measurement(request.subject)]
                     try:
-                        self._make(request, drafts)
+                        self._make(request, drafts, baseline)
                     except OSError as error:  # a lock that cannot be had, say
                         why = f"{type(error).__name__}: {error}"
                         self._parts.append(self._failed(request.subject, LOAD, why, traceback.format_exc()))
@@ -140,27 +142,86 @@ class Bench:
         """Where a quantization of that name is kept."""
         return self.cache / "quantized" / name
 
-    def _make(self, request: Request, drafts: Drafts) -> None:
+    def _make(self, request: Request, drafts: Drafts, baseline: Request | None) -> None:
         subject = request.subject
         spec = methods.spec(subject.method)
         missing = spec.missing()
         if missing is not None:
             self._parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
             return
-        keys = identity.keys_of(request, self.gpus[: subject.gpus], self.trust, self.cache / "hashes")
+        keys = self._keys(request)
+        references = self._references(request, drafts, baseline)
         try:
             # Another run that measures the same is waited for: its figures are ours.
             with self._lock(self.cache / "locks" / f"{keys.folder}.lock") if keys else contextlib.nullcontext():
-                rest = self._recall(request, keys, drafts) if keys else request
+                rest = self._recall(request, keys, drafts, references) if keys else request
                 if rest is None:
                     return
+                if baseline is not None:
+                    references = self._provide(rest, drafts, references, baseline)
                 with self.devices(subject.gpus):
-                    self._run(rest, keys, spec, drafts)
+                    self._run(rest, keys, spec, drafts=drafts, references=references)
         except Timeout:
             self._parts.append(self._failed(subject, LOAD, f"not begun: {USED_UP}"))
 
-    def _recall(self, request: Request, keys: Keys, drafts: Drafts) -> Request | None:
-        """Take in what the store knows; what is left to measure, or None where nothing is."""
+    def _references(self, request: Request, drafts: Drafts, baseline: Request | None) -> References:
+        """Where the baseline's logits lie, for the tasks on which the request's subject is compared with it."""
+        if baseline is None or not request.divergence:
+            return {}
+        keys = self._keys(baseline)
+        return {
+            task: reference.path_of(self.cache, self.folder, keys, baseline.subject, task, drafts[task])
+            for task in request.divergence
+            if task in drafts
+        }
+
+    def _keys(self, request: Request) -> Keys | None:
+        return identity.keys_of(request, self.gpus[: request.subject.gpus], self.trust, self.cache / "hashes")
+
+    def _provide(self, request: Request, drafts: Drafts, references: References, baseline: Request) -> References:
+        """Those of the files of the baseline's logits that there are.
+
+        The baseline, whose answers may all have come from the store, is loaded again for those that are needed and not
+        there, or not whole; unless it failed to keep them earlier in this run.
+        """
+        wanted = {task: path for task, path in references.items() if task in request.divergence}
+        if not wanted:
+            return {}
+        told = self.known.get(baseline.subject.key) or Measurement(baseline.subject)
+        # Not the lock of the baseline's figures: a run in which the two have changed places would wait in a circle.
+        with self._lock(self.cache / "locks" / f"reference-{baseline.subject.key}.lock"):
+            faults = {task: fault for task, path in wanted.items() if (fault := reference.fault(path))}
+            if faults and not {task.divergence_phase for task in faults} & {f.phase for f in told.failures}:
+                told = self._load_again(baseline, {task: drafts[task] for task in faults})
+                noted = {task: fault for task, fault in faults.items() if fault != reference.MISSING}
+                why = "the kept logits of {} for task {} were made again: {}"
+                notes = [why.format(baseline.subject.method, task.name, fault) for task, fault in noted.items()]
+                self._parts.append(Measurement(request.subject, notes=(*notes, *told.notes)))
+                faults = {task: fault for task in faults if (fault := reference.fault(wanted[task]))}
+        for task, fault in faults.items():
+            failure = told.failure(task.divergence_phase) or Failure(task.divergence_phase, "error", fault)
+            why = f"no logits of {baseline.subject.method}: {failure.message}"
+            failure = replace(failure, phase=task.divergence_phase, message=why, fatal=False)
+            self._parts.append(Measurement(request.subject, failures=(failure,)))
+        return {task: path for task, path in wanted.items() if task not in faults}
+
+    def _load_again(self, baseline: Request, answers: Drafts) -> Measurement:
+        """Have the baseline keep its logits for its answers, and do nothing else; what was told of that."""
+        own, self._parts = self._parts, [Measurement(baseline.subject, tasks=tuple(answers.values()))]
+        only = Request(baseline.subject, timeout_s=baseline.timeout_s, divergence=tuple(answers))
+        try:
+            with self.devices(baseline.subject.gpus):
+                self._run(only, self._keys(baseline), methods.spec(baseline.subject.method))
+            return self._whole()
+        finally:
+            self._parts = own
+
+    def _recall(self, request: Request, keys: Keys, drafts: Drafts, references: References) -> Request | None:
+        """Take in what the store knows; what is left to measure, or None where nothing is.
+
+        A baseline's own logits are no figure, and left to be kept only where it is loaded anyway: once they are needed,
+        `_provide` sees to them.
+        """
         loaded, _ = self._stored(keys.load(), request.subject)
         took, age = self._stored(keys.load_time(), request.subject)
         if took and age and not age.younger_than(request.max_age_s):
@@ -173,17 +234,31 @@ class Bench:
             else:
                 workloads.append(workload)
         prompts = [p for p in request.prompts if not self._take(self._stored(keys.reply(p), request.subject)[0])]
-        tasks = []
+        tasks, compared = [], []
         for task in request.tasks:
             part, _ = self._stored(keys.task(task, draft_id(drafts.get(task))), request.subject)
             if part:
-                self._parts.append(replace(part, tasks=tuple(replace(t, task=task) for t in part.tasks)))
+                path = references.get(task)
+                results = [_compared(replace(result, task=task), path) for result in part.tasks]
+                self._parts.append(replace(part, tasks=tuple(results)))
+                if path is not None and any(result.divergence for result in results):
+                    compared.append(task)
             else:
                 tasks.append(task)
-        if loaded and (took or not request.load_time) and not (workloads or prompts or tasks):
+        divergence = tuple(task for task in request.divergence if task not in compared)
+        apart = any(task in references for task in divergence)
+        texts = []
+        for text in request.texts:
+            part, _ = self._stored(keys.perplexity(text), request.subject)
+            if part:
+                self._parts.append(replace(part, perplexities=tuple(replace(p, text=text) for p in part.perplexities)))
+            else:
+                texts.append(text)
+        if loaded and (took or not request.load_time) and not (workloads or prompts or tasks or texts or apart):
             self._parts += [part for part in (loaded, took) if part]
             return None
-        return replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
+        rest = replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
+        return replace(rest, texts=tuple(texts), divergence=divergence)
 
     def _take(self, part: Measurement | None) -> bool:
         if part:
@@ -207,9 +282,10 @@ class Bench:
             loaded=origin if part.weights is not None else None,
             speeds=tuple(replace(speed, origin=origin) for speed in part.speeds),
             tasks=tuple(replace(task, origin=origin) for task in part.tasks),
+            perplexities=tuple(replace(text, origin=origin) for text in part.perplexities),
         ), entry
 
-    def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, drafts: Drafts) -> None:
+    def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, **more: Any) -> None:
         """Measure, after the method's own quantization where it has one; both within the request's time."""
         if time.monotonic() >= self.deadline:
             raise Timeout("")
@@ -221,11 +297,12 @@ class Bench:
             if made.quantized is None:
                 return
             path = str(self.quantized_path(made.quantized))
-        self._child(request, keys, until, quantized=path, drafts=drafts)
+        self._child(request, keys, until, quantized=path, **more)
 
     def _child(self, request: Request, keys: Keys | None, until: float, **more: Any) -> None:
         """Run one measuring process to its end; what it told until then counts, however it ended."""
         subject = request.subject
+        answers = {result.task: result for part in self._parts for result in part.tasks}
         job = child.Job(
             request,
             str(self.cache),
@@ -235,6 +312,7 @@ class Bench:
             self.store.refresh,
             trust=self.trust,
             environ=self.environ(subject.gpus),
+            answers={task: answers[task] for task in request.divergence if task in answers},
             **more,
         )
         ends = min(until, self.deadline)
@@ -281,6 +359,12 @@ class Bench:
 
     def _failed(self, subject: Subject, phase: str, message: str, detail: str = "") -> Measurement:
         return Measurement(subject, failures=(Failure(phase, "error", message, detail),))
+
+
+def _compared(result: TaskResult, path: Path | None) -> TaskResult:
+    """Stored answers, without what they were compared with where that is not wanted, or was another baseline."""
+    known = result.divergence is not None and path is not None and result.divergence.against == path.stem
+    return result if known else replace(result, divergence=None)
 
 
 def read(path: Path) -> Measurement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,14 @@ class Budget:
             workloads=(self.workload,) if speed else (),
             tasks=tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
             texts=(self.text,) if self.text and (limits is None or "ppl" in metrics) else (),
+            divergence=self._diverging(metrics),
             prompts=(self.prompt,),
             timeout_s=method.timeout_s,
             max_age_s=self.max_age_s,
         )
+
+    def _diverging(self, metrics: Set[str]) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks.values() if task.divergence and metrics & {"kl", "top1"})
 
 
 def _raise(error: Exception) -> Any:

@@ -22,11 +22,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, identity, loading, methods, records, sources
+from pytest_quantbudget import hardware, identity, loading, methods, records, reference, sources
 from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import (
     LOAD,
     NO_TRUST,
+    PERPLEXITY,
     QUANTIZE,
     REPLY,
     WORKLOAD,
@@ -37,6 +38,7 @@ from pytest_quantbudget.measurement import (
     Request,
     Task,
     TaskResult,
+    Text,
     Trust,
     Workload,
     draft_id,
@@ -55,8 +57,8 @@ class Job:
 
     `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the
     directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `drafts` are the
-    baseline's answers. `last` says that
-    there is no other way to start a process.
+    baseline's answers, and `references` the files of its logits. `answers` are the subject's own, where they were
+    stored. `last` says that there is no other way to start a process.
     """
 
     request: Request
@@ -71,6 +73,8 @@ class Job:
     environ: Mapping[str, str] = field(default_factory=dict)
     last: bool = True
     drafts: Mapping[Task, TaskResult] = field(default_factory=dict)
+    references: Mapping[Task, Path] = field(default_factory=dict)
+    answers: Mapping[Task, TaskResult] = field(default_factory=dict)
 
 
 def main(job: Job, tell: Connection, log: Connection) -> None:
@@ -152,6 +156,7 @@ class _Run:
         self.store = Store(job.store, refresh=job.refresh) if job.store and job.keys else None
         self.model: Any = None
         self.tokenizer: Any = None
+        self.answers = dict(job.answers)
 
     def measure(self) -> None:
         request = self.job.request
@@ -163,6 +168,11 @@ class _Run:
             self.phase(REPLY, lambda p=prompt: self.reply(p))  # type: ignore[misc]
         for task in request.tasks:
             self.phase(task.phase, lambda t=task: self.ask(t))  # type: ignore[misc]
+        for task in request.divergence:
+            if task in self.answers and (task in self.job.references or task not in self.job.drafts):
+                self.phase(task.divergence_phase, lambda t=task: self.diverge(t))  # type: ignore[misc]
+        for text in request.texts:
+            self.phase(PERPLEXITY, lambda t=text: self.read(t))  # type: ignore[misc]
 
     def phase(self, name: str, action: Callable[[], Measurement], *, fatal: bool = False) -> bool:
         """Run a phase and tell its figures, or why there are none; a failed phase's memory is freed."""
@@ -258,7 +268,7 @@ class _Run:
                 f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
                 f"({len(result.answers):,} questions)"
             )
-        result = replace(result, origin=_origin())
+        result = self.answers[task] = replace(result, origin=_origin())
         part = Measurement(self.subject, tasks=(result,))
         self.keep(lambda keys: keys.task(task, batches.drafts), part)
         if batches.drafts:  # without the comparison they serve a run that has no baseline, too
@@ -281,6 +291,36 @@ class _Run:
         self.keep(lambda keys: keys.task(task), part)
         batches.answered(result.answers, len(result.answers))
         return replace(part, notes=tuple(f"{self.subject.method}: {note}" for note in batches.notes))
+
+    def diverge(self, task: Task) -> Measurement:
+        """Compare with the baseline's logits; a baseline, which has no drafts, keeps its own."""
+        from pytest_quantbudget.metrics import divergence
+        from pytest_quantbudget.tasks import prompts
+
+        keys, own = self.job.keys, self.answers[task]
+        baseline = self.job.drafts.get(task)
+        if baseline is None:
+            path = reference.path_of(Path(self.job.cache), Path(self.job.scratch), keys, self.subject, task, own)
+            if not self.job.refresh and reference.fault(path) is None:
+                return Measurement(self.subject)
+        asked = prompts.sample(task, keys.asked[identity.source(task)] if keys else None)
+        pairs = divergence.sample(self.tokenizer, task, asked, (baseline or own).answers)
+        if baseline is None:
+            divergence.keep(self.model, pairs, path)
+            return Measurement(self.subject)
+        found = divergence.compare(self.model, pairs, self.job.references[task])
+        part = Measurement(self.subject, tasks=(replace(own, divergence=found),))
+        self.keep(lambda keys: keys.task(task, draft_id(baseline)), part)
+        return part
+
+    def read(self, text: Text) -> Measurement:
+        from pytest_quantbudget.metrics import perplexity
+
+        state = self.job.keys.texts[text.file] if self.job.keys else None
+        found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin())
+        part = Measurement(self.subject, perplexities=(found,))
+        self.keep(lambda keys: keys.perplexity(text), part)
+        return part
 
 
 class _Batches:

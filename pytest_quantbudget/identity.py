@@ -8,13 +8,13 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import hardware, methods, records, sources
 from pytest_quantbudget.hardware import Gpu
-from pytest_quantbudget.measurement import Request, Task, Trust, Workload
+from pytest_quantbudget.measurement import Request, Task, Text, Trust, Workload
 from pytest_quantbudget.store import Key
 from pytest_quantbudget.tasks import harnessfile, prompts, questions
 
@@ -34,7 +34,7 @@ class Keys:
 
     `revision` and `checkpoint_revision` are commits of the hub or content hashes of directories. `base` holds for every
     figure, `machine` for timings besides. `asked` is the state of each `source` of questions: a hash of the file,
-    or the set's commit on the hub.
+    or the set's commit on the hub; `texts` are the hashes of the files whose perplexity is measured.
     """
 
     folder: str
@@ -43,6 +43,7 @@ class Keys:
     base: dict[str, Any]
     machine: dict[str, Any]
     asked: dict[str, str]
+    texts: dict[str, str] = field(default_factory=dict)
 
     def load(self) -> Key:
         """Weights and layers as loaded."""
@@ -59,6 +60,14 @@ class Keys:
     def reply(self, prompt: str) -> Key:
         """The continuation of a prompt."""
         return self._key("reply", prompt=prompt)
+
+    def perplexity(self, text: Text) -> Key:
+        """The perplexity of a text."""
+        return self._key("perplexity", text=self.texts[text.file], window=text.window, stride=text.stride)
+
+    def reference(self, task: Task, answers: str | None) -> Key:
+        """A baseline's logits for its own `answers` to a task: what methods are compared with."""
+        return self._key(f"reference-{task.name}", **self._task(task), answers=answers)
 
     def task(self, task: Task, drafts: str | None = None) -> Key:
         """All answers to a task; with what is thought of a baseline's, named `drafts`.
@@ -95,6 +104,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
         checkpoint = sources.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None
         calibration = sources.file_hash(Path(subject.calibration)) if subject.calibration else None
         asked = {source(task): _asked(task, memo) for task in request.tasks}
+        texts = {text.file: sources.file_hash(Path(text.file)) for text in request.texts}
     except OSError:
         return None
     base = {
@@ -114,7 +124,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     }
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.method}-{records.key_of(base)}"
-    return Keys(folder, revision, checkpoint, base, machine, asked)
+    return Keys(folder, revision, checkpoint, base, machine, asked, texts)
 
 
 def source(task: Task) -> str:

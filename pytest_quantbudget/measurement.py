@@ -62,6 +62,11 @@ class Task:
         """The name of the phase in which its questions are answered."""
         return f"task {self.name}"
 
+    @property
+    def divergence_phase(self) -> str:
+        """The name of the phase in which logits for its answers are kept, or compared with the baseline's."""
+        return f"divergence {self.name}"
+
 
 @dataclass(frozen=True)
 class Text:
@@ -113,6 +118,7 @@ class Request:
     timeout_s: float = math.inf  # for quantizing, loading and measuring together
     max_age_s: float = math.inf  # a timing that is older is taken again
     texts: tuple[Text, ...] = ()  # of which the perplexity is measured
+    divergence: tuple[Task, ...] = ()  # on whose answers a method is compared with its baseline, logit by logit
 
     def and_(self, other: Request) -> Request:
         """What serves both requests of one subject."""
@@ -122,6 +128,7 @@ class Request:
             workloads=_union(self.workloads, other.workloads),
             tasks=_union(self.tasks, other.tasks),
             texts=_union(self.texts, other.texts),
+            divergence=_union(self.divergence, other.divergence),
             prompts=_union(self.prompts, other.prompts),
             timeout_s=max(self.timeout_s, other.timeout_s),
             max_age_s=min(self.max_age_s, other.max_age_s),
@@ -246,8 +253,9 @@ class Agreement:
 class Divergence:
     """How far the method's next-token distributions are from the baseline's, over `tokens` tokens of its answers.
 
-    Defined as by llama.cpp's `--kl-divergence`: `kl` holds the divergence (nats) of each token; `same_top` counts the
-    tokens whose likeliest next token is the same.
+    Defined as by llama.cpp's `--kl-divergence`: `mean_kl`, `max_kl` and `p99_kl` (a quantile) are over the tokens'
+    divergences (nats); `same_top` counts the tokens whose likeliest next token is the same. `against` names the file of
+    the baseline's logits.
     """
 
     tokens: int
@@ -255,6 +263,7 @@ class Divergence:
     mean_kl: float
     max_kl: float
     p99_kl: float
+    against: str = ""
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
@@ -329,8 +338,8 @@ class TaskResult:
 
 
 def draft_id(baseline: TaskResult | None) -> str | None:
-    """A name for answers that serve as drafts."""
-    if baseline is None:
+    """A name for answers that serve as drafts; None for those that cannot: of the harness only texts are known."""
+    if baseline is None or not all(answer.ids for answer in baseline.answers):
         return None
     told = "\n".join(" ".join(map(str, answer.ids)) for answer in baseline.answers)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -419,7 +428,9 @@ def merge(parts: Iterable[Measurement]) -> Measurement:
         told: dict[str, Any] = {}
         for field in fields(Measurement):
             old, new = getattr(first, field.name), getattr(part, field.name)
-            if isinstance(new, tuple):
+            if field.name == "tasks":  # answers are told first, and again with what they were compared with
+                told["tasks"] = (*[t for t in old if t.task not in [n.task for n in new]], *new)
+            elif isinstance(new, tuple):
                 told[field.name] = (*old, *new)
             elif isinstance(new, dict):
                 told[field.name] = {**(old or {}), **new}

@@ -187,7 +187,10 @@ class Session:
         drafts: bench.Drafts = {}
         if needed.tasks and base is not None and self._before(base, method):
             drafts = {result.task: result for result in self.measure(budget, base).tasks}
-        return self.bench.measure(needed, drafts)
+        if base is None or base.subject.key == method.subject.key:
+            return self.bench.measure(needed, drafts)
+        needed = replace(needed, divergence=tuple(task for task in needed.divergence if task in drafts))
+        return self.bench.measure(needed, drafts, self.needs.get(base.subject.key))
 
     def _before(self, base: Method, method: Method) -> bool:
         """Whether the baseline is another subject than the method's, is planned, and can be measured here."""

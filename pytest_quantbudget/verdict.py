@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -129,6 +129,8 @@ def _figure(budget: Budget, method: str, kind: LimitKind, measured: Mapping[str,
 def _plain(value: float, kind: LimitKind) -> str:
     if kind.metric in ("vram", "weights"):
         return format_size(value)
+    if kind.metric == "ppl":
+        return format_value(value, "")
     return format_time(value) if kind.metric in ("ttft", "load_time") else format_value(value, "tokens/s")
 
 
@@ -184,7 +186,10 @@ def _against(budget: Budget, method: str, base: str, kind: LimitKind, measured: 
         for task in budget.asked_for(kind)
     ]
     if kind.metric in ("kl", "top1"):
-        return _diverged(kind, [(task, after.divergence) for task, _, after in results], method)
+        record = measured[method]
+        return _diverged(
+            kind, [_need(after.divergence, record, task.divergence_phase, method) for task, _, after in results]
+        )
     told = [(task, before, after.agreement) for task, before, after in results]
     for task, before, agreement in told:
         if agreement is None:
@@ -201,12 +206,7 @@ def _against(budget: Budget, method: str, base: str, kind: LimitKind, measured: 
     return Figure(math.exp(min(lost / tokens, 700.0)), f"{tokens:,} tokens of {base}'s answers")
 
 
-def _diverged(kind: LimitKind, told: list[tuple[Task, Divergence | None]], method: str) -> Figure:
-    for task, divergence in told:
-        if divergence is None:
-            why = f"{task.phase} gave no divergence"
-            raise Unmeasured(Failure(task.phase, "error", why), method)
-    found = [divergence for _, divergence in told if divergence is not None]
+def _diverged(kind: LimitKind, found: Sequence[Divergence]) -> Figure:
     tokens = sum(d.tokens for d in found)
     if kind.metric == "top1":
         return Figure(100 * sum(d.same_top for d in found) / tokens, f"{tokens:,} tokens")

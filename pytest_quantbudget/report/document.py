@@ -12,7 +12,7 @@ from typing import Any
 from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
-from pytest_quantbudget.measurement import Measurement, Task, Workload
+from pytest_quantbudget.measurement import Measurement, Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
 
@@ -52,6 +52,7 @@ class BudgetReport:
     prompt: str
     tasks: tuple[Task, ...]
     methods: tuple[MethodReport, ...]
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
@@ -111,6 +112,7 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         prompt=budget.prompt,
         tasks=tuple(budget.tasks.values()),
         methods=tuple(methods),
+        text=budget.text,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pytest_quantbudget import stats
 from pytest_quantbudget.measurement import Measurement, Origin, Task
@@ -16,6 +18,7 @@ REPLY_CHARACTERS = 100
 REASON_CHARACTERS = 90
 NONE = "-"
 NOW = Origin("")
+AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL = "agreement", "ppl ratio", "answer ppl", "KL"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,15 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
     header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", "speed-up", "first token"]
     for task in budget.tasks:
         header += [task.name, "drop"]
-    rows = [[*_cells(method, baseline, budget, on_gpu), _summary(method)] for method in budget.methods]
+    compared = [_compared(method.measurement, baseline, budget) for method in budget.methods]
+    heads = [head for head in (AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL) if any(head in cells for cells in compared)]
+    if TEXT_RATIO in heads and ANSWER_RATIO in heads:  # the table stays narrow; both are in the report
+        heads.remove(ANSWER_RATIO)
+    header += heads
+    rows = [
+        [*_cells(method, baseline, budget, on_gpu), *[cells.get(head, NONE) for head in heads], _summary(method)]
+        for method, cells in zip(budget.methods, compared, strict=True)
+    ]
     header.append("verdict")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     yield Line(_row(header, widths))
@@ -62,7 +73,9 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         yield Line(_row(row, widths), markup=_markup(method))
     device = next((m.measurement.device for m in budget.methods if m.measurement and m.measurement.device), None)
     if device is not None:
-        yield Line(f"on {device.name}, {device.threads} threads; ratio, speed-up and drop against {budget.baseline}")
+        read = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_RATIO in heads else ""
+        said = f"ratio, speed-up and drop against {budget.baseline}{read}"
+        yield Line(f"on {device.name}, {device.threads} threads; {said}")
     yield from _reused(budget)
 
 
@@ -121,6 +134,28 @@ def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> l
     if before is None or own is baseline or len(before.answers) != len(result.answers):
         return [score, NONE]
     return [score, f"{stats.pair(before.correct, result.correct).drop:.1f}"]
+
+
+def _compared(own: Measurement | None, baseline: Measurement | None, budget: BudgetReport) -> dict[str, str]:
+    """Cells of columns that only some budgets have, by their heads; none where there is no figure."""
+    if own is None or baseline is None or own is baseline:
+        return {}
+    cells = {}
+    results = [result for result in map(own.task, budget.tasks) if result is not None]
+    agreements = [result.agreement for result in results if result.agreement is not None]
+    if agreements:
+        tokens = sum(a.tokens for a in agreements)
+        lost = sum(a.baseline_logprob - a.logprob for a in agreements) / tokens
+        cells[AGREEMENT] = f"{100 * sum(a.agreed for a in agreements) / tokens:.1f} %"
+        cells[ANSWER_RATIO] = f"{math.exp(min(lost, 700.0)):.3f}"
+    text, base_text = (m.perplexity(budget.text) if budget.text else None for m in (own, baseline))
+    if text and base_text:
+        cells[TEXT_RATIO] = f"{text.value / base_text.value:.3f}"
+    divergences = [result.divergence for result in results if result.divergence is not None]
+    if divergences:
+        mean = sum(d.mean_kl * d.tokens for d in divergences) / sum(d.tokens for d in divergences)
+        cells[KL] = f"{mean:.2g}"
+    return cells
 
 
 def _summary(method: MethodReport) -> str:
