@@ -75,6 +75,7 @@ REPORT = Report(
             revision="abc",
             baseline="fp16",
             workload=WORKLOAD,
+            text=TEXT,
             prompt="Hello",
             tasks=(TASK,),
             methods=(
