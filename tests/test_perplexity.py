@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pytest_quantbudget import loading, sources
-from pytest_quantbudget.measurement import Subject, Text
+from pytest_quantbudget import identity, loading, sources
+from pytest_quantbudget.measurement import NO_TRUST, Request, Subject, Text
 from pytest_quantbudget.metrics import perplexity, predictions
 from pytest_quantbudget.metrics.logits import NotFinite
 from pytest_quantbudget.tasks import rows
@@ -134,6 +134,21 @@ def test_logits_that_break_down_are_noticed(text: Text) -> None:
         own.model.model.norm.weight[0] = float("nan")
     with pytest.raises(NotFinite, match="NaN or infinite"):
         perplexity.measure(own.model, own.tokenizer, text)
+
+
+def test_it_is_found_again_by_what_the_file_holds_and_how_it_was_read(text: Text, tmp_path: Path) -> None:
+    def key(text: Text) -> str:
+        request = Request(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), texts=(text,))
+        keys = identity.keys_of(request, [], NO_TRUST, tmp_path / "memo")
+        assert keys is not None
+        return keys.perplexity(text).name
+
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(Path(text.file).read_bytes())
+    assert key(replace(text, file=str(copy))) == key(text)
+    copy.write_bytes(copy.read_bytes() + b".")
+    others = [replace(text, file=str(copy)), replace(text, window=65), replace(text, stride=31)]
+    assert len({key(other) for other in (text, *others)}) == 4
 
 
 BUDGET = """

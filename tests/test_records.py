@@ -41,7 +41,7 @@ TASK = Task(
 )  # fmt: skip
 TEXT = Text("/data/wiki.txt", 512, 256)
 ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25)
-AGREEMENT, DIVERGENCE = Agreement("00ff", 100, 98, -40.0, -38.5), Divergence(100, 97, 0.01, 0.5, 0.2)
+AGREEMENT, DIVERGENCE = Agreement("00ff", 100, 98, -40.0, -38.5), Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff")
 SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
 ORIGIN = Origin("2026-01-01T00:00:00Z", True)
 MEASUREMENT = Measurement(
@@ -75,6 +75,7 @@ REPORT = Report(
             revision="abc",
             baseline="fp16",
             workload=WORKLOAD,
+            text=TEXT,
             prompt="Hello",
             tasks=(TASK,),
             methods=(
@@ -103,7 +104,8 @@ def fields_without_a_value(record: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "record", [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,))]
+    "record",
+    [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,), (TASK,))],
 )
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert fields_without_a_value(record) == []
