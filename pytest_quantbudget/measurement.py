@@ -341,7 +341,7 @@ def draft_id(baseline: TaskResult | None) -> str | None:
     """A name for answers that serve as drafts; None for those that cannot: of the harness only texts are known."""
     if baseline is None or not all(answer.ids for answer in baseline.answers):
         return None
-    told = "\n".join(" ".join(map(str, answer.ids)) for answer in baseline.answers)
+    told = "\n".join(f"{answer.logprob} {' '.join(map(str, answer.ids))}" for answer in baseline.answers)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
