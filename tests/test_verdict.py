@@ -1,5 +1,6 @@
 """Judging hand-made measurements: which side of the limit, and in which words."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from pytest_quantbudget.measurement import (
     INVALID,
     LOAD,
     WORKLOAD,
+    Agreement,
     Answer,
     Device,
     Failure,
     Measurement,
     Speed,
     TaskResult,
+    draft_id,
 )
 from pytest_quantbudget.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict, judge
 
@@ -265,3 +268,42 @@ def test_answers_to_different_questions_are_not_compared(load: Load) -> None:
     found = verdict(budget, measured(budget, "nf4", tasks=(swapped,)))
     assert found.outcome == FAILED
     assert "fp16 and nf4 were asked different questions" in found.message
+
+
+def compared(budget: Budget, *, against: str | None = None) -> tuple[Measurement, Measurement]:
+    """Two answers of three tokens each from fp16, and what nf4 thought of them: 1.2 nats less likely, 5 of 6 agreed."""
+    told = tuple(Answer(i, "", "1", "1", True, True, False, 3, (7, 8, i), -0.5) for i in range(2))
+    task = budget.tasks["gsm8k"]
+    before = TaskResult(task, told, 1.0)
+    thought = Agreement(draft_id(before) or "" if against is None else against, 6, 5, -2.2, -1.0)
+    after = TaskResult(task, told, 1.0, agreement=thought)
+    return measured(budget, "fp16", tasks=(before,)), measured(budget, "nf4", tasks=(after,))
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "message"),
+    [
+        ("min_token_agreement: 83", WITHIN, "min_token_agreement 83.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
+        ("min_token_agreement: 84", OVER, "min_token_agreement 84.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
+        ("max_answer_ppl_ratio: 1.3", WITHIN, "max_answer_ppl_ratio 1.30, measured 1.22 (6 tokens of fp16's answers)"),
+        ("max_answer_ppl_ratio: 1.2", OVER, "max_answer_ppl_ratio 1.20, measured 1.22 (6 tokens of fp16's answers)"),
+    ],
+)
+def test_what_a_method_thinks_of_the_baselines_answers_is_judged(
+    load: Load, limit: str, outcome: str, message: str
+) -> None:
+    budget = load(limit)
+    before, after = compared(budget)
+    found = verdict(budget, after, before)
+    assert found.outcome == outcome
+    assert message in found.message
+    if "ppl" in limit:
+        assert found.measured == pytest.approx(math.exp(0.2))
+
+
+def test_what_was_thought_of_other_answers_decides_nothing(load: Load) -> None:
+    budget = load("min_token_agreement: 1")
+    before, after = compared(budget, against="other")
+    assert verdict(budget, after, before).message.endswith("compared with other answers than fp16's")
+    plain = measured(budget, "nf4", tasks=before.tasks)
+    assert "cannot be fed the baseline's answers" in verdict(budget, plain, before).message
