@@ -94,7 +94,7 @@ class Ends:
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all prompts begin with, of each but the last."""
+    """The tokens that all prompts begin with; no prompt's last one, which has to be fed for its answer to begin."""
     low, high = min(map(list, prompts)), max(map(list, prompts))
     most = min(len(low), len(high)) - 1
     same = next((i for i in range(most) if low[i] != high[i]), most)
@@ -146,12 +146,13 @@ class Decoder:
 
     def _begin(self, chosen: Sequence[int], state: _State) -> _Pool | None:
         """The prompts in rows of their own, but for those whose drafts are their whole answers."""
-        pool: _Pool | None = _Pool(self._prefill([state.prompts[i] for i in chosen]), list(chosen))
-        if pool is not None and state.drafts is not None:
-            pool = self._verify(pool, state, state.drafts)
-            for i in pool.live if pool and self.techniques.rejoin else ():
-                state.guides[i] = _Guide(state.drafts[i], state.answers[i].ids)
-        return pool
+        pool = _Pool(self._prefill([state.prompts[i] for i in chosen]), list(chosen))
+        if state.drafts is None:
+            return pool
+        left = self._verify(pool, state, state.drafts)
+        for i in left.live if left and self.techniques.rejoin else ():
+            state.guides[i] = _Guide(state.drafts[i], state.answers[i].ids)
+        return left
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> Rows:
         """Rows that hold all of each prompt but its last token."""
