@@ -40,9 +40,10 @@ def noted(context, target, arguments, *rest, name, **more):
 process.run = noted
 """
 QUANTIZING = "(quantizing)"
-# What differs between two runs of the same: when and how long, and what was measured as a time.
-OF_TIME = re.compile(r"(_s|seconds|created|at|reused|resumed|origin|loaded|speeds)$")
-TIMED_LIMITS = ("tokens_per_s", "speedup", "ttft", "load_time")
+# What differs between two runs of the same: when and how long, what was measured as a time, and the last digits of
+# log-probabilities, because the questions that a killed run has left are batched anew.
+OF_TIME = re.compile(r"(_s|seconds|created|at|reused|resumed|origin|loaded|speeds|logprob)$")
+TIMED_LIMITS = ("tokens_per_s", "speedup", "ttft", "load_time", "answer_ppl")
 
 
 def main() -> None:
