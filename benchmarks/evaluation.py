@@ -1,7 +1,8 @@
 """Questions a second of this engine against lm-evaluation-harness's HF backend, and what each technique brings.
 
     python benchmarks/evaluation.py [--model builtin] [--methods fp32,bf16,nf4] [--questions 1000] [--batch 250]
-        [--shots 0] [--file FILE] [--shots-file FILE] [--fewshot fixed] [--repeats 1] [--plain] [--json FILE]
+        [--shots 0] [--file FILE] [--shots-file FILE] [--fewshot fixed] [--ways WAY,WAY] [--repeats 1] [--plain]
+        [--json FILE]
 
 The first method is the baseline; its answers are the drafts of the others. All ways answer the same prompts, in batches
 of the same size, in one process and by turns; GPTQ and AWQ are quantized beforehand, on the built-in texts. `--plain`
@@ -32,7 +33,7 @@ OFF = {
     "no shared prefix": Techniques(prefix=False),
     "no rows that leave": Techniques(leave=False),
     "no drafts": Techniques(draft=False),
-    "drafts, no rejoining": Techniques(rejoin=False),
+    "no rejoining": Techniques(rejoin=False),
 }
 
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--no-harness", action="store_true")
+    parser.add_argument("--ways", default=",".join(["lm-eval", *OFF]), help="which of the ways, separated by commas")
     parser.add_argument("--json")
     options = parser.parse_args()
     found = compare(options)
@@ -72,24 +73,26 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         fewshot=options.fewshot,
     )
     asked = prompts.sample(task)
+    chosen = options.ways.split(",")
     baseline: TaskResult | None = None
     rows: list[dict[str, Any]] = []
     print(f"{len(asked)} questions, {task.shots} shots, batches of {task.batch_size}, on {hardware.cpu()}")
     for method in options.methods.split(","):
         model, tokenizer = load(options.model, method, options.group_size)
         ways: dict[str, Callable[[], Any]] = {}
-        if not options.no_harness:
+        if "lm-eval" in chosen:
             ways["lm-eval"] = functools.partial(harness, model, tokenizer, task, asked)
         for name, techniques in OFF.items():
-            if baseline is None and "draft" in name:
+            if name not in chosen or (baseline is None and name in ("no drafts", "no rejoining")):
                 continue
             ways[name] = functools.partial(ask.run, model, tokenizer, task, asked, None, baseline, techniques)
         ask.run(model, tokenizer, replace(task, batch_size=8), asked[:8])  # first calls cost more
         rows += measured(method, ways, options.repeats, len(asked))
-        fast = ways["nothing off"]()
-        if options.plain:
-            rows[-1]["apart"] = apart(model, tokenizer, task, asked, fast)
-        baseline = baseline or fast
+        if options.plain or baseline is None:
+            fast = ask.run(model, tokenizer, task, asked, None, baseline)
+            if options.plain:
+                rows[-1]["apart"] = apart(model, tokenizer, task, asked, fast)
+            baseline = baseline or fast
         del model, ways
     return rows
 
