@@ -1,6 +1,7 @@
 """The JSON report, the JUnit properties, and the table printed again without a model."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,12 +12,21 @@ from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.report import document, terminal
 
 
+RAN: list[tuple[pytest.RunResult, Path]] = []
+
+
 @pytest.fixture
-def reported(pytester: pytest.Pytester, small: Path) -> pytest.RunResult:
-    """A run with every kind of report; one limit is over, one has no value for this device."""
+def reported(pytester: pytest.Pytester, small: Path, tmp_path_factory: pytest.TempPathFactory) -> pytest.RunResult:
+    """A run with every kind of report, made once; one limit is over, one has no value for this device."""
+    if RAN:
+        result, kept = RAN[0]
+        shutil.copytree(kept, pytester.path, dirs_exist_ok=True)
+        return result
     text = small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49")
     small.write_text(text.replace("{max_weights: 3 MiB", '{min_tokens_per_s: {"NVIDIA H100*": 60}, max_weights: 3 MiB'))
-    return pytester.runpytest("--quant-budget", small.name, "--quant-report", "r.json", "--junitxml", "j.xml", "-v")
+    result = pytester.runpytest("--quant-budget", small.name, "--quant-report", "r.json", "--junitxml", "j.xml", "-v")
+    RAN.append((result, Path(shutil.copytree(pytester.path, tmp_path_factory.mktemp("reported") / "room"))))
+    return result
 
 
 def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) -> None:
@@ -62,6 +72,17 @@ def test_the_table_is_printed_again_from_the_report(
     assert main(["table", "r.json"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.startswith(("method ", "fp32 ", "bf16 ", "on cpu"))] == before
+
+
+def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None:
+    data = json.loads(Path("r.json").read_text())
+    for method, count in zip(data["budgets"][0]["methods"], (0, 3), strict=True):
+        for answer in method["measurement"]["tasks"][0]["answers"][:count]:
+            answer["cut_off"] = True
+    Path("r2.json").write_text(json.dumps(data))
+    lines = [line.text for line in terminal.lines(document.read(Path("r2.json")))]
+    assert "wordmath: answers cut off after 96 tokens: bf16 3 of 12" in lines
+    assert not any("cut off" in line for line in reported.outlines)
 
 
 def test_the_command_line_checks_budgets_and_refuses_what_is_no_report(

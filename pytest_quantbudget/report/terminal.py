@@ -76,7 +76,17 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         read = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_RATIO in heads else ""
         said = f"ratio, speed-up and drop against {budget.baseline}{read}"
         yield Line(f"on {device.name}, {device.threads} threads; {said}")
+    yield from _cut_off(budget)
     yield from _reused(budget)
+
+
+def _cut_off(budget: BudgetReport) -> Iterator[Line]:
+    """How many answers ended only because they were long enough."""
+    for task in budget.tasks:
+        results = {m.name: m.measurement.task(task) for m in budget.methods if m.measurement}
+        told = [f"{name} {r.cut_off:,} of {len(r.answers):,}" for name, r in results.items() if r and r.cut_off]
+        if told:
+            yield Line(f"{task.name}: answers cut off after {task.max_new_tokens:,} tokens: {', '.join(told)}")
 
 
 def _reused(budget: BudgetReport) -> Iterator[Line]:
