@@ -11,7 +11,6 @@ import pytest
 from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.report import document, terminal
 
-
 RAN: list[tuple[pytest.RunResult, Path]] = []
 
 
