@@ -330,7 +330,7 @@ class _Batches:
         self.store, self.keys, self.task = run.store, run.job.keys, task
         self.say = run.say
         self.drafts = drafts
-        self.done = 0
+        self.done = self.asked = 0
         self.touched: list[Key] = []
         self.notes: list[str] = []
 
@@ -352,8 +352,9 @@ class _Batches:
             self.store.put(self.touched[-1], records.to_builtins(part))
 
     def shrunk(self, asked: int, held: int) -> None:
-        name = self.task.name
-        self.notes.append(f"out of memory with {asked:,} questions of {name} at once; {held:,} were answered at once")
+        self.asked = self.asked or asked
+        what = f"{self.asked:,} questions of {self.task.name} at once"
+        self.notes = [f"out of memory with {what}; {held:,} were answered at once"]
 
     def answered(self, answers: Sequence[Answer], total: int) -> None:
         self.done += len(answers)

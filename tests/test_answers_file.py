@@ -131,6 +131,7 @@ def test_answers_are_there_while_the_run_goes_on_and_agree_with_the_report(
     agrees_with_the_report(reused=True)
 
 
+@pytest.mark.slow
 def test_workers_write_one_file(pytester: pytest.Pytester, small: Path) -> None:
     pytester.makeconftest(WATCH)
     arguments = ("--quant-budget", small.name, "--quant-report", "out/r.json", "-n", "2", "--dist", "load")

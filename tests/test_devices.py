@@ -25,12 +25,12 @@ GPUS = [Gpu(i, "NVIDIA L4", f"GPU-{i}", 24 * GIB, 23 * GIB, "8.9", "580.1") for 
 hardware.all_gpus = lambda: GPUS
 original = process.run
 
-def noted(context, target, arguments, hear, *, name, until):
+def noted(context, target, arguments, hear, *, name, **more):
     (job,) = arguments
     note = {"method": job.request.subject.method, "gpus": job.environ["CUDA_VISIBLE_DEVICES"].split(",")}
     note |= {"worker": os.environ.get("PYTEST_XDIST_WORKER", "gw0"), "start": time.monotonic()}
     try:
-        return original(context, target, arguments, hear, name=name, until=until)
+        return original(context, target, arguments, hear, name=name, **more)
     finally:
         with open(f"note-{note['method']}-{os.getpid()}.json", "w") as file:
             json.dump(note | {"end": time.monotonic()}, file)
@@ -87,6 +87,7 @@ def test_on_a_cpu_one_measurement_runs_at_a_time(pytester: pytest.Pytester) -> N
     assert one["end"] <= other["start"] or other["end"] <= one["start"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_nothing_that_is_stored(
     pytester: pytest.Pytester, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

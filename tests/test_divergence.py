@@ -255,6 +255,7 @@ def test_a_budget_with_a_broken_limit_fails_in_words_and_is_measured_once(room: 
     assert third["tasks"][0]["divergence"] == task["divergence"]
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_measured(room: pytest.Pytester) -> None:
     plain = ("-k", "drop")
     result, started, measured = run(room, *plain)
@@ -277,7 +278,9 @@ def test_only_what_is_missing_is_measured(room: pytest.Pytester) -> None:
     assert run(room, *plain)[2]["tasks"][0]["divergence"] is None, "no selected limit is on it"
 
 
-@pytest.mark.parametrize("damage", ["deleted", "altered", "another's"])
+@pytest.mark.parametrize(
+    "damage", ["deleted", *[pytest.param(how, marks=pytest.mark.slow) for how in ("altered", "another's")]]
+)
 def test_a_file_that_has_gone_or_was_altered_is_made_again(room: pytest.Pytester, damage: str) -> None:
     _, _, before = run(room, "-k", "max_kl")
     (path,) = files()
@@ -299,6 +302,7 @@ def test_a_file_that_has_gone_or_was_altered_is_made_again(room: pytest.Pytester
     result.stdout.no_fnmatch_line("*Error*")
 
 
+@pytest.mark.slow
 def test_a_baseline_that_cannot_be_loaded_again_costs_only_what_needs_it(room: pytest.Pytester) -> None:
     run(room, "-k", "drop")
     # Answers in the store, and no room for the logits: a file stands where their folder should be.
@@ -311,6 +315,7 @@ def test_a_baseline_that_cannot_be_loaded_again_costs_only_what_needs_it(room: p
     assert measured["perplexities"]
 
 
+@pytest.mark.slow
 def test_another_baseline_is_another_comparison(room: pytest.Pytester) -> None:
     _, _, first = run(room, "-k", "max_kl")
     budget = Path("b.yaml")
@@ -321,6 +326,7 @@ def test_another_baseline_is_another_comparison(room: pytest.Pytester) -> None:
     assert [name.partition("-")[0] for name in against] == ["fp32", "fp16"]
 
 
+@pytest.mark.slow
 def test_it_works_without_a_cache_and_with_workers(room: pytest.Pytester) -> None:
     result, started, measured = run(room, "--quant-no-cache", "-k", "max_kl or top1")
     result.assert_outcomes(passed=1, failed=1, deselected=2)

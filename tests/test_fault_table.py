@@ -151,7 +151,7 @@ def mounted(room: Room, folder: str, options: str) -> list[str]:
     ("options", "words"),
     [
         pytest.param("size=8k", "cannot be written (No space left on device)", id="full-cache"),
-        pytest.param("ro", "cannot be written (Read-only file system)", id="read-only-cache"),
+        pytest.param("ro", "cannot be written (Read-only file system)", id="read-only-cache", marks=pytest.mark.slow),
     ],
 )
 def test_a_cache_that_takes_nothing_costs_no_figure(
@@ -180,6 +180,7 @@ def test_a_full_temporary_disk_costs_no_figure(room: Room, record_property: Reco
     assert ended.starts == {"fp32:builtin": 1, "bf16:builtin": 1}
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_cache_measure_once(room: Room, record_property: Record) -> None:
     both = rows.HEALTHY.replace("50}}}", "50}}, bf16: {budget: {max_weights: 3 MiB, min_wordmath: 50}}}")
     (room.path / "both.yaml").write_text(both)
@@ -233,7 +234,7 @@ def test_killed_pytest_takes_its_processes_along(
     assert not list(room.temporary.glob("quantbudget-*"))
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_an_interrupted_run_reports_what_it_has(
     room: Room, record_property: Record, number: signal.Signals, workers: tuple[str, ...]

@@ -240,7 +240,7 @@ def progress_lines(result: pytest.RunResult) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("more", [(), ("-v", "-s")], ids=" ".join)
+@pytest.mark.parametrize("more", [(), pytest.param(("-v", "-s"), marks=pytest.mark.slow)], ids=" ".join)
 def test_a_log_shows_lines_and_intact_results(pytester: pytest.Pytester, longer: Path, more: tuple[str, ...]) -> None:
     result = pytester.runpytest_subprocess("--quant-budget", longer.name, "--quant-no-cache", "-W", "error", *more)
     result.assert_outcomes(passed=5)
@@ -256,6 +256,7 @@ def test_a_log_shows_lines_and_intact_results(pytester: pytest.Pytester, longer:
         assert dots[-1].endswith("[100%]")
 
 
+@pytest.mark.slow
 def test_quiet_and_reused_runs_print_nothing_and_short_ones_neither(pytester: pytest.Pytester, longer: Path) -> None:
     arguments = ("--quant-budget", longer.name, "-k", "fp32", "--quant-cache")
     quiet = pytester.runpytest_subprocess(*arguments, "kept", "-q")
@@ -268,6 +269,7 @@ def test_quiet_and_reused_runs_print_nothing_and_short_ones_neither(pytester: py
     assert progress_lines(short) == []
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_are_shown_by_the_controller(pytester: pytest.Pytester, longer: Path) -> None:
     longer.write_text(longer.read_text().replace("questions: 200", "questions: 900"))
     arguments = ("--quant-budget", longer.name, "--quant-no-cache", "-k", "fp32", "-n", "2")
@@ -348,7 +350,7 @@ def shown(said: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-@pytest.mark.parametrize("more", [(), ("-v",)], ids=" ".join)
+@pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("-v",)], ids=" ".join)
 def test_a_bar_is_drawn_and_wiped_on_a_terminal(longer: Path, more: tuple[str, ...]) -> None:
     run = Run(*more)
     said = run.read()

@@ -81,6 +81,7 @@ def test_a_second_run_loads_nothing_and_says_so(room: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["fp32: all reused, measured 20*Z*", "bf16: all reused, measured 20*Z*"])
 
 
+@pytest.mark.slow
 def test_refresh_measures_again_and_no_cache_keeps_nothing(room: pytest.Pytester) -> None:
     assert run(room) == ["fp32", "bf16"]
     assert run(room, "--quant-refresh") == ["fp32", "bf16"]
@@ -116,7 +117,9 @@ def test_only_what_is_new_in_a_budget_is_measured(room: pytest.Pytester) -> None
     assert not measurements()["fp32"]["tasks"][0]["origin"]["reused"]
 
 
-@pytest.mark.parametrize("hours", [-13, 1], ids=["too old", "from a clock that jumped back"])
+@pytest.mark.parametrize(
+    "hours", [-13, pytest.param(1, marks=pytest.mark.slow)], ids=["too old", "from a clock that jumped back"]
+)
 def test_timings_are_taken_again_after_a_while_and_answers_are_not(room: pytest.Pytester, hours: int) -> None:
     run(room)
     made = store.now() + datetime.timedelta(hours=hours)

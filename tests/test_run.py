@@ -71,6 +71,7 @@ def test_the_pytest_process_never_imports_torch(pytester: pytest.Pytester, small
     result.stdout.fnmatch_lines(["HEAVY []"])
 
 
+@pytest.mark.slow
 def test_each_subject_is_loaded_once_even_for_two_files(pytester: pytest.Pytester, small: Path) -> None:
     other = small.with_name("other.yaml")
     other.write_text("extends: small.yaml\nmethods: {bf16: {budget: {min_speedup: 0.0001}}}\n")

@@ -7,7 +7,9 @@ import pytest
 from test_run import IDS, outcomes
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "worksteal"])
+@pytest.mark.parametrize(
+    "dist", ["loadscope", *[pytest.param(how, marks=pytest.mark.slow) for how in ("load", "worksteal")]]
+)
 def test_two_workers_share_measurements(pytester: pytest.Pytester, small: Path, dist: str) -> None:
     small.write_text(small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49"))
     pytester.makeconftest(
