@@ -6,7 +6,8 @@
 
 The first method is the baseline; its answers are the drafts of the others. All ways answer the same prompts, in batches
 of the same size, in one process and by turns; GPTQ and AWQ are quantized beforehand, on the built-in texts. `--plain`
-counts the answers in which the fast way and transformers' `generate` differ, batch by batch and one question at a time.
+counts the answers in which the fast way and transformers' `generate` differ: all of them batch by batch, and the first
+100 one at a time.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
                 continue
             ways[name] = functools.partial(ask.run, model, tokenizer, task, asked, None, baseline, techniques)
         ask.run(model, tokenizer, replace(task, batch_size=8), asked[:8])  # first calls cost more
-        rows += measured(method, ways, options.repeats, len(asked))
+        rows += measured(method, ways, options.repeats, len(asked)) if ways else [{"method": method}]
         if options.plain or baseline is None:
             fast = ask.run(model, tokenizer, task, asked, None, baseline)
             if options.plain:
@@ -154,19 +155,21 @@ def apart(
 ) -> dict[str, tuple[int, int]]:
     """In how many answers, as texts and as verdicts, the fast way and `generate` differ: in batches, and one by one."""
     asking = ask._Asking(model, tokenizer, task, asked, ask.Nowhere(), None, ALL)
-    order = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
+    longest_first = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
     found = {}
-    for name, size in (("in batches", task.batch_size or 1), ("one by one", 1)):
+    for name, size, order in (("in batches", task.batch_size or 1, longest_first), ("one by one", 1, range(100))):
         differ, turned = 0, 0
         for start in range(0, len(order), size):
-            part = order[start : start + size]
+            part = list(order[start : start + size])
             texts = plain.generate(model, tokenizer, [asking.prompts[i] for i in part], asking.ends, "all")
             for i, decoded in zip(part, texts, strict=True):
                 answer = asking.read(i, decoded)
                 differ += answer.text != fast.answers[i].text
                 turned += answer.strict_correct != fast.answers[i].strict_correct
         found[name] = differ, turned
-        print(f"{'':10} against generate {name}: {differ} of {len(asked)} answers differ, {turned} verdicts")
+        print(
+            f"{'':10} against generate {name}: {differ} of {len(order)} answers differ, {turned} verdicts", flush=True
+        )
     return found
 
 
