@@ -324,7 +324,7 @@ class _Run:
 
 
 class _Batches:
-    """Answers of a task as they are given: each batch is stored at once, and an earlier run's are found again."""
+    """Answers of a task as they are given: they are stored at once, and an earlier run's are found again."""
 
     def __init__(self, run: _Run, task: Task, drafts: str | None) -> None:
         self.store, self.keys, self.task = run.store, run.job.keys, task
@@ -332,7 +332,8 @@ class _Batches:
         self.drafts = drafts
         self.done = self.asked = 0
         self.touched: list[Key] = []
-        self.notes: list[str] = []
+        self.slowly: list[str] = []
+        self.short: list[str] = []
 
     def earlier(self) -> Iterator[TaskResult]:
         while self.store is not None and self.keys is not None:
@@ -354,7 +355,15 @@ class _Batches:
     def shrunk(self, asked: int, held: int) -> None:
         self.asked = self.asked or asked
         what = f"{self.asked:,} questions of {self.task.name} at once"
-        self.notes = [f"out of memory with {what}; {held:,} were answered at once"]
+        self.short = [f"out of memory with {what}; {held:,} were answered at once"]
+
+    def slow(self, why: str) -> None:
+        self.slowly = [f"answers to {self.task.name} come from transformers' generate, and without drafts: {why}"]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noticed."""
+        return self.slowly + self.short
 
     def answered(self, answers: Sequence[Answer], total: int) -> None:
         self.done += len(answers)

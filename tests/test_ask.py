@@ -87,6 +87,25 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
     assert [a.text for a in result.answers] == [a.text for a in whole.answers]
 
 
+def test_a_model_that_the_fast_way_would_misread_is_answered_by_generate_and_that_is_told(
+    loaded: loading.Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = answered(loaded, TASK)
+    monkeypatch.setattr(loaded.model.config, "sliding_window", 64)
+    monkeypatch.setattr(loaded.model.config, "use_sliding_window", True)
+    why: list[str] = []
+
+    class Noting(ask.Nowhere):
+        def slow(self, reason: str) -> None:
+            why.append(reason)
+
+    slow = ask.run(loaded.model, loaded.tokenizer, TASK, prompts.sample(TASK), Noting(), fast)
+    assert why == ["its layers are full_attention, with a window of 64"]
+    assert slow.agreement is None
+    assert [a.text for a in slow.answers] == [a.text for a in fast.answers]
+    assert [a.ids for a in slow.answers] == [a.ids for a in fast.answers]
+
+
 def test_the_sample_is_random_and_the_same_for_a_seed() -> None:
     pool = questions.read_file(BUILTIN_DIR / "questions.jsonl")
     first, again = (questions.draw(pool, 50, 2, 1) for _ in range(2))

@@ -33,6 +33,9 @@ class Kept(Protocol):
     def shrunk(self, asked: int, held: int) -> None:
         """Memory ran out with `asked` questions at once, and held `held`."""
 
+    def slow(self, why: str) -> None:
+        """The model cannot be run the fast way."""
+
     def answered(self, answers: Sequence[Answer], total: int) -> None:
         """So many more answers are there."""
 
@@ -48,6 +51,9 @@ class Nowhere:
         """Nothing."""
 
     def shrunk(self, asked: int, held: int) -> None:
+        """Nothing."""
+
+    def slow(self, why: str) -> None:
         """Nothing."""
 
     def answered(self, answers: Sequence[Answer], total: int) -> None:
@@ -123,7 +129,7 @@ class _Asking:
         self.ends = Ends(tokenizer, end_tokens(model), self.prompter.style.stops, task.max_new_tokens)
         why = rows.unfit(model, self.longest)
         if why:
-            logging.getLogger(__name__).warning("answers come from transformers' generate: %s", why)
+            kept.slow(why)
         self.size = task.batch_size or self.fitting(known=not why)
         prefix = shared_prefix(self.prompts)
         self.decoder = None if why else Decoder(model, self.ends, self.size, prefix, techniques, task.phase)

@@ -164,6 +164,7 @@ def _grown(old: torch.Tensor, top: int) -> torch.Tensor:
     return new
 
 
+@torch.inference_mode()
 def bytes_a_token(model: Any) -> int:
     """What keys and values of one token take, in all layers."""
     rows = Rows(model, 1)
