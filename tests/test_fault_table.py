@@ -194,6 +194,7 @@ def test_two_runs_on_one_cache_measure_once(room: Room, record_property: Record)
     assert ended[1].folders == []
 
 
+@pytest.mark.slow
 def test_timings_from_the_future_are_taken_again(room: Room, record_property: Record) -> None:
     """As they are left by a clock that was ahead, and has jumped back since."""
     timed = rows.HEALTHY.replace("max_weights: 3 MiB", "max_ttft: 10 s")

@@ -84,7 +84,7 @@ def test_a_bar_fits_its_terminal(width: int, told: str) -> None:
 
 def test_a_bar_with_long_and_wide_names_fits_too() -> None:
     for name in ("task " + "x" * 500, "task " + "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 50):
-        for width in range(100):
+        for width in (0, 1, 9, 20, 39, 60, 99):
             for state in (State("bf16", name, 9e9, 10**9, 10**10, 1e-9), State("bf16", name, 1.0)):
                 wide = progress.bar(state, width).count("\N{CJK UNIFIED IDEOGRAPH-4E00}")
                 assert len(progress.bar(state, width)) + wide <= width
@@ -300,6 +300,11 @@ def test_workers_are_looked_at_where_somebody_listens(pytester: pytest.Pytester,
     assert screen.written == ["[gw1] " + progress.line(HALF)]
 
 
+def heed_ctrl_c() -> None:
+    """Whoever runs these tests in the background has them ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Run:
     """pytest in a pseudo-terminal of 100 columns."""
 
@@ -308,7 +313,13 @@ class Run:
         environ = {**os.environ, "COLUMNS": "100", "TERM": "xterm"}
         command = [sys.executable, "-m", "pytest", "--quant-budget", "small.yaml", "--quant-no-cache", *arguments]
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=environ
+            command,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            env=environ,
+            preexec_fn=heed_ctrl_c,
         )
         os.close(slave)
         self.said = ""
