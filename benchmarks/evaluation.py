@@ -25,7 +25,8 @@ from typing import Any
 
 from pytest_quantbudget import hardware, loading, methods, sources
 from pytest_quantbudget.files import BUILTIN_DIR
-from pytest_quantbudget.measurement import NO_TRUST, Subject, Task, TaskResult
+from pytest_quantbudget.measurement import TaskResult
+from pytest_quantbudget.request import NO_TRUST, Subject, Task
 from pytest_quantbudget.tasks import ask, plain, prompts
 from pytest_quantbudget.tasks.decoding import ALL, Techniques
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import records
-from pytest_quantbudget.measurement import Answer, Measurement, Subject
+from pytest_quantbudget.measurement import Answer, Measurement
+from pytest_quantbudget.request import Subject
 
 Key = tuple[str, str]  # subject and task
 

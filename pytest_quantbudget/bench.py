@@ -18,22 +18,9 @@ from pytest_quantbudget import child, identity, methods, process, records, refer
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
-from pytest_quantbudget.measurement import (
-    LOAD,
-    NO_TRUST,
-    QUANTIZE,
-    Failure,
-    Measurement,
-    Origin,
-    Request,
-    Subject,
-    Task,
-    TaskResult,
-    Trust,
-    draft_id,
-    merge,
-)
+from pytest_quantbudget.measurement import Failure, Measurement, Origin, TaskResult, draft_id, merge
 from pytest_quantbudget.progress import Progress
+from pytest_quantbudget.request import LOAD, NO_TRUST, QUANTIZE, Request, Subject, Task, Trust
 from pytest_quantbudget.store import Entry, Key, Store
 from pytest_quantbudget.units import format_time
 

@@ -14,7 +14,7 @@ from pytest_quantbudget import declared, grammar, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
-from pytest_quantbudget.measurement import Request, Subject, Task, Text, Workload
+from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import files
-from pytest_quantbudget.measurement import NO_TRUST, Trust
+from pytest_quantbudget.request import NO_TRUST, Trust
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"

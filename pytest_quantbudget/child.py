@@ -24,26 +24,21 @@ from typing import Any
 
 from pytest_quantbudget import hardware, identity, loading, methods, records, reference, sources
 from pytest_quantbudget.identity import Keys
-from pytest_quantbudget.measurement import (
+from pytest_quantbudget.measurement import Answer, Failure, Measurement, Origin, TaskResult, draft_id
+from pytest_quantbudget.metrics import logits, memory
+from pytest_quantbudget.request import (
     LOAD,
     NO_TRUST,
     PERPLEXITY,
     QUANTIZE,
     REPLY,
     WORKLOAD,
-    Answer,
-    Failure,
-    Measurement,
-    Origin,
     Request,
     Task,
-    TaskResult,
     Text,
     Trust,
     Workload,
-    draft_id,
 )
-from pytest_quantbudget.metrics import logits, memory
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.store import ISO, Key, Store, now
 

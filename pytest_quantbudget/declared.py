@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import files, grammar
-from pytest_quantbudget.measurement import Task
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks import harnessfile, questions
 from pytest_quantbudget.tasks.styles import STYLES
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problems

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_quantbudget import hardware, methods, records, sources
 from pytest_quantbudget.hardware import Gpu
-from pytest_quantbudget.measurement import Request, Task, Text, Trust, Workload
+from pytest_quantbudget.request import Request, Task, Text, Trust, Workload
 from pytest_quantbudget.store import Key
 from pytest_quantbudget.tasks import harnessfile, prompts, questions
 

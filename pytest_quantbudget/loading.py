@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import checkpoint, methods, sources, units
-from pytest_quantbudget.measurement import NO_TRUST, Device, Layers, Subject, Trust
+from pytest_quantbudget.measurement import Device, Layers
 from pytest_quantbudget.methods import Spec
+from pytest_quantbudget.request import NO_TRUST, Subject, Trust
 
 
 class Lacking(Exception):

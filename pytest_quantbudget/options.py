@@ -9,7 +9,7 @@ import pytest
 
 from pytest_quantbudget import sources, store
 from pytest_quantbudget.grammar import TIME
-from pytest_quantbudget.measurement import Trust
+from pytest_quantbudget.request import Trust
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Options
 

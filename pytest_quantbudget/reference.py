@@ -13,7 +13,8 @@ from typing import Any
 
 from pytest_quantbudget import files, records
 from pytest_quantbudget.identity import Keys
-from pytest_quantbudget.measurement import Subject, Task, TaskResult, draft_id
+from pytest_quantbudget.measurement import TaskResult, draft_id
+from pytest_quantbudget.request import Subject, Task
 
 MAX_BYTES = 512_000_000  # of logits in one file
 MISSING = "it is not there"

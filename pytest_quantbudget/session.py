@@ -11,8 +11,9 @@ from pathlib import Path
 from pytest_quantbudget import bench, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
-from pytest_quantbudget.measurement import NO_TRUST, Measurement, Request, Trust
+from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.progress import Progress, View
+from pytest_quantbudget.request import NO_TRUST, Request, Trust
 from pytest_quantbudget.safetext import quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge

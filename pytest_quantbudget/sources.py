@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 
 from pytest_quantbudget import hardware, records
-from pytest_quantbudget.measurement import Subject, Trust
 from pytest_quantbudget.methods import Spec
+from pytest_quantbudget.request import Subject, Trust
 from pytest_quantbudget.tasks import questions
 
 WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")

@@ -10,17 +10,8 @@ from typing import Any, TypeVar
 from pytest_quantbudget import stats
 from pytest_quantbudget.budget import Budget, Limit, Method, Target
 from pytest_quantbudget.grammar import LimitKind
-from pytest_quantbudget.measurement import (
-    LOAD,
-    PERPLEXITY,
-    WORKLOAD,
-    Divergence,
-    Failure,
-    Measurement,
-    Task,
-    TaskResult,
-    draft_id,
-)
+from pytest_quantbudget.measurement import Divergence, Failure, Measurement, TaskResult, draft_id
+from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Task
 from pytest_quantbudget.units import format_apart, format_size, format_time, format_value
 
 T = TypeVar("T")

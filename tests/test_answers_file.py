@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import answers
-from pytest_quantbudget.measurement import Answer, Measurement, Origin, Subject, Task, TaskResult
+from pytest_quantbudget.measurement import Answer, Measurement, Origin, TaskResult
 from pytest_quantbudget.records import to_builtins
+from pytest_quantbudget.request import Subject, Task
 
 SUBJECT = Subject("model", None, "bf16", None, {}, None)
 TASK = Task("words", 2, 0, 0, None, 16, None, "strict")

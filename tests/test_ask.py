@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import loading
-from pytest_quantbudget.measurement import INVALID, Subject, Task, TaskResult
+from pytest_quantbudget.measurement import INVALID, TaskResult
 from pytest_quantbudget.metrics import speed
+from pytest_quantbudget.request import Subject, Task
 from pytest_quantbudget.tasks import ask, prompts, questions, rows
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
@@ -136,7 +137,7 @@ def test_the_real_test_set_is_read_and_drawn_from(gsm8k: Path) -> None:
 
 
 def test_a_workload_has_fixed_lengths_whatever_the_model_would_say(loaded: loading.Loaded) -> None:
-    from pytest_quantbudget.measurement import Workload
+    from pytest_quantbudget.request import Workload
 
     workload = Workload(prompt_tokens=12, new_tokens=9, batch_size=3, repeats=2)
     ids = speed.random_prompts(loaded.model, workload)

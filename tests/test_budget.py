@@ -9,7 +9,7 @@ import pytest
 from pytest_quantbudget.budget import Budget, load_budget
 from pytest_quantbudget.grammar import DEFAULT_PROMPT
 from pytest_quantbudget.hardware import GpuNeed
-from pytest_quantbudget.measurement import Workload
+from pytest_quantbudget.request import Workload
 from pytest_quantbudget.session import Options, Session, find_budgets
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 

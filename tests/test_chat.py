@@ -8,7 +8,8 @@ import pytest
 
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.files import BUILTIN_DIR
-from pytest_quantbudget.measurement import Answer, Device, Measurement, Task, TaskResult
+from pytest_quantbudget.measurement import Answer, Device, Measurement, TaskResult
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks import ask, prompts
 from pytest_quantbudget.tasks.decoding import ALL, Decoded
 from pytest_quantbudget.tasks.prompts import Asked, Prompter

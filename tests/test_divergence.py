@@ -9,9 +9,10 @@ import pytest
 from test_reuse import COUNTING
 
 from pytest_quantbudget import loading, reference
-from pytest_quantbudget.measurement import Subject, Task, TaskResult
+from pytest_quantbudget.measurement import TaskResult
 from pytest_quantbudget.metrics import divergence
 from pytest_quantbudget.metrics.logits import NotFinite
+from pytest_quantbudget.request import Subject, Task
 from pytest_quantbudget.tasks import ask, prompts, rows
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import bench, process
-from pytest_quantbudget.measurement import Request, Subject
+from pytest_quantbudget.request import Request, Subject
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import loading
-from pytest_quantbudget.measurement import Subject, Task
+from pytest_quantbudget.request import Subject, Task
 from pytest_quantbudget.tasks import extraction, prompts
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 from pytest_quantbudget.tasks.styles import STYLES

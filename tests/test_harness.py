@@ -12,7 +12,8 @@ import pytest
 from pytest_quantbudget import identity, loading, methods
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.child import _words
-from pytest_quantbudget.measurement import NO_TRUST, Answer, Measurement, Request, Subject, Task, TaskResult, Trust
+from pytest_quantbudget.measurement import Answer, Measurement, TaskResult
+from pytest_quantbudget.request import NO_TRUST, Request, Subject, Task, Trust
 from pytest_quantbudget.tasks import harnessfile
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 from pytest_quantbudget.verdict import judge

@@ -15,8 +15,9 @@ import pytest
 from pytest_quantbudget import hardware
 from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.budget import load_budget
-from pytest_quantbudget.measurement import Device, Failure, Measurement, Subject, Task, Workload
+from pytest_quantbudget.measurement import Device, Failure, Measurement
 from pytest_quantbudget.report import document
+from pytest_quantbudget.request import Subject, Task, Workload
 from pytest_quantbudget.safetext import INSTEAD, printable
 from pytest_quantbudget.session import find_budgets
 from pytest_quantbudget.tasks.questions import calibration_texts, read_file

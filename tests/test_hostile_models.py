@@ -18,8 +18,8 @@ import pytest
 import pytest_quantbudget
 from pytest_quantbudget import checkpoint, loading, methods
 from pytest_quantbudget.files import BUILTIN_DIR
-from pytest_quantbudget.measurement import NO_TRUST, Subject, Trust
 from pytest_quantbudget.methods import _gptqmodel
+from pytest_quantbudget.request import NO_TRUST, Subject, Trust
 
 pytestmark = pytest.mark.usefixtures("in_time")
 CODE, PICKLES = Trust(remote_code=True), Trust(pickles=True)

@@ -13,7 +13,7 @@ import pytest
 from pytest_quantbudget import hardware, identity, sources
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
-from pytest_quantbudget.measurement import NO_TRUST, Request, Subject, Task, Trust, Workload
+from pytest_quantbudget.request import NO_TRUST, Request, Subject, Task, Trust, Workload
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 L4 = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")

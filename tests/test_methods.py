@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import bench, loading, methods
-from pytest_quantbudget.measurement import Measurement, Request, Subject, Task, Workload
+from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.methods import _gptqmodel
 from pytest_quantbudget.metrics import memory
+from pytest_quantbudget.request import Request, Subject, Task, Workload
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import identity, loading, sources
-from pytest_quantbudget.measurement import NO_TRUST, Request, Subject, Text
 from pytest_quantbudget.metrics import perplexity, predictions
 from pytest_quantbudget.metrics.logits import NotFinite
+from pytest_quantbudget.request import NO_TRUST, Request, Subject, Text
 from pytest_quantbudget.tasks import rows
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 

@@ -22,16 +22,12 @@ from pytest_quantbudget.measurement import (
     Measurement,
     Origin,
     Perplexity,
-    Request,
     Speed,
-    Subject,
-    Task,
     TaskResult,
-    Text,
-    Workload,
 )
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
+from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
 from pytest_quantbudget.verdict import OVER, Verdict
 
 WORKLOAD = Workload(512, 128, 1, 2)

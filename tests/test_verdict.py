@@ -11,8 +11,6 @@ from pytest_quantbudget import stats
 from pytest_quantbudget.budget import Budget, load_budget
 from pytest_quantbudget.measurement import (
     INVALID,
-    LOAD,
-    WORKLOAD,
     Agreement,
     Answer,
     Device,
@@ -22,6 +20,7 @@ from pytest_quantbudget.measurement import (
     TaskResult,
     draft_id,
 )
+from pytest_quantbudget.request import LOAD, WORKLOAD
 from pytest_quantbudget.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict, judge
 
 CPU = Device("cpu", None, None, None, None, threads=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_quantbudget.grammar import Field
-from pytest_quantbudget.measurement import NO_TRUST, Trust
+from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget import checkpoint
 from pytest_quantbudget.grammar import Field, one_of, whole
-from pytest_quantbudget.measurement import NO_TRUST, Trust
 from pytest_quantbudget.methods import asked, placed
+from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
     from torch import nn

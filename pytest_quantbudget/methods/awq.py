@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.grammar import FLAG, Field
-from pytest_quantbudget.measurement import NO_TRUST, Trust
 from pytest_quantbudget.methods import Spec, _gptqmodel
+from pytest_quantbudget.request import NO_TRUST, Trust
 
 
 def quantize(

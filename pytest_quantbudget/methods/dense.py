@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.measurement import NO_TRUST, Trust
 from pytest_quantbudget.methods import Load, Spec, asked, placed
+from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
     from torch import nn

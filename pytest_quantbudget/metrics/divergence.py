@@ -24,9 +24,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pytest_quantbudget import records, reference
-from pytest_quantbudget.measurement import Answer, Divergence, Task
+from pytest_quantbudget.measurement import Answer, Divergence
 from pytest_quantbudget.metrics.logits import NotFinite
 from pytest_quantbudget.metrics.predictions import Predictor
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 
 TOKENS = 1024  # of the baseline's answers

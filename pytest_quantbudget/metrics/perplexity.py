@@ -20,10 +20,11 @@ from typing import Any
 import torch
 
 from pytest_quantbudget import files
-from pytest_quantbudget.measurement import Perplexity, Text
+from pytest_quantbudget.measurement import Perplexity
 from pytest_quantbudget.metrics.logits import NotFinite
 from pytest_quantbudget.metrics.predictions import Predictor
 from pytest_quantbudget.metrics.speed import check_positions
+from pytest_quantbudget.request import Text
 
 MAX_BYTES = 200_000_000  # of the file
 

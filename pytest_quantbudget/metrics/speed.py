@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.measurement import Speed, Workload
+from pytest_quantbudget.measurement import Speed
+from pytest_quantbudget.request import Workload
 
 if TYPE_CHECKING:
     import torch

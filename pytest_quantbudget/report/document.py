@@ -12,7 +12,8 @@ from typing import Any
 from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
-from pytest_quantbudget.measurement import Measurement, Task, Text, Workload
+from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.request import Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
 

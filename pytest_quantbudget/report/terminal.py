@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_quantbudget import stats
-from pytest_quantbudget.measurement import Measurement, Origin, Task
+from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.safetext import printable
 from pytest_quantbudget.units import format_size, format_time, format_value
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN

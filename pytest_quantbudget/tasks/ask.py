@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pytest_quantbudget.measurement import Agreement, Answer, Task, TaskResult, draft_id
+from pytest_quantbudget.measurement import Agreement, Answer, TaskResult, draft_id
 from pytest_quantbudget.metrics import memory
 from pytest_quantbudget.metrics.speed import check_positions, end_tokens
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks import extraction, plain, rows
 from pytest_quantbudget.tasks.decoding import ALL, Decoded, Decoder, Ends, Techniques, shared_prefix
 from pytest_quantbudget.tasks.prompts import Asked, Prompter

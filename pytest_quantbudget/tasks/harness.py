@@ -24,8 +24,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import LogitsProcessorList
 
 from pytest_quantbudget import units
-from pytest_quantbudget.measurement import NO_TRUST, Answer, Task, TaskResult, Trust
+from pytest_quantbudget.measurement import Answer, TaskResult
 from pytest_quantbudget.metrics import logits, memory
+from pytest_quantbudget.request import NO_TRUST, Task, Trust
 from pytest_quantbudget.tasks import harnessfile
 
 BATCH = 16  # requests at once where the budget is silent

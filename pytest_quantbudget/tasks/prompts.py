@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget import sources
-from pytest_quantbudget.measurement import Task
+from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
 from pytest_quantbudget.tasks.styles import STYLES

@@ -18,9 +18,10 @@ from typing import Any
 from fuzz_targets import KEY, SEPARATOR
 
 from pytest_quantbudget import budget, grammar, methods, records, store, units
-from pytest_quantbudget.measurement import Measurement, Task, TaskResult, Workload
+from pytest_quantbudget.measurement import Measurement, TaskResult
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
+from pytest_quantbudget.request import Task, Workload
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
 
 WORDS = (
