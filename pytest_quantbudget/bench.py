@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pytest_quantbudget import child, identity, methods, process, records, reference
+from pytest_quantbudget import child, growth, identity, methods, process, records, reference
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
@@ -224,7 +224,7 @@ class Bench:
         tasks, compared = [], []
         for task in request.tasks:
             part, _ = self._stored(keys.task(task, draft_id(drafts.get(task))), request.subject)
-            if part:
+            if part and self._enough(request, part, drafts.get(task)):
                 path = references.get(task)
                 results = [_compared(replace(result, task=task), path) for result in part.tasks]
                 self._parts.append(replace(part, tasks=tuple(results)))
@@ -246,6 +246,14 @@ class Bench:
             return None
         rest = replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
         return replace(rest, texts=tuple(texts), divergence=divergence)
+
+    def _enough(self, request: Request, part: Measurement, baseline: TaskResult | None) -> bool:
+        """Whether stored answers decide what the request wants decided: a growing task's may have ended before."""
+        device = self.gpus[0].name if self.gpus else "cpu"
+        return all(
+            len(result.answers) == result.total or growth.stopped(request, device, result, baseline)
+            for result in part.tasks
+        )
 
     def _take(self, part: Measurement | None) -> bool:
         if part:

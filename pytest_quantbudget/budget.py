@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import declared, grammar, methods, units
+from pytest_quantbudget import declared, grammar, limits, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
-from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
+from pytest_quantbudget.limits import Judging, Limit
+from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 
 TOP = (
     "model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "gpus", "timeout", "max_age", "tasks",
-    "perplexity", "methods",
+    "perplexity", "methods", *[field.name for field in grammar.JUDGING],
 )  # fmt: skip
-METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout")
+METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout", *[f.name for f in grammar.JUDGING])
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
 REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
-MAX_PATTERNS = 100  # what is checked pair by pair must stay few
-
-
-@dataclass(frozen=True)
-class Target:
-    """A limit's value for the devices whose name matches `pattern`; in base units, and as the user wrote it."""
-
-    pattern: str
-    value: float
-    text: str
-    unit: str
-
-
-@dataclass(frozen=True)
-class Limit:
-    """One line of a budget: one test."""
-
-    kind: LimitKind
-    targets: tuple[Target, ...]
-    file: Path
-    line: int
-
-    @property
-    def name(self) -> str:
-        """`max_vram`, `min_gsm8k`: the last part of the test's id."""
-        return self.kind.name
-
-    def target(self, device: str) -> Target | None:
-        """The value that holds for a device, or None where the budget names none for it."""
-        return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +42,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget file, checked."""
+    """A budget file, checked. `totals` tells how many questions of a task are asked at most, where that is known."""
 
     path: Path
     model: str
@@ -83,6 +53,7 @@ class Budget:
     methods: tuple[Method, ...]
     max_age_s: float = grammar.MAX_AGE_S
     text: Text | None = None
+    totals: Mapping[str, int] = field(default_factory=dict)
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises KeyError where the budget has none."""
@@ -111,7 +82,17 @@ class Budget:
             prompts=(self.prompt,),
             timeout_s=method.timeout_s,
             max_age_s=self.max_age_s,
+            rules=tuple(self._rules(method.limits if limits is None else limits)),
+            whole=tuple(self.tasks) if method.name == self.baseline else (),
         )
+
+    def _rules(self, limits: Sequence[Limit]) -> Iterator[Rule]:
+        """What ends the growing tasks: their limits on drop, flips and score."""
+        for limit in limits:
+            if limit.kind.metric == "task" and self.tasks[limit.kind.task].start is not None:
+                targets = tuple((t.pattern, t.value) for t in limit.targets)
+                kind = limit.kind
+                yield Rule(kind.task, kind.relation, kind.bound, targets, limit.judging.confidence)
 
     def _diverging(self, metrics: Set[str]) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks.values() if task.divergence and metrics & {"kl", "top1"})
@@ -151,15 +132,17 @@ class _Reader:
         model = self.model(self.root)
         workload = grammar.read_fields(self.section("workload"), grammar.WORKLOAD, "workload", self.problems)
         prompt = workload.pop("prompt")
-        tasks = declared.tasks(self.section("tasks"), self.file, self.problems)
+        asked = declared.tasks(self.section("tasks"), self.file, self.problems)
+        tasks = {name: each.task for name, each in asked.items()}
+        totals = {name: each.total for name, each in asked.items() if each.total is not None}
         text = self.perplexity()
-        found = self.methods(model, tasks)
+        found = self.methods(model, asked)
         baseline = self.baseline(found)
         for method in found:
             self.relations(method, baseline)
             self.wants(method, tasks, text)
         max_age = self.time(self.root, "max_age", grammar.MAX_AGE_S)
-        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found, max_age, text)
+        return Budget(self.path, model, baseline, Workload(**workload), prompt, tasks, found, max_age, text, totals)
 
     def section(self, name: str) -> Marked:
         return self.root.entries.get(name) or Marked({}, self.path, self.root.line)
@@ -229,11 +212,12 @@ class _Reader:
             return None
         return path
 
-    def methods(self, model: str, tasks: Mapping[str, Task]) -> tuple[Method, ...]:
+    def methods(self, model: str, tasks: Mapping[str, declared.Declared]) -> tuple[Method, ...]:
         node = self.section("methods")
         if not node.entries:
             self.problems.add(node, f"a budget names `methods`: {', '.join(methods.MODULES)}")
         kinds = grammar.limit_kinds(list(tasks))
+        of_tasks = {name: each.judging for name, each in tasks.items()}
         found = []
         for name, entry in node.entries.items():
             if name not in methods.MODULES:
@@ -242,19 +226,31 @@ class _Reader:
             if not isinstance(entry.value, dict):
                 self.problems.add(entry, f"{name} wants keys ({', '.join(METHOD)}), not {entry.plain!r}")
                 continue
-            found.append(self.method(name, entry, model, kinds))
+            found.append(self.method(name, entry, model, kinds, of_tasks))
         return tuple(found)
 
-    def method(self, name: str, node: Marked, model: str, kinds: Mapping[str, LimitKind]) -> Method:
+    def method(
+        self,
+        name: str,
+        node: Marked,
+        model: str,
+        kinds: Mapping[str, LimitKind],
+        of_tasks: Mapping[str, Mapping[str, object]],
+    ) -> Method:
         self.known_keys(node, METHOD, name)
         spec = methods.spec(name)
         options = node.entries.get("options") or Marked({}, node.file, node.line)
         values = grammar.read_fields(options, spec.options, f"{name}'s options", self.problems)
         limits_node = node.entries.get("budget") or Marked({}, node.file, node.line)
-        limits = tuple(filter(None, (self.limit(kinds, k, v) for k, v in limits_node.entries.items())))
+        judging = Judging().under(self.judging(self.root)).under(self.judging(node))
+        found = []
+        for key, value in limits_node.entries.items():
+            told = of_tasks.get(kinds[key].task, {}) if key in kinds else {}
+            found.append(limits.read(kinds, key, value, judging.under(told), self.problems))
+        mine = tuple(filter(None, found))
         if "budget" in node.entries and not isinstance(limits_node.value, dict):
             self.problems.add(limits_node, f"budget wants limits ({', '.join(kinds)}), not {limits_node.plain!r}")
-        self.contradictions(limits)
+        limits.check_contradictions(mine, self.problems)
         marks = grammar.read_fields(_only(node, "marks"), [Field("marks", grammar.NAMES, "")], name, self.problems)
         subject = Subject(
             model=model,
@@ -266,7 +262,7 @@ class _Reader:
             gpus=self.gpus(node),
         )
         timeout = self.time(node, "timeout", self.time(self.root, "timeout", grammar.TIMEOUT_S))
-        return Method(name, subject, limits, marks["marks"] or (), self.gpu(node), timeout, node.line)
+        return Method(name, subject, mine, marks["marks"] or (), self.gpu(node), timeout, node.line)
 
     def checkpoint(self, name: str, node: Marked) -> str | None:
         entry = node.entries.get("checkpoint")
@@ -301,6 +297,9 @@ class _Reader:
         need = GpuNeed(**grammar.read_fields(entry, grammar.GPU, "gpu", self.problems))
         return replace(need, count=max(need.count, spread))
 
+    def judging(self, node: Marked) -> dict[str, Any]:
+        return grammar.read_fields(_only(node, *[f.name for f in grammar.JUDGING]), grammar.JUDGING, "", self.problems)
+
     def gpus(self, node: Marked) -> int:
         holder = node if "gpus" in node.entries else self.root
         return int(grammar.read_fields(_only(holder, "gpus"), grammar.SPREAD, "gpus", self.problems)["gpus"])
@@ -308,40 +307,6 @@ class _Reader:
     def time(self, node: Marked, key: str, default: float) -> float:
         field = Field(key, grammar.TIME, "", default)
         return float(grammar.read_fields(_only(node, key), [field], key, self.problems)[key])
-
-    def limit(self, kinds: Mapping[str, LimitKind], name: str, node: Marked) -> Limit | None:
-        kind = kinds.get(name)
-        if kind is None:
-            of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
-            why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
-            self.problems.add(node, f"there is no limit {name!r}{why}{units.nearest(name, kinds)}")
-            return None
-        by_name = node.entries or {"*": node}
-        if len(by_name) > MAX_PATTERNS:
-            self.problems.add(node, f"{name} names {len(by_name):,} devices, and at most {MAX_PATTERNS} are allowed")
-            return None
-        targets: list[Target] = []
-        for pattern, value in by_name.items():
-            earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
-            if earlier is not None:
-                self.problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
-            try:
-                base = kind.kind.read(value.plain)
-            except ValueError as error:
-                self.problems.add(value, f"{name}: {error}")
-                continue
-            unit = kind.unit or units.QUANTITY.fullmatch(str(value.plain).strip())[2]  # type: ignore[index]
-            targets.append(Target(pattern, float(base), str(value.plain), unit))
-        return Limit(kind, tuple(targets), node.file, node.line) if targets else None
-
-    def contradictions(self, limits: Sequence[Limit]) -> None:
-        """Limits of one method of which one can never be the one that fails, so that it promises nothing."""
-        plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
-        for inner, outer, why in _nested(plain):
-            low, high = plain[outer].targets[0], plain[inner].targets[0]
-            if high.value > low.value:
-                node = Marked(None, plain[inner].file, plain[inner].line)
-                self.problems.add(node, f"{inner} {high.text} contradicts {outer} {low.text}: {why}")
 
     def baseline(self, found: Sequence[Method]) -> str | None:
         entry = self.root.entries.get("baseline")
@@ -389,17 +354,6 @@ def _wanting(metric: str, tasks: Mapping[str, Task], text: Text | None) -> str |
     if metric in ("kl", "top1") and not any(task.divergence for task in tasks.values()):
         return "`divergence: true` on a task"
     return "`perplexity` with a text file" if metric == "ppl" and text is None else None
-
-
-def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:
-    """Pairs (part, whole, why) that are both limited: a limit on the part above that on the whole says nothing."""
-    pairs = [("max_weights", "max_vram", "the weights are part of that memory")]
-    pairs += [
-        (f"max_{k.kind.task}_drop", f"max_{k.kind.task}_flips", "a drop is at most the share of flips")
-        for k in limits.values()
-        if k.kind.relation == "flips"
-    ]
-    return [(part, whole, why) for part, whole, why in pairs if part in limits and whole in limits]
 
 
 def _only(node: Marked, *names: str) -> Marked:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, identity, loading, methods, records, reference, sources
+from pytest_quantbudget import growth, hardware, identity, loading, methods, records, reference, sources
 from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import Answer, Failure, Measurement, Origin, TaskResult, draft_id
 from pytest_quantbudget.metrics import logits, memory
@@ -152,6 +152,7 @@ class _Run:
         self.model: Any = None
         self.tokenizer: Any = None
         self.answers = dict(job.answers)
+        self.device = "cpu"
 
     def measure(self) -> None:
         request = self.job.request
@@ -213,6 +214,7 @@ class _Run:
         loaded = loading.load(self.subject, self.job.quantized, self.job.trust, pins)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         logits.check(self.model)
+        self.device = loaded.device.name
         part = Measurement(
             self.subject,
             revision=loaded.revision,
@@ -257,13 +259,14 @@ class _Run:
         baseline = self.job.drafts.get(task)
         batches = _Batches(self, task, draft_id(baseline))
         source = self.job.keys.asked[identity.source(task)] if self.job.keys else None
-        result = ask.run(self.model, self.tokenizer, task, prompts.sample(task, source), batches, baseline)
+        asked = prompts.sample(task, source)
+        result = ask.run(self.model, self.tokenizer, task, asked, batches, baseline, enough=self.enough(task))
         if not any(answer.tokens for answer in result.answers):
             raise ValueError(
                 f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
                 f"({len(result.answers):,} questions)"
             )
-        result = self.answers[task] = replace(result, origin=_origin())
+        result = self.answers[task] = replace(result, origin=_origin(), source=source)
         part = Measurement(self.subject, tasks=(result,))
         self.keep(lambda keys: keys.task(task, batches.drafts), part)
         if batches.drafts:  # without the comparison they serve a run that has no baseline, too
@@ -272,6 +275,13 @@ class _Run:
         batches.drop()
         shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
+
+    def enough(self, task: Task) -> Callable[[TaskResult], str] | None:
+        """Of a growing task, what tells when no more needs to be asked."""
+        if task.start is None:
+            return None
+        baseline = self.job.drafts.get(task)
+        return lambda result: growth.stopped(self.job.request, self.device, result, baseline)
 
     def ask_by_harness(self, task: Task) -> Measurement:
         """A task that lm-evaluation-harness runs: its answers are kept together, when all are there."""
@@ -282,7 +292,7 @@ class _Run:
         result = harness.run(self.model, self.tokenizer, task, self.job.trust, source, batches.shrunk)
         if not any(answer.text for answer in result.answers):
             raise ValueError(f"every answer is empty ({len(result.answers):,} questions)")
-        part = Measurement(self.subject, tasks=(replace(result, origin=_origin()),))
+        part = Measurement(self.subject, tasks=(replace(result, origin=_origin(), source=source),))
         self.keep(lambda keys: keys.task(task), part)
         batches.answered(result.answers, len(result.answers))
         return replace(part, notes=tuple(f"{self.subject.method}: {note}" for note in batches.notes))
@@ -331,6 +341,9 @@ class _Batches:
         self.short: list[str] = []
 
     def earlier(self) -> Iterator[TaskResult]:
+        if self.task.start is not None and self.store is not None and self.keys is not None:
+            grown = self.store.get(self.keys.task(self.task, self.drafts))  # so far, when other limits held
+            yield from records.from_builtins(Measurement, grown.payload).tasks if grown else ()
         while self.store is not None and self.keys is not None:
             key = self.keys.batch(self.task, len(self.touched), self.drafts)
             entry = self.store.get(key)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from _pytest._code.code import TerminalRepr
 
-from pytest_quantbudget.budget import Budget, Limit, Method
+from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.grammar import GPU
 from pytest_quantbudget.hardware import GpuNeed
+from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.session import Session, explain, properties
-from pytest_quantbudget.verdict import SKIPPED, WITHIN, Verdict
+from pytest_quantbudget.stats import WITHIN
+from pytest_quantbudget.verdict import SKIPPED, Verdict
 
 SESSION = pytest.StashKey[Session]()
 

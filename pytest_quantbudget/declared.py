@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ MAX_TASKS = 100  # what is checked pair by pair must stay few
 FindFile = Callable[[Marked, str], Path | None]
 
 
-def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Task]:
+@dataclass(frozen=True)
+class Declared:
+    """A task, how its limits are judged, and how many questions it has, where the file tells."""
+
+    task: Task
+    judging: Mapping[str, Any]
+    total: int | None
+
+
+def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Declared]:
     """The tasks that a file declares, by name; `find` gives the file that a key names."""
     if not isinstance(node.value, dict):
         problems.add(node, "tasks wants a name and settings for each question set")
@@ -25,7 +35,7 @@ def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Task]:
         problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
         return {}
     reader = _Reader(find, problems)
-    found: dict[str, Task] = {}
+    found: dict[str, Declared] = {}
     for name, settings in node.entries.items():
         taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
@@ -33,9 +43,21 @@ def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Task]:
             problems.add(settings, f"{name!r} cannot name a task: {why}")
             continue
         entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
-        of_harness = isinstance(entry.value, dict) and "harness" in entry.entries
-        found[name] = reader.harness(name, entry) if of_harness else reader.task(name, entry)
+        judging, rest = _apart(entry, problems)
+        of_harness = isinstance(rest.value, dict) and "harness" in rest.entries
+        task, total = reader.harness(name, rest) if of_harness else reader.task(name, rest)
+        found[name] = Declared(task, judging, total)
     return found
+
+
+def _apart(node: Marked, problems: Problems) -> tuple[dict[str, Any], Marked]:
+    """What a task says of judging, and the rest, which says how it is asked."""
+    if not isinstance(node.value, dict):
+        return {}, node
+    names = [field.name for field in grammar.JUDGING]
+    mine = Marked({k: v for k, v in node.value.items() if k in names}, node.file, node.line)
+    rest = Marked({k: v for k, v in node.value.items() if k not in names}, node.file, node.line)
+    return grammar.read_fields(mine, grammar.JUDGING, "a task", problems), rest
 
 
 class _Reader:
@@ -43,8 +65,8 @@ class _Reader:
         self.find, self.problems = find, problems
         self.pools: dict[Path, list[questions.Question]] = {}
 
-    def task(self, name: str, node: Marked) -> Task:
-        """A set of questions with worked answers."""
+    def task(self, name: str, node: Marked) -> tuple[Task, int | None]:
+        """A set of questions with worked answers, and how many are asked at most."""
         values = grammar.read_fields(node, grammar.TASK, f"task {name}", self.problems)
         path, shots_path = self.find(node, "file"), self.find(node, "shots_file")
         values["file"], values["shots_file"] = (str(p) if p else None for p in (path, shots_path))
@@ -54,10 +76,18 @@ class _Reader:
                 node, f"task {name!r} wants a `file`: only {known} have a set on the hub; `harness` names other tasks"
             )
         values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
+        asked = values["questions"]
+        if isinstance(asked, grammar.Growth):
+            values["start"], values["questions"] = asked.start, asked.max
         self.shots(name, node, values)
+        total = values["questions"] or (questions.HUB_SIZES.get(name) if path is None else None)
         if path is not None:
-            self.question_file(node, path, shots_path, values)
-        return Task(name=name, **values)
+            total = self.question_file(node, path, shots_path, values)
+        if total is not None and values.get("start", 0) >= total:
+            self.problems.add(
+                node.entries["questions"], f"start {values['start']} leaves nothing of {total:,} to grow to"
+            )
+        return Task(name=name, **values), total
 
     def shots(self, name: str, node: Marked, values: dict[str, Any]) -> None:
         """How worked examples are chosen, and how many."""
@@ -76,25 +106,32 @@ class _Reader:
         if by_harness and style.examples and values["shots"] > len(style.examples):
             self.problems.add(node.entries["shots"], f"{values['style']} has {len(style.examples)} worked examples")
 
-    def question_file(self, node: Marked, path: Path, shots_path: Path | None, values: Mapping[str, Any]) -> None:
+    def question_file(self, node: Marked, path: Path, shots_path: Path | None, values: Mapping[str, Any]) -> int | None:
+        """Check what the files hold; how many questions are asked at most."""
         own = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
         try:
             for each in filter(None, (path, shots_path)):
                 if each not in self.pools:
                     self.pools[each] = questions.read_file(each)
-            questions.draw(self.pools[path], values["questions"], own, values["seed"])
+            asked, _ = questions.draw(self.pools[path], values["questions"], own, values["seed"])
             if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
                 held = len(self.pools[shots_path])
                 self.problems.add(
                     node, f"{values['shots']} shots were asked of {shots_path.name}, which holds {held:,}"
                 )
+            return len(asked)
         except BudgetError as error:
             self.problems.extend(error.problems)
         except ValueError as error:
             self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
+        return None
 
-    def harness(self, name: str, node: Marked) -> Task:
-        """A task of lm-evaluation-harness."""
+    def harness(self, name: str, node: Marked) -> tuple[Task, int | None]:
+        """A task of lm-evaluation-harness, and how many questions are asked of it, where the file says so."""
+        if isinstance(node.entries.get("questions", node).value, dict) and "questions" in node.entries:
+            why = "the harness asks all questions of a task at once: `questions` wants a whole number here"
+            self.problems.add(node.entries["questions"], why)
+            node = Marked({k: v for k, v in node.entries.items() if k != "questions"}, node.file, node.line)
         values = grammar.read_fields(node, grammar.HARNESS, f"task {name}", self.problems)
         if values["limit"] and values["questions"]:
             self.problems.add(
@@ -110,7 +147,8 @@ class _Reader:
             self.problems.add(
                 node.entries["harness"], f"harness {named!r} is neither a task's name nor the path of a YAML file"
             )
-        return Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)
+        task = Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)
+        return task, task.limit or task.questions
 
     def task_file(self, node: Marked, path: Path) -> None:
         """What a task file of the harness reaches for: that must lie where a budget may reach, too."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_quantbudget import units
+from pytest_quantbudget import planning, units
 from pytest_quantbudget.yamlfile import Marked, Problems
 
 
@@ -136,6 +136,29 @@ def _read_whole_or_auto(value: object) -> int | None:
     return None if value == "auto" else int(whole(1).read(value))
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Questions that are asked step by step: `start` first, and at most `max` (None: all that there are)."""
+
+    start: int
+    max: int | None = None
+
+
+def _read_questions(value: object) -> int | Growth:
+    if not isinstance(value, dict):
+        return int(whole(1).read(value))
+    unknown = [key for key in value if key not in ("start", "max")]
+    if unknown:
+        raise ValueError(f"has no key {unknown[0]!r}{units.nearest(str(unknown[0]), ('start', 'max'))}")
+    if "start" not in value:
+        raise ValueError("wants a `start`, the number of questions after which the answers are first looked at")
+    start = int(whole(10).read(value["start"]))
+    most = None if value.get("max") is None else int(whole(1).read(value["max"]))
+    if most is not None and most <= start:
+        raise ValueError(f"max {most} leaves nothing to grow to from start {start}")
+    return Growth(start, most)
+
+
 TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
 FLAG = Kind(_read_flag, {"type": "boolean"})
 FLAG_OR_AUTO = Kind(_read_flag_or_auto, {"enum": [True, False, "auto"]})
@@ -170,7 +193,44 @@ WORKLOAD: Sequence[Field] = (
     ),
 )
 
+QUESTIONS_KIND = Kind(
+    _read_questions,
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 1},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["start"],
+                "properties": {
+                    "start": {"type": "integer", "minimum": 10},
+                    "max": {"type": ["integer", "null"], "minimum": 1},
+                },
+            },
+        ]
+    },
+)
+# How limits are judged: on the file, a method, or a task, of which the last one holds that says anything.
+JUDGING: Sequence[Field] = (
+    Field(
+        "undecided",
+        choice(planning.ESTIMATE, planning.FAIL, planning.PASS),
+        "What decides where the confidence bounds lie on both sides of a limit: the estimate, or neither.",
+    ),
+    Field("confidence", number(0.5, 1), "Confidence of each bound, one-sided; 0.95 where nothing is said."),
+    Field(
+        "expected_flips",
+        number(0, 100, closed="high"),
+        "Percent of questions whose outcome a method is expected to change: what so many questions can tell.",
+    ),
+)
+
 QUESTIONS = Field("questions", whole(1), "How many questions, drawn at random by `seed`; all of them where not given.")
+GROWING = Field(
+    "questions",
+    QUESTIONS_KIND,
+    "How many questions, drawn at random by `seed`; `{start, max}`: only as many as decide.",
+)
 SEED = Field("seed", whole(0), "Seed of the drawing of questions and examples.", 0)
 CHAT: Sequence[Field] = (
     Field("chat_template", FLAG_OR_AUTO, "Ask through the model's chat template; `auto` where it has one.", False),
@@ -179,7 +239,7 @@ CHAT: Sequence[Field] = (
 )
 
 TASK: Sequence[Field] = (
-    QUESTIONS,
+    GROWING,
     Field("shots", whole(0), "Worked examples in front of each question; the harness's number where it chooses them."),
     SEED,
     Field(
@@ -270,6 +330,7 @@ class LimitKind:
 
 
 SHARE = number(0, 100, closed="high")
+AUTO = "auto"  # instead of a limit's value: --quant-update writes one
 
 LIMITS: Mapping[str, LimitKind] = {
     limit.name: limit

@@ -38,7 +38,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Speed:
-    """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes."""
+    """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes.
+
+    `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included.
+    `throttled` says in words what slowed the machine down meanwhile.
+    """
 
     workload: Workload
     ttft_s: tuple[float, ...]
@@ -46,6 +50,8 @@ class Speed:
     peak_allocated: int | None
     peak_reserved: int | None
     origin: Origin | None = None
+    peaks: tuple[int, ...] = ()
+    throttled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""
@@ -107,7 +113,8 @@ class Agreement:
     """What a method thinks of the baseline's answers, token by token, each after what stands before it there.
 
     `against` names these answers. Of `tokens` of them, `agreed` are the method's greedy choice. The log-probabilities
-    (nats) are sums over all tokens, under the method and under the baseline.
+    (nats) are sums over all tokens, under the method and under the baseline. `each_tokens`, `each_agreed` and
+    `each_lost` (nats, the baseline's minus the method's) are the parts of single answers.
     """
 
     against: str
@@ -115,6 +122,9 @@ class Agreement:
     agreed: int
     logprob: float
     baseline_logprob: float
+    each_tokens: tuple[int, ...] = ()
+    each_agreed: tuple[int, ...] = ()
+    each_lost: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, an agreement over nothing, and sums that are no numbers."""
@@ -130,7 +140,7 @@ class Divergence:
 
     Defined as by llama.cpp's `--kl-divergence`: `mean_kl`, `max_kl` and `p99_kl` (a quantile) are over the tokens'
     divergences (nats); `same_top` counts the tokens whose likeliest next token is the same. `against` names the file of
-    the baseline's logits.
+    the baseline's logits. `each_tokens`, `each_same` and `each_kl` (sums) are the parts of single answers.
     """
 
     tokens: int
@@ -139,6 +149,9 @@ class Divergence:
     max_kl: float
     p99_kl: float
     against: str = ""
+    each_tokens: tuple[int, ...] = ()
+    each_same: tuple[int, ...] = ()
+    each_kl: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
@@ -150,12 +163,17 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens."""
+    """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens.
+
+    `each_tokens` and `each_nll` are the parts of single windows.
+    """
 
     text: Text
     nll: float
     tokens: int
     origin: Origin | None = None
+    each_tokens: tuple[int, ...] = ()
+    each_nll: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a sum over nothing, or one that is no number."""
@@ -172,7 +190,9 @@ class Perplexity:
 class TaskResult:
     """The answers to a task, in the order in which the questions were drawn.
 
-    `metric` is the figure that counted, as `METRIC,FILTER`, where lm-evaluation-harness asked.
+    `metric` is the figure that counted, as `METRIC,FILTER`, where lm-evaluation-harness asked. `planned` is how many
+    questions would have been asked at most (0: those that were), and `stopped` says why fewer were. `name` is the
+    answers' name as drafts, where their tokens are not kept. `source` is the state of what the questions came from.
     """
 
     task: Task
@@ -183,11 +203,20 @@ class TaskResult:
     agreement: Agreement | None = None
     divergence: Divergence | None = None
     metric: str | None = None
+    planned: int = 0
+    stopped: str = ""
+    name: str | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""
         if not self.answers:
             raise ValueError("a task wants at least one answer")
+
+    @property
+    def total(self) -> int:
+        """How many questions would have been asked at most."""
+        return max(self.planned, len(self.answers))
 
     @property
     def correct(self) -> tuple[bool, ...]:
@@ -214,7 +243,9 @@ class TaskResult:
 
 def draft_id(baseline: TaskResult | None) -> str | None:
     """A name for answers that serve as drafts; None for those that cannot: of the harness only texts are known."""
-    if baseline is None or not all(answer.ids for answer in baseline.answers):
+    if baseline is None or baseline.name is not None:
+        return baseline.name if baseline else None
+    if not all(answer.ids for answer in baseline.answers):
         return None
     told = "\n".join(f"{answer.logprob} {' '.join(map(str, answer.ids))}" for answer in baseline.answers)
     return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -52,6 +52,7 @@ class Task:
     harness: str | None = None
     limit: int | None = None
     metric: str | None = None
+    start: int | None = None  # where answers are first looked at, if only as many questions are asked as decide
 
     @property
     def phase(self) -> str:
@@ -62,6 +63,21 @@ class Task:
     def divergence_phase(self) -> str:
         """The name of the phase in which logits for its answers are kept, or compared with the baseline's."""
         return f"divergence {self.name}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A limit that a growing task's answers are to decide.
+
+    `relation` is `drop`, `flips`, or nothing for the score; `bound` is `min` or `max`; `targets` are pairs of a
+    pattern for the device's name and the limit's value (points or percent; None for `auto`).
+    """
+
+    task: str
+    relation: str
+    bound: str
+    targets: tuple[tuple[str, float | None], ...]
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,8 @@ class Request:
     max_age_s: float = math.inf  # a timing that is older is taken again
     texts: tuple[Text, ...] = ()  # of which the perplexity is measured
     divergence: tuple[Task, ...] = ()  # on whose answers a method is compared with its baseline, logit by logit
+    rules: tuple[Rule, ...] = ()  # which end a growing task once they are decided; without any, all is asked
+    whole: tuple[str, ...] = ()  # tasks of which all is asked, because others are compared with these answers
 
     def and_(self, other: Request) -> Request:
         """What serves both requests of one subject."""
@@ -126,6 +144,8 @@ class Request:
             texts=_union(self.texts, other.texts),
             divergence=_union(self.divergence, other.divergence),
             prompts=_union(self.prompts, other.prompts),
+            rules=_union(self.rules, other.rules),
+            whole=_union(self.whole, other.whole),
             timeout_s=max(self.timeout_s, other.timeout_s),
             max_age_s=min(self.max_age_s, other.max_age_s),
         )

@@ -35,13 +35,14 @@ def budget_schema() -> dict[str, Any]:
             "gpus": _field(grammar.SPREAD[0]),
             "timeout": _said(grammar.TIME.schema, "Time for one method, quantizing and loading included."),
             "max_age": _said(grammar.TIME.schema, "How old a stored timing may be to be used again."),
+            **_judging(),
             "tasks": {
                 "type": "object",
                 "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
                 "additionalProperties": {
                     "anyOf": [
-                        _fields(grammar.TASK),
-                        {**_fields(grammar.HARNESS), "required": ["harness"]},
+                        _fields((*grammar.TASK, *grammar.JUDGING)),
+                        {**_fields((*grammar.HARNESS, *grammar.JUDGING)), "required": ["harness"]},
                         {"type": "null"},
                     ]
                 },
@@ -75,6 +76,10 @@ def _field(field: Field) -> dict[str, Any]:
     return _said(field.kind.schema, field.doc) | default
 
 
+def _judging() -> dict[str, Any]:
+    return {field.name: _field(field) for field in grammar.JUDGING}
+
+
 def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
     spec = methods.spec(name)
     properties: dict[str, Any] = {
@@ -84,6 +89,7 @@ def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
         "gpu": gpu,
         "gpus": _field(grammar.SPREAD[0]),
         "timeout": _said(grammar.TIME.schema, "Time for this method, instead of the file's."),
+        **_judging(),
     }
     if spec.checkpoint_format is not None:
         properties["checkpoint"] = _said(grammar.TEXT.schema, "A ready checkpoint: hub id or directory.")
@@ -104,6 +110,6 @@ def _limits() -> dict[str, Any]:
 
 
 def _limit(kind: LimitKind) -> dict[str, Any]:
-    value = dict(kind.kind.schema)
+    value = {"anyOf": [dict(kind.kind.schema), {"const": grammar.AUTO}]}
     by_gpu = {"type": "object", "additionalProperties": value, "description": "By GPU name, * and ? allowed."}
     return _said({"anyOf": [value, by_gpu, {"type": "null"}]}, kind.doc)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pytest_quantbudget import bench, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
-from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
+from pytest_quantbudget.budget import Budget, Method, load_budget
+from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.progress import Progress, View
 from pytest_quantbudget.request import NO_TRUST, Request, Trust

@@ -1,9 +1,34 @@
-"""Paired comparison of answers to the same questions."""
+"""Paired comparison of answers, and intervals for everything that is judged on more than one observation.
+
+Every interval is two one-sided bounds, each of which holds with the confidence that is asked for: a limit is on one
+side, so 0.95 means that at most 5 % of limits are called broken, or kept, that are not. scipy has none for paired
+proportions and statsmodels has none either; the bare install needs no numpy for the rest, which is short
+(tests/test_stats.py compares it with scipy).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+WITHIN, OVER, UNDECIDED = "within", "over", "undecided"
+TINY = 1e-300  # keeps a fraction that is continued from dividing by 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper bound of a figure, in its unit; infinite where the observations bound nothing."""
+
+    low: float
+    high: float
+
+    def side(self, bound: str, value: float) -> str:
+        """On which side of a limit (`max` or `min`) all of it lies; `undecided` where it lies on both."""
+        if bound == "max":
+            return WITHIN if self.high <= value else OVER if self.low > value else UNDECIDED
+        return WITHIN if self.low >= value else OVER if self.high < value else UNDECIDED
 
 
 @dataclass(frozen=True)
@@ -28,6 +53,37 @@ class Paired:
         """
         return 100 * (self.b + self.c) / self.n
 
+    def score(self, drop: float) -> float:
+        """How many standard errors the observed drop is above a supposed one of `drop` points.
+
+        Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
+        design", Statistics in Medicine 17, 891-908: the standard error is taken at the supposed drop, with the rate of
+        the other flips (`q`) at its most likely value given that drop. So it is not 0 where nothing flipped.
+        """
+        n, b, c, delta = self.n, self.b, self.c, drop / 100
+        linear = (2 * n - b + c) * delta - b - c
+        free = -c * delta * (1 - delta)
+        q = (math.sqrt(max(0.0, linear * linear - 8 * n * free)) - linear) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        difference = b - c - n * delta
+        if variance <= 0:
+            return 0.0 if difference == 0 else math.copysign(math.inf, difference)
+        return difference / math.sqrt(variance)
+
+    def drop_interval(self, confidence: float) -> Interval:
+        """Bounds of the drop, in points: the supposed drops that the score does not contradict (Tango 1998)."""
+        z = normal_quantile(confidence)
+        low = _root(lambda drop: self.score(drop) - z, -100.0, self.drop)
+        return Interval(low, _root(lambda drop: self.score(drop) + z, self.drop, 100.0))
+
+    def flips_interval(self, confidence: float) -> Interval:
+        """Bounds of the share of flips, in percent."""
+        return proportion_interval(self.b + self.c, self.n, confidence)
+
+    def p_over(self, drop: float) -> float:
+        """How likely at least the observed drop would be, were the true one `drop` points."""
+        return 1 - statistics.NormalDist().cdf(self.score(drop))
+
 
 def pair(before: Sequence[bool], after: Sequence[bool]) -> Paired:
     """Counts over question-by-question outcomes in the same order. Raises ValueError for unequal or no questions."""
@@ -36,3 +92,180 @@ def pair(before: Sequence[bool], after: Sequence[bool]) -> Paired:
     b = sum(x and not y for x, y in zip(before, after, strict=True))
     c = sum(y and not x for x, y in zip(before, after, strict=True))
     return Paired(len(before), b, c)
+
+
+def normal_quantile(confidence: float) -> float:
+    """How many standard deviations a one-sided bound of that confidence is away."""
+    return statistics.NormalDist().inv_cdf(confidence)
+
+
+def proportion_interval(hits: float, n: float, confidence: float) -> Interval:
+    """Exact bounds of a proportion, in percent.
+
+    Clopper and Pearson 1934, Biometrika 26, 404-413, through quantiles of the beta distribution; so `hits` and `n` may
+    be fractions, as effective sample sizes are.
+    """
+    low = 0.0 if hits <= 0 else _beta_quantile(1 - confidence, hits, n - hits + 1)
+    high = 1.0 if hits >= n else _beta_quantile(confidence, hits + 1, n - hits)
+    return Interval(100 * low, 100 * high)
+
+
+def clustered_proportion(hits: Sequence[int], sizes: Sequence[int], confidence: float) -> Interval:
+    """Bounds of a proportion of tokens that come in clusters (answers), in percent.
+
+    Tokens of one answer are alike, so they count as fewer: Korn and Graubard 1998, "Confidence intervals for
+    proportions with small expected number of positive counts estimated from survey data", Survey Methodology 24,
+    193-201. Where no cluster differs from another, how alike they are is not known, and each counts as one observation.
+    """
+    tokens, clusters = sum(sizes), len(sizes)
+    share = sum(hits) / tokens
+    error = _ratio_error(hits, sizes)
+    effective = float(clusters)
+    if error > 0 and clusters > 1:
+        effective = min(tokens, share * (1 - share) / error**2)
+        effective *= (normal_quantile(confidence) / t_quantile(confidence, clusters - 1)) ** 2
+    return proportion_interval(share * effective, effective, confidence)
+
+
+def clustered_mean(sums: Sequence[float], sizes: Sequence[int], confidence: float) -> Interval:
+    """Bounds of a mean over tokens that come in clusters, from each cluster's sum and size.
+
+    Cochran 1977, "Sampling Techniques", section 2.11: the variance of a ratio of two sums; with Student's t.
+    """
+    if len(sizes) < 2:
+        return Interval(-math.inf, math.inf)
+    mean = sum(sums) / sum(sizes)
+    reach = t_quantile(confidence, len(sizes) - 1) * _ratio_error(sums, sizes)
+    return Interval(mean - reach, mean + reach)
+
+
+def _ratio_error(sums: Sequence[float], sizes: Sequence[int]) -> float:
+    """Standard error of sum(sums) / sum(sizes) over clusters."""
+    m, total = len(sizes), sum(sizes)
+    if m < 2:
+        return 0.0
+    ratio = sum(sums) / total
+    squares = sum((s - ratio * size) ** 2 for s, size in zip(sums, sizes, strict=True))
+    return math.sqrt(m / (m - 1) * squares) / total
+
+
+def median_interval(values: Sequence[float], confidence: float) -> Interval:
+    """Bounds of the median, whatever the distribution: two of the observed values, chosen by the sign test.
+
+    Conover 1999, "Practical Nonparametric Statistics", section 3.2. Fewer than 5 values bound nothing at 0.95.
+    """
+    ordered, n = sorted(values), len(values)
+    ends, tail = -1, 0.0  # how many values at each end can be left out
+    while ends + 1 < (n + 1) // 2 and (tail := tail + math.comb(n, ends + 1) / 2**n) <= 1 - confidence + 1e-12:
+        ends += 1
+    return Interval(ordered[ends], ordered[n - 1 - ends]) if ends >= 0 else Interval(-math.inf, math.inf)
+
+
+def ratio_interval(own: Sequence[float], base: Sequence[float], confidence: float) -> Interval:
+    """Bounds of the factor between two sets of repeats: two of all the ratios between one and the other.
+
+    Hollander, Wolfe and Chicken 2014, "Nonparametric Statistical Methods", section 4.3, on logarithms: the factors that
+    the rank sum test (Mann and Whitney 1947) does not contradict. Fewer than 3 against 3 bound nothing at 0.95.
+    """
+    ratios = sorted(x / y for x in own for y in base)
+    ends = _rank_sum_ends(len(own), len(base), 1 - confidence)
+    return Interval(ratios[ends], ratios[-1 - ends]) if ends >= 0 else Interval(-math.inf, math.inf)
+
+
+def _rank_sum_ends(m: int, n: int, alpha: float) -> int:
+    """How many of the m * n ordered ratios can be left out at each end; -1 where not even none can."""
+    if min(m, n) > 20:  # where counting would take long, and the normal approximation is good
+        spread = math.sqrt(m * n * (m + n + 1) / 12)
+        return math.floor(m * n / 2 - normal_quantile(1 - alpha) * spread - 0.5)
+    # Counts of arrangements by U: the coefficients of the Gaussian binomial, factor by factor.
+    counts = [1] + [0] * (m * n)
+    for i in range(1, min(m, n) + 1):
+        up = max(m, n) + i
+        for u in range(m * n, up - 1, -1):
+            counts[u] -= counts[u - up]
+        for u in range(i, m * n + 1):
+            counts[u] += counts[u - i]
+    ends, tail, total = -1, 0, math.comb(m + n, m)
+    while (tail := tail + counts[ends + 1]) <= total * (alpha + 1e-12):
+        ends += 1
+    return ends
+
+
+def drift(values: Sequence[float]) -> float | None:
+    """How much repeats rose (or fell) from their first half to their last, as a share; None where chance explains it.
+
+    Kendall's tau against the order of measuring, two-sided at 5 % (Mann 1945, Econometrica 13, 245-259); changes below
+    2 % are none.
+    """
+    n = len(values)
+    if n < 5:
+        return None
+    rises = sum(y > x for i, x in enumerate(values) for y in values[i + 1 :])
+    falls = sum(y < x for i, x in enumerate(values) for y in values[i + 1 :])
+    change = statistics.median(values[-(n // 2) :]) / statistics.median(values[: n // 2]) - 1
+    return change if abs(change) >= 0.02 and _kendall_p(n, rises - falls) <= 0.05 else None
+
+
+def _kendall_p(n: int, score: int) -> float:
+    """Two-sided probability of so large a difference between rising and falling pairs, in random order."""
+    pairs = n * (n - 1) // 2
+    if n > 30:
+        return 2 * (1 - statistics.NormalDist().cdf(abs(score) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)))
+    counts = [1]  # of orders by their number of falling pairs
+    for k in range(2, n + 1):
+        counts = [sum(counts[max(0, i - k + 1) : i + 1]) for i in range(len(counts) + k - 1)]
+    extreme = (pairs - abs(score)) // 2
+    return min(1.0, 2 * sum(counts[: extreme + 1]) / math.factorial(n))
+
+
+def t_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors a one-sided bound is away, with Student's t of so many degrees of freedom."""
+
+    def short(t: float) -> float:
+        return confidence - 1 + _beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
+
+    high = 1.0
+    while short(high) > 0:
+        high *= 2
+    return _root(short, 0.0, high)
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    return _root(lambda x: probability - _beta_cdf(x, a, b), 0.0, 1.0)
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularized incomplete beta function, by its continued fraction (DLMF, https://dlmf.nist.gov/8.17.E22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - _beta_cdf(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or TINY)
+    value = d
+    for m in range(1, 10_000):  # Lentz's method
+        for factor in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / (1 + factor * d or TINY)
+            c = 1 + factor / c or TINY
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * value / a
+
+
+def _root(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that falls from `low` to `high` passes 0; an end where it does not."""
+    if falling(low) <= 0:
+        return low
+    if falling(high) >= 0:
+        return high
+    for _ in range(80):
+        middle = (low + high) / 2
+        if falling(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from pytest_quantbudget import stats
-from pytest_quantbudget.budget import Budget, Limit, Method, Target
-from pytest_quantbudget.grammar import LimitKind
-from pytest_quantbudget.measurement import Divergence, Failure, Measurement, TaskResult, draft_id
-from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Task
-from pytest_quantbudget.units import format_apart, format_size, format_time, format_value
+from pytest_quantbudget import planning
+from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.figures import Figure, Unmeasured, figure
+from pytest_quantbudget.limits import Limit, Target
+from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN
+from pytest_quantbudget.units import format_apart, format_value
 
-T = TypeVar("T")
-
-WITHIN, OVER, SKIPPED, FAILED, NOT_RUN = "within", "over", "skipped", "failed", "not run"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured value in base units, with what it is made of in words (repeats, counts, the two sides of a ratio)."""
-
-    value: float
-    detail: str = ""
+SKIPPED, FAILED, NOT_RUN = "skipped", "failed", "not run"
+FOR_UNDECIDED = {
+    planning.ESTIMATE: "the estimate decides",
+    planning.FAIL: "`undecided: fail` counts that as over",
+    planning.PASS: "`undecided: pass` lets that through",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,11 @@ class Verdict:
     `outcome`: `within` and `over` the budget were measured; `skipped` could not be judged on this machine; `failed`
     could not be measured; `not run` was selected and never judged. `measured` and `limit` are in base units (bytes,
     seconds, tokens/s, percent, percentage points, ratio); `limit` is as the user wrote it in `limit_text`.
+
+    `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
+    the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
+    they are infinite, or where there are none). `p_over` belongs to a drop: how likely at least the measured one would
+    be if the true one were at the limit.
     """
 
     outcome: str
@@ -44,15 +45,11 @@ class Verdict:
     unit: str = ""
     detail: str = ""
     for_want_of_gpu: bool = False
-
-
-class Unmeasured(Exception):
-    """A figure is missing; carries the failure that explains it."""
-
-    def __init__(self, failure: Failure, method: str) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.method = method
+    decision: str = ""
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    p_over: float | None = None
 
 
 def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, Measurement]) -> Verdict:
@@ -62,7 +59,7 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
     device = own.device.name if own.device else ""
     target = limit.target(device) if device else limit.targets[0]
     try:
-        figure = _figure(budget, method.name, limit.kind, measured)
+        found = figure(budget, method.name, limit, measured)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
         kind = missing.failure.kind
@@ -71,150 +68,94 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
         return Verdict(
             outcome, message, detail=missing.failure.detail, for_want_of_gpu=kind == "no-gpu", **_said(target)
         )
-    if target is None:
-        value = _shown(figure.value, limit.kind, limit.targets[0].unit)
+    if target is None or target.value is None:
+        unit = limit.targets[0].unit or limit.kind.unit
+        value = f"measured {_shown(found.value, limit, unit)}{_bounds(found, limit, unit)}{_bracketed(found)}"
         known = ", ".join(repr(t.pattern) for t in limit.targets)
-        message = f"{name} has no limit for {device!r} (only for {known}); measured {value}"
-        return Verdict(
-            SKIPPED,
-            message + _bracketed(figure.detail),
-            figure.value,
-            unit=limit.targets[0].unit,
-            for_want_of_gpu=device == "cpu",
-        )
-    within = figure.value <= target.value if limit.kind.bound == "max" else figure.value >= target.value
-    message = f"{name} {_compared(target, figure)}{_bracketed(figure.detail)}"
-    return Verdict(WITHIN if within else OVER, message, figure.value, **_said(target))
+        why = "has no number yet (`auto`): --quant-update writes one"
+        if target is None:
+            why = f"has no limit for {device!r} (only for {known})"
+        told = replace(Verdict(SKIPPED, f"{name} {why}; {value}", found.value, unit=unit), **_bounded(found))
+        return replace(told, for_want_of_gpu=target is None and device == "cpu")
+    return _judged(limit, name, target, target.value, found, budget)
+
+
+def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure, budget: Budget) -> Verdict:
+    policy, bound = limit.judging.undecided, limit.kind.bound
+    decision = found.bounds.side(bound, value) if found.bounds is not None else ""
+    inside = found.value <= value if bound == "max" else found.value >= value
+    outcome = decision if decision in (WITHIN, OVER) else WITHIN if inside else OVER
+    if decision == UNDECIDED and policy != planning.ESTIMATE:
+        outcome = WITHIN if policy == planning.PASS else OVER
+    message = f"{name} {_compared(target, value, found)}{_bounds(found, limit, target.unit)}{_bracketed(found)}"
+    if decision == UNDECIDED:
+        message += f"; undecided: {_how_far(limit, target, value, found)}, and {FOR_UNDECIDED[policy]}"
+        message += _settling(value, found, limit)
+    verdict = Verdict(outcome, message, found.value, decision=decision, **_said(target), **_bounded(found))
+    if limit.kind.relation == "drop" and found.paired is not None:
+        verdict = replace(verdict, p_over=_p_over(found, value, limit.judging.confidence))
+    return verdict
 
 
 def _said(target: Target | None) -> dict[str, Any]:
     return {"limit": target.value, "limit_text": target.text, "unit": target.unit} if target else {}
 
 
-def _bracketed(detail: str) -> str:
-    return f" ({detail})" if detail else ""
+def _bounded(found: Figure) -> dict[str, Any]:
+    if found.bounds is None:
+        return {}
+    low, high = (end if math.isfinite(end) else None for end in (found.bounds.low, found.bounds.high))
+    return {"low": low, "high": high, "confidence": found.confidence}
 
 
-def _compared(target: Target, figure: Figure) -> str:
+def _p_over(found: Figure, value: float, confidence: float) -> float:
+    """Of an answer that was looked at more than once, as much larger as its bounds are wider (planning)."""
+    assert found.paired is not None
+    share = (1 - confidence) / (1 - found.confidence) if found.confidence < 1 else 1.0
+    return min(1.0, found.paired.p_over(value) * share)
+
+
+def _bracketed(found: Figure) -> str:
+    told = "; ".join(part for part in (found.detail, found.remark) if part)
+    return f" ({told})" if told else ""
+
+
+def _compared(target: Target, limit: float, found: Figure) -> str:
     """`1.0 points, measured 1.6`: both in the user's unit, with digits enough to see the difference."""
-    limit, value = format_apart(target.value, figure.value, target.unit)
-    return f"{limit}, measured {value.removesuffix(' ' + target.unit) if target.unit in ('points',) else value}"
+    wanted, value = format_apart(limit, found.value, target.unit)
+    return f"{wanted}, measured {value.removesuffix(' ' + target.unit) if target.unit in ('points',) else value}"
 
 
-def _shown(value: float, kind: LimitKind, unit: str) -> str:
-    return format_value(value, unit or kind.unit)
+def _bounds(found: Figure, limit: Limit, unit: str) -> str:
+    """`, 95 % bounds 0.5 to 2.8`; nothing where all observations agree, or where they bound nothing."""
+    if found.bounds is None or found.bounds.low == found.bounds.high:
+        return ""
+    low, high = found.bounds.low, found.bounds.high
+    if not math.isfinite(low) or not math.isfinite(high):
+        return ""
+    shown = [format_value(end, unit or limit.kind.unit, show_unit=False) for end in (low, high)]
+    name = "the repeats' range" if found.confidence == 1 else f"{100 * found.confidence:g} % bounds"
+    return f", {name} {shown[0]} to {shown[1]}"
 
 
-def _figure(budget: Budget, method: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
-    if not kind.relation:
-        return _absolute(budget, method, kind, measured[method])
-    base = budget.baseline or ""
-    if kind.relation == "against":
-        return _against(budget, method, base, kind, measured)
-    if kind.metric == "task":
-        return _paired(budget, method, base, kind, measured)
-    own, other = (_absolute(budget, name, kind, measured[name]).value for name in (method, base))
-    return Figure(own / other, f"{_plain(own, kind)} against {base}'s {_plain(other, kind)}")
+def _shown(value: float, limit: Limit, unit: str) -> str:
+    return format_value(value, unit or limit.kind.unit)
 
 
-def _plain(value: float, kind: LimitKind) -> str:
-    if kind.metric in ("vram", "weights"):
-        return format_size(value)
-    if kind.metric == "ppl":
-        return format_value(value, "")
-    return format_time(value) if kind.metric in ("ttft", "load_time") else format_value(value, "tokens/s")
+def _how_far(limit: Limit, target: Target, value: float, found: Figure) -> str:
+    """How far the limit is from the estimate, in the user's unit."""
+    if found.value == value:
+        return "the estimate is at the limit"
+    gap = format_value(abs(found.value - value), target.unit or limit.kind.unit)
+    return f"the limit is {gap} from the estimate"
 
 
-def _absolute(budget: Budget, method: str, kind: LimitKind, record: Measurement) -> Figure:
-    if kind.metric == "weights":
-        return Figure(_need(record.weights, record, LOAD, method))
-    if kind.metric == "load_time":
-        return Figure(_need(record.load_time_s, record, LOAD, method))
-    if kind.metric == "ppl":
-        assert budget.text is not None
-        found = _need(record.perplexity(budget.text), record, PERPLEXITY, method)
-        return Figure(found.value, f"{found.tokens:,} tokens")
-    if kind.metric == "task":
-        result = _answers(budget.tasks[kind.task], record, method)
-        right, n = sum(result.correct), len(result.answers)
-        return Figure(result.accuracy, f"{right:,} of {n:,} right, {result.cut_off} cut off, {result.absent} absent")
-    speed = _need(record.speed(budget.workload), record, WORKLOAD, method)
-    if kind.metric == "vram":
-        if speed.peak_allocated is None:
-            raise Unmeasured(Failure(WORKLOAD, "no-gpu", "no GPU was found: device memory has no peak here"), method)
-        return Figure(speed.peak_allocated)
-    if kind.metric == "ttft":
-        times = speed.ttft_s
-        return Figure(speed.median_ttft_s, f"{format_time(min(times))} to {format_time(max(times))} in {len(times)}")
-    rates = speed.tokens_per_s
-    spread = f"{format_value(min(rates), '')} to {format_value(max(rates), '')} in {len(rates)} repeats"
-    return Figure(speed.median_tokens_per_s, spread)
-
-
-def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
-    if value is None:
-        raise Unmeasured(record.failure(phase) or Failure(phase, "error", f"{phase} gave no figure"), method)
-    return value
-
-
-def _answers(task: Task, record: Measurement, method: str) -> TaskResult:
-    """The answers to a task, unless too many of them were cut off to be judged."""
-    result = _need(record.task(task), record, task.phase, method)
-    share = 100 * result.cut_off / len(result.answers)
-    if share > task.max_truncated:
-        why = (
-            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were cut off after "
-            f"{task.max_new_tokens:,} tokens, and max_truncated is {task.max_truncated:g} %"
-        )
-        raise Unmeasured(Failure(task.phase, "error", why), method)
-    return result
-
-
-def _against(budget: Budget, method: str, base: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
-    """Figures of the method on the baseline's answers, over all tasks that have them."""
-    results = [
-        (task, _answers(task, measured[base], base), _answers(task, measured[method], method))
-        for task in budget.asked_for(kind)
-    ]
-    if kind.metric in ("kl", "top1"):
-        record = measured[method]
-        return _diverged(
-            kind, [_need(after.divergence, record, task.divergence_phase, method) for task, _, after in results]
-        )
-    told = [(task, before, after.agreement) for task, before, after in results]
-    for task, before, agreement in told:
-        if agreement is None:
-            why = "the model cannot be fed the baseline's answers (see docs/metrics.md)"
-            raise Unmeasured(Failure(task.phase, "error", why), method)
-        if agreement.against != draft_id(before):
-            raise Unmeasured(Failure(task.phase, "error", f"compared with other answers than {base}'s"), method)
-    agreements = [agreement for _, _, agreement in told if agreement is not None]
-    tokens = sum(a.tokens for a in agreements)
-    if kind.metric == "agreement":
-        agreed = sum(a.agreed for a in agreements)
-        return Figure(100 * agreed / tokens, f"{agreed:,} of {tokens:,} tokens of {base}'s answers")
-    lost = sum(a.baseline_logprob - a.logprob for a in agreements)
-    return Figure(math.exp(min(lost / tokens, 700.0)), f"{tokens:,} tokens of {base}'s answers")
-
-
-def _diverged(kind: LimitKind, found: Sequence[Divergence]) -> Figure:
-    tokens = sum(d.tokens for d in found)
-    if kind.metric == "top1":
-        return Figure(100 * sum(d.same_top for d in found) / tokens, f"{tokens:,} tokens")
-    worst = max(d.max_kl for d in found)
-    return Figure(sum(d.mean_kl * d.tokens for d in found) / tokens, f"{tokens:,} tokens, at most {worst:.3g}")
-
-
-def _paired(budget: Budget, method: str, base: str, kind: LimitKind, measured: Mapping[str, Measurement]) -> Figure:
-    task = budget.tasks[kind.task]
-    before, after = (_answers(task, measured[name], name) for name in (base, method))
-    asked = [[a.question for a in result.answers] for result in (before, after)]
-    if before.metric != after.metric:
-        why = f"{base} was judged by {before.metric} and {method} by {after.metric}; name a `metric`"
-        raise Unmeasured(Failure(task.phase, "error", why), method)
-    if asked[0] != asked[1]:
-        raise Unmeasured(Failure(task.phase, "error", f"{base} and {method} were asked different questions"), method)
-    paired = stats.pair(before.correct, after.correct)
-    return Figure(
-        paired.drop if kind.relation == "drop" else paired.flips, f"b {paired.b}, c {paired.c} of {paired.n:,}"
-    )
+def _settling(value: float, found: Figure, limit: Limit) -> str:
+    """What would settle an undecided limit, if the estimate stays."""
+    assert found.bounds is not None
+    reach = found.bounds.high - found.value if value > found.value else found.value - found.bounds.low
+    if not math.isfinite(reach) or not _bounds(found, limit, ""):
+        need = planning.fewest_repeats(1 - limit.judging.confidence, paired=bool(limit.kind.relation))
+        return f"; {found.n} {found.of} bound nothing at {100 * limit.judging.confidence:g} %, {need} do"
+    needed = planning.settled_by(found.n, reach, abs(found.value - value))
+    return f"; about {needed:,} {found.of} would settle it" if needed else f"; no number of {found.of} would settle it"

@@ -10,11 +10,12 @@ from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.files import BUILTIN_DIR
 from pytest_quantbudget.measurement import Answer, Device, Measurement, TaskResult
 from pytest_quantbudget.request import Task
+from pytest_quantbudget.stats import WITHIN
 from pytest_quantbudget.tasks import ask, prompts
 from pytest_quantbudget.tasks.decoding import ALL, Decoded
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 from pytest_quantbudget.tasks.questions import Question
-from pytest_quantbudget.verdict import FAILED, WITHIN, judge
+from pytest_quantbudget.verdict import FAILED, judge
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"

@@ -20,8 +20,9 @@ from pytest_quantbudget.report import document
 from pytest_quantbudget.request import Subject, Task, Workload
 from pytest_quantbudget.safetext import INSTEAD, printable
 from pytest_quantbudget.session import find_budgets
+from pytest_quantbudget.stats import OVER
 from pytest_quantbudget.tasks.questions import calibration_texts, read_file
-from pytest_quantbudget.verdict import OVER, SKIPPED, Verdict
+from pytest_quantbudget.verdict import SKIPPED, Verdict
 from pytest_quantbudget.yamlfile import BudgetError, Problem, display_path, named_folder, read
 
 pytestmark = pytest.mark.usefixtures("in_time")

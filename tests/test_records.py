@@ -28,7 +28,8 @@ from pytest_quantbudget.measurement import (
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
 from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
-from pytest_quantbudget.verdict import OVER, Verdict
+from pytest_quantbudget.stats import OVER
+from pytest_quantbudget.verdict import Verdict
 
 WORKLOAD = Workload(512, 128, 1, 2)
 TASK = Task(

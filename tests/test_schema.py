@@ -52,7 +52,7 @@ def test_every_key_of_a_budget_is_in_the_schema() -> None:
     assert set(properties) == set(TOP)
     assert set(properties["workload"]["properties"]) == {field.name for field in grammar.WORKLOAD}
     task = properties["tasks"]["additionalProperties"]["anyOf"][0]
-    assert set(task["properties"]) == {field.name for field in grammar.TASK}
+    assert set(task["properties"]) == {field.name for field in (*grammar.TASK, *grammar.JUDGING)}
     gpu = properties["gpu"]["anyOf"][1]
     assert set(gpu["properties"]) == {field.name for field in grammar.GPU}
 

@@ -21,7 +21,8 @@ from pytest_quantbudget.measurement import (
     draft_id,
 )
 from pytest_quantbudget.request import LOAD, WORKLOAD
-from pytest_quantbudget.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict, judge
+from pytest_quantbudget.stats import OVER, WITHIN
+from pytest_quantbudget.verdict import FAILED, SKIPPED, Verdict, judge
 
 CPU = Device("cpu", None, None, None, None, threads=2)
 H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", threads=2)

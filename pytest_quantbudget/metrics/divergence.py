@@ -113,11 +113,14 @@ def compare(model: Any, pairs: Sample, path: Path) -> Divergence:
     theirs = _read(path, pairs)
     predictor = Predictor(model, max(len(prompt) + len(answer) for prompt, answer in pairs))
     told: list[torch.Tensor] = []
-    same = done = 0
+    same, sizes = [], []
+    done = 0
     for prompt, answer in pairs:
         ids = [*prompt, *answer][: len(prompt) + len(theirs) - done]
         if len(ids) == len(prompt):
             break
+        same.append(0)
+        sizes.append(len(ids) - len(prompt))
         for _, logits in predictor.blocks(ids, len(prompt)):
             if logits.shape[1] != theirs.shape[1]:
                 raise ValueError(f"the vocabulary holds {logits.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
@@ -126,13 +129,17 @@ def compare(model: Any, pairs: Sample, path: Path) -> Divergence:
                 part = logits[at : at + rows]
                 base = theirs[done : done + len(part)].to(logits.device)
                 told.append(divergences(base, part).cpu())
-                same += int((base.argmax(-1) == part.argmax(-1)).sum())
+                same[-1] += int((base.argmax(-1) == part.argmax(-1)).sum())
                 done += len(part)
     values = torch.cat(told)
     if not bool(values.isfinite().all()):
         raise NotFinite("the divergence is infinite: a token that the baseline may choose has the probability 0")
     p99 = float(values.quantile(0.99))
-    return Divergence(len(values), same, float(values.mean()), float(values.max()), p99, path.stem)
+    sums = [float(part.sum()) for part in values.split(sizes)]
+    most = float(values.max())
+    return Divergence(
+        len(values), sum(same), float(values.mean()), most, p99, path.stem, tuple(sizes), tuple(same), tuple(sums)
+    )
 
 
 def divergences(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

@@ -42,16 +42,18 @@ def measure(model: Any, tokenizer: Any, text: Text, state: str | None = None) ->
     if len(ids) < 2:
         raise ValueError(f"{name} makes {len(ids)} tokens, and a perplexity wants at least 2")
     predictor = Predictor(model, min(text.window, len(ids)))
-    nll, scored = 0.0, 0
+    nlls, sizes = [], []
     for begin, first, end in windows(len(ids), text.window, text.stride):
+        nlls.append(0.0)
+        sizes.append(end - first)
         for at, logits in predictor.blocks(ids[begin:end], first - begin):
             wanted = torch.tensor(ids[begin + at : begin + at + len(logits)], device=logits.device)[:, None]
             told = logits.float().log_softmax(-1).gather(-1, wanted)
-            nll -= float(told.double().sum())
-            scored += len(logits)
+            nlls[-1] -= float(told.double().sum())
+    nll = sum(nlls)
     if not nll < float("inf"):
         raise NotFinite(f"a token of {name} has the probability 0")
-    return Perplexity(text, nll, scored)
+    return Perplexity(text, nll, sum(sizes), each_tokens=tuple(sizes), each_nll=tuple(nlls))
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:

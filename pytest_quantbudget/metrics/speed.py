@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.measurement import Speed
+from pytest_quantbudget.metrics.throttle import Watch
 from pytest_quantbudget.request import Workload
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ def measure(model: Any, workload: Workload) -> Speed:
 
     Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
     known (prefill); decode time from there to the last token. The clock is read when the device has finished.
-    Peaks are those of torch's allocator over all runs (`max_memory_allocated`, `max_memory_reserved`), summed over the
-    GPUs that the model is spread over; None on a CPU.
+    Peaks are those of torch's allocator in each run (`max_memory_allocated`, `max_memory_reserved`), summed over the
+    GPUs that the model is spread over; None on a CPU. Those of the warm-up count for the peak over all runs.
     Raises ValueError where the model has fewer positions than the workload needs.
     """
     import torch
@@ -30,20 +31,25 @@ def measure(model: Any, workload: Workload) -> Speed:
     ids = random_prompts(model, workload)
     if on_gpu:
         torch.cuda.empty_cache()
-        for gpu in gpus:
+    times, allocated, reserved = [], [], []
+    watch = Watch()
+    for _ in range(workload.repeats + 1):
+        for gpu in gpus if on_gpu else ():
             torch.cuda.reset_peak_memory_stats(gpu)
-    ttft, decode = [], []
-    for run in range(workload.repeats + 1):
-        first, rest = _timed(model, ids, workload.new_tokens)
-        if run:
-            ttft.append(first)
-            decode.append(rest)
+        times.append(_timed(model, ids, workload.new_tokens))
+        watch.look()
+        if on_gpu:
+            allocated.append(sum(map(torch.cuda.max_memory_allocated, gpus)))
+            reserved.append(sum(map(torch.cuda.max_memory_reserved, gpus)))
+    ttft, decode = zip(*times[1:], strict=True)
     return Speed(
         workload,
-        tuple(ttft),
-        tuple(decode),
-        sum(map(torch.cuda.max_memory_allocated, gpus)) if on_gpu else None,
-        sum(map(torch.cuda.max_memory_reserved, gpus)) if on_gpu else None,
+        ttft,
+        decode,
+        max(allocated, default=None),
+        max(reserved, default=None),
+        peaks=tuple(allocated[1:]),
+        throttled=watch.words(),
     )
 
 

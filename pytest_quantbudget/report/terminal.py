@@ -12,8 +12,9 @@ from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.request import Task
 from pytest_quantbudget.safetext import printable
+from pytest_quantbudget.stats import OVER, WITHIN
 from pytest_quantbudget.units import format_size, format_time, format_value
-from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
+from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
 REPLY_CHARACTERS = 100
 REASON_CHARACTERS = 90

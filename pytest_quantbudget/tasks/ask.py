@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
+from pytest_quantbudget import planning
 from pytest_quantbudget.measurement import Agreement, Answer, TaskResult, draft_id
 from pytest_quantbudget.metrics import memory
 from pytest_quantbudget.metrics.speed import check_positions, end_tokens
@@ -69,24 +71,26 @@ def run(
     kept: Kept | None = None,
     baseline: TaskResult | None = None,
     techniques: Techniques = ALL,
+    enough: Callable[[TaskResult], str] | None = None,
 ) -> TaskResult:
-    """Ask every question that an earlier run has not had answered.
+    """Ask every question that an earlier run has not had answered; of a growing task, until what there is is `enough`.
 
     Longest prompts go first, so that memory runs out at once or not at all; then half as many are asked at once. The
-    `baseline`'s answers to the same questions serve as drafts. Raises ValueError where a prompt and its answer need
-    more positions than the model has, logits.NotFinite where its logits break down.
+    `baseline`'s answers to the same questions serve as drafts. `enough` says why nothing more needs to be asked, or
+    nothing. Raises ValueError where a prompt and its answer need more positions than the model has, logits.NotFinite
+    where its logits break down.
     """
     asking = _Asking(model, tokenizer, task, asked, kept or Nowhere(), baseline, techniques)
     asking.recall()
     resumed = len(asking.answers)
-    asking.ask(sorted((i for i in range(len(asked)) if i not in asking.answers), key=lambda i: -len(asking.prompts[i])))
-    return TaskResult(
-        task,
-        tuple(asking.answers[i] for i in range(len(asked))),
-        sum(part.seconds for part in asking.parts),
-        resumed=resumed,
-        agreement=_sum([part.agreement for part in asking.parts]),
-    )
+    for look in planning.looks(task.start if enough else None, len(asked)):
+        left = [i for i in range(look) if i not in asking.answers]
+        asking.ask(sorted(left, key=lambda i: -len(asking.prompts[i])))
+        result = asking.result(look, resumed)
+        stopped = enough(result) if enough and look < len(asked) else ""
+        if stopped:
+            return replace(result, stopped=stopped)
+    return result
 
 
 def _sum(parts: Sequence[Agreement | None]) -> Agreement | None:
@@ -99,6 +103,9 @@ def _sum(parts: Sequence[Agreement | None]) -> Agreement | None:
         sum(part.agreed for part in told),
         sum(part.logprob for part in told),
         sum(part.baseline_logprob for part in told),
+        tuple(size for part in told for size in part.each_tokens),
+        tuple(agreed for part in told for agreed in part.each_agreed),
+        tuple(lost for part in told for lost in part.each_lost),
     )
 
 
@@ -142,6 +149,18 @@ class _Asking:
             return AT_ONCE
         each = self.longest * rows.bytes_a_token(self.model)
         return int(max(1, min(AT_ONCE, SHARE_OF_FREE * free // each)))
+
+    def result(self, count: int, resumed: int) -> TaskResult:
+        """The answers to the first so many questions."""
+        parts = self.parts
+        return TaskResult(
+            self.task,
+            tuple(self.answers[i] for i in range(count)),
+            sum(part.seconds for part in parts),
+            resumed=min(resumed, count),
+            agreement=_sum([part.agreement for part in parts]),
+            planned=len(self.asked),
+        )
 
     def recall(self) -> None:
         """Take over what an earlier run has kept."""
@@ -231,6 +250,9 @@ class _Asking:
             sum(answer.agreed for answer, _ in pairs),
             sum(answer.draft_logprob or 0.0 for answer, _ in pairs),
             sum(draft.logprob or 0.0 for _, draft in pairs),
+            tuple(len(draft.ids) for _, draft in pairs),
+            tuple(answer.agreed for answer, _ in pairs),
+            tuple((draft.logprob or 0.0) - (answer.draft_logprob or 0.0) for answer, draft in pairs),
         )
 
     def read(self, i: int, decoded: Decoded) -> Answer:

@@ -16,6 +16,7 @@ MAX_BYTES = 200_000_000
 BUILTIN_DIR = files.BUILTIN_DIR
 # Task name to data set and configuration on the Hugging Face hub.
 HUB_SETS = {"gsm8k": ("openai/gsm8k", "main"), "gsm8k_cot": ("openai/gsm8k", "main")}
+HUB_SIZES = {"gsm8k": 1319, "gsm8k_cot": 1319}  # questions of the test split, by the data set's card
 FEWSHOT_SEED = 1234  # of lm-evaluation-harness, `simple_evaluate(fewshot_random_seed=1234)`
 
 

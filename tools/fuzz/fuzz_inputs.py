@@ -22,7 +22,8 @@ from pytest_quantbudget.measurement import Measurement, TaskResult
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
 from pytest_quantbudget.request import Task, Workload
-from pytest_quantbudget.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
+from pytest_quantbudget.stats import OVER, WITHIN
+from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
 WORDS = (
     *methods.MODULES, *grammar.LIMITS, *budget.TOP, *budget.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,

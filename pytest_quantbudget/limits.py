@@ -1,0 +1,113 @@
+"""A limit: its record, how a budget's line becomes one, and which limits contradict each other."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pytest_quantbudget import grammar, planning, units
+from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget.yamlfile import Marked, Problems
+
+MAX_PATTERNS = 100  # what is checked pair by pair must stay few
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a limit is judged: see `grammar.JUDGING`. `expected_flips` in percent; None where the budget is silent."""
+
+    undecided: str = planning.ESTIMATE
+    confidence: float = 0.95
+    expected_flips: float | None = None
+
+    def under(self, told: Mapping[str, object]) -> Judging:
+        """What holds where something nearer says `told` (None: nothing)."""
+        said = {name: value for name, value in told.items() if value is not None}
+        return replace(self, **said)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit's value for the devices whose name matches `pattern`; in base units, and as the user wrote it.
+
+    `value` is None where it reads `auto`.
+    """
+
+    pattern: str
+    value: float | None
+    text: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line of a budget: one test."""
+
+    kind: LimitKind
+    targets: tuple[Target, ...]
+    file: Path
+    line: int
+    judging: Judging = Judging()
+
+    @property
+    def name(self) -> str:
+        """`max_vram`, `min_gsm8k`: the last part of the test's id."""
+        return self.kind.name
+
+    def target(self, device: str) -> Target | None:
+        """The value that holds for a device, or None where the budget names none for it."""
+        return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)
+
+
+def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judging, problems: Problems) -> Limit | None:
+    """The limit on one line; None, and a problem noted, where it is none."""
+    kind = kinds.get(name)
+    if kind is None:
+        of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
+        why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
+        problems.add(node, f"there is no limit {name!r}{why}{units.nearest(name, kinds)}")
+        return None
+    by_name = node.entries or {"*": node}
+    if len(by_name) > MAX_PATTERNS:
+        problems.add(node, f"{name} names {len(by_name):,} devices, and at most {MAX_PATTERNS} are allowed")
+        return None
+    targets: list[Target] = []
+    for pattern, value in by_name.items():
+        earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
+        if earlier is not None:
+            problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
+        if value.value == grammar.AUTO:
+            targets.append(Target(pattern, None, grammar.AUTO, kind.unit))
+            continue
+        try:
+            base = kind.kind.read(value.plain)
+        except ValueError as error:
+            problems.add(value, f"{name}: {error}")
+            continue
+        unit = kind.unit or units.QUANTITY.fullmatch(str(value.plain).strip())[2]  # type: ignore[index]
+        targets.append(Target(pattern, float(base), str(value.plain), unit))
+    return Limit(kind, tuple(targets), node.file, node.line, judging) if targets else None
+
+
+def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
+    """Note limits of one method of which one can never be the one that fails, so that it promises nothing."""
+    plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
+    for inner, outer, why in _nested(plain):
+        low, high = plain[outer].targets[0], plain[inner].targets[0]
+        if low.value is not None and high.value is not None and high.value > low.value:
+            node = Marked(None, plain[inner].file, plain[inner].line)
+            problems.add(node, f"{inner} {high.text} contradicts {outer} {low.text}: {why}")
+
+
+def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:
+    """Pairs (part, whole, why) that are both limited: a limit on the part above that on the whole says nothing."""
+    pairs = [("max_weights", "max_vram", "the weights are part of that memory")]
+    pairs += [
+        (f"max_{k.kind.task}_drop", f"max_{k.kind.task}_flips", "a drop is at most the share of flips")
+        for k in limits.values()
+        if k.kind.relation == "flips"
+    ]
+    return [(part, whole, why) for part, whole, why in pairs if part in limits and whole in limits]
