@@ -90,9 +90,9 @@ class Budget:
         """What ends the growing tasks: their limits on drop, flips and score."""
         for limit in limits:
             if limit.kind.metric == "task" and self.tasks[limit.kind.task].start is not None:
-                targets = tuple((t.pattern, t.value) for t in limit.targets)
+                patterns, values = (tuple(getattr(t, name) for t in limit.targets) for name in ("pattern", "value"))
                 kind = limit.kind
-                yield Rule(kind.task, kind.relation, kind.bound, targets, limit.judging.confidence)
+                yield Rule(kind.task, kind.relation, kind.bound, patterns, values, limit.judging.confidence)
 
     def _diverging(self, metrics: Set[str]) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks.values() if task.divergence and metrics & {"kl", "top1"})

@@ -20,6 +20,10 @@ from pytest_quantbudget.verdict import SKIPPED, Verdict
 SESSION = pytest.StashKey[Session]()
 
 
+class QuantBudgetWarning(pytest.PytestWarning):
+    """A budget promises more than it can tell."""
+
+
 class LimitBroken(Exception):
     """A limit is over, or could not be measured. The first line is the verdict's."""
 

@@ -24,7 +24,8 @@ class Figure:
     """A measured value in base units, with what it is made of in words (repeats, counts, the two sides of a ratio).
 
     `bounds` each hold with `confidence`; None where there is one observation, or where the figure varies with nothing
-    that was observed. They rest on `n` observations of the kind `of`. `remark` says what else there is to know.
+    that was observed. They rest on `n` observations of the kind `of`. `remark` says what else there is to know. The
+    figure cannot be more than `most`, whatever the method does.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Figure:
     of: str = ""
     paired: Paired | None = None
     remark: str = ""
+    most: float = math.inf
 
 
 class Unmeasured(Exception):
@@ -171,6 +173,7 @@ def _of_task(
         growth.bounds(kind.relation, before, after.correct, level),
         level,
         paired=paired,
+        most=100 * sum(before) / n if kind.relation == "drop" else math.inf,
         **told,
     )
 

@@ -50,4 +50,5 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
 
 def _values(rule: Rule, device: str) -> list[float | None]:
     """The value that holds for a device, if any."""
-    return [value for pattern, value in rule.targets if fnmatch.fnmatchcase(device, pattern)][:1]
+    pairs = zip(rule.patterns, rule.values, strict=True)
+    return [value for pattern, value in pairs if fnmatch.fnmatchcase(device, pattern)][:1]

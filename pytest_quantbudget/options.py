@@ -26,6 +26,7 @@ def read(config: pytest.Config) -> Options:
         store=None if given.quant_no_cache else place,
         refresh=given.quant_refresh,
         require_gpu=given.quant_require_gpu,
+        strict=given.quant_strict,
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),

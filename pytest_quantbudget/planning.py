@@ -49,12 +49,16 @@ def asked_for(limit: float, flips: float, confidence: float, undecided: str = ES
 
 
 def settled_by(observations: int, reach: float, gap: float) -> int | None:
-    """About how many observations would put a limit outside the bounds, if the estimate and its spread stay.
+    """How many observations, to two digits, would put a limit outside the bounds, if estimate and spread stay.
 
-    `reach` is how far the bound on the limit's side is from the estimate now, `gap` how far the limit is; None where
-    no number would do.
+    `reach` is how far the bound on the limit's side is from the estimate now, `gap` how far the limit is. None where no
+    number would do, or a million would not.
     """
-    return math.ceil(observations * (reach / gap) ** 2) if gap > 0 and reach / gap < 1e6 else None
+    if gap <= 0 or observations * (reach / gap) ** 2 > 1e6:
+        return None
+    needed = max(observations + 1, math.ceil(observations * (reach / gap) ** 2))
+    digit: int = 10 ** max(0, len(str(needed)) - 2)
+    return -(-needed // digit) * digit
 
 
 def fewest_repeats(alpha: float, *, paired: bool) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_quantbudget import options, xdist
+from pytest_quantbudget import decidability, options, xdist
 from pytest_quantbudget.budget import Budget, Method
-from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, gpu_need
+from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, QuantBudgetWarning, gpu_need
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.recorder import Recorder
 from pytest_quantbudget.session import SUFFIXES, Session
@@ -43,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quant-require-gpu",
         action="store_true",
         help="Fail, instead of skip, what this machine has no GPU for.",
+    )
+    group.addoption(
+        "--quant-strict",
+        action="store_true",
+        help="A drop limit that is too small for the number of its questions is an error, instead of a warning.",
     )
     group.addoption(
         "--quant-cache",
@@ -87,6 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config, session), "quantbudget-recorder")
     with _usage_errors():
         add_budgets(config, session)
+        if not hasattr(config, "workerinput"):
+            doubt(config, session)
 
 
 @contextlib.contextmanager
@@ -115,6 +122,21 @@ def add_budgets(config: pytest.Config, session: Session) -> None:
         if path.suffix in SUFFIXES and path.is_file():
             session.named(argument.split("::")[0], base)
             session.check_id(str(base / argument))
+
+
+def doubt(config: pytest.Config, session: Session) -> None:
+    """Warn of limits that their questions cannot decide; with --quant-strict, raise BudgetError."""
+    known = decidability.NONE_KNOWN
+    if session.options.store is not None:
+        known = decidability.remembered(session.options.cache)
+    doubts = [problem for budget in session.budgets.values() for problem in decidability.doubts(budget, known)]
+    if doubts and session.options.strict:
+        raise BudgetError(*doubts)
+    for problem in doubts:
+        try:
+            config.issue_config_time_warning(QuantBudgetWarning(str(problem)), stacklevel=2)
+        except QuantBudgetWarning:  # `-W error`
+            raise BudgetError(problem) from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:

@@ -67,6 +67,7 @@ class Recorder:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.target is not None and self.session.entries:
             self.write(self.target)
+        self.session.remember()
 
     def write(self, target: Path) -> None:
         """Write the JSON report, and the answers beside it; a disk that refuses them must not hide the verdicts."""

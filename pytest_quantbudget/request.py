@@ -69,14 +69,15 @@ class Task:
 class Rule:
     """A limit that a growing task's answers are to decide.
 
-    `relation` is `drop`, `flips`, or nothing for the score; `bound` is `min` or `max`; `targets` are pairs of a
-    pattern for the device's name and the limit's value (points or percent; None for `auto`).
+    `relation` is `drop`, `flips`, or nothing for the score; `bound` is `min` or `max`; `values` (points or percent;
+    None for `auto`) hold for devices whose name matches the one of `patterns` in the same place.
     """
 
     task: str
     relation: str
     bound: str
-    targets: tuple[tuple[str, float | None], ...]
+    patterns: tuple[str, ...]
+    values: tuple[float | None, ...]
     confidence: float
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from pytest_quantbudget import bench, hardware, runfolder, units
+from pytest_quantbudget import bench, decidability, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
 from pytest_quantbudget.limits import Limit
@@ -71,6 +71,7 @@ class Options:
     store: str | None = None  # where results are kept, a directory or URL; None for nowhere
     refresh: bool = False
     require_gpu: bool = False
+    strict: bool = False  # a limit that its questions cannot decide is a mistake
     trust: Trust = NO_TRUST
     roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
     timeout_s: float = math.inf
@@ -256,6 +257,11 @@ class Session:
             return {}
         own = self._bench.known if self._bench is not None else {}
         return {**own, **{path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}}
+
+    def remember(self) -> None:
+        """Keep what later runs want to know of this one before they load anything: rates of flips."""
+        if self.options.store is not None and self.entries:
+            decidability.remember(self.options.cache, self.budgets.values(), self.measurements())
 
     def files(self) -> Iterator[tuple[Path, Budget, list[Entry]]]:
         """The budgets that have selected limits, with these, in the order of the files' lines."""

@@ -77,10 +77,14 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
             why = f"has no limit for {device!r} (only for {known})"
         told = replace(Verdict(SKIPPED, f"{name} {why}; {value}", found.value, unit=unit), **_bounded(found))
         return replace(told, for_want_of_gpu=target is None and device == "cpu")
-    return _judged(limit, name, target, target.value, found, budget)
+    if limit.kind.bound == "max" and found.most <= target.value:
+        base = f"{budget.baseline} itself answers {format_value(found.most, '%')} right"
+        message = f"{name} {target.text} points cannot fail: the baseline {base}{_bracketed(found)}"
+        return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
+    return _judged(limit, name, target, target.value, found)
 
 
-def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure, budget: Budget) -> Verdict:
+def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure) -> Verdict:
     policy, bound = limit.judging.undecided, limit.kind.bound
     decision = found.bounds.side(bound, value) if found.bounds is not None else ""
     inside = found.value <= value if bound == "max" else found.value >= value
@@ -146,7 +150,7 @@ def _how_far(limit: Limit, target: Target, value: float, found: Figure) -> str:
     """How far the limit is from the estimate, in the user's unit."""
     if found.value == value:
         return "the estimate is at the limit"
-    gap = format_value(abs(found.value - value), target.unit or limit.kind.unit)
+    gap, _ = format_apart(abs(found.value - value), 0.0, target.unit or limit.kind.unit)
     return f"the limit is {gap} from the estimate"
 
 
@@ -154,8 +158,9 @@ def _settling(value: float, found: Figure, limit: Limit) -> str:
     """What would settle an undecided limit, if the estimate stays."""
     assert found.bounds is not None
     reach = found.bounds.high - found.value if value > found.value else found.value - found.bounds.low
-    if not math.isfinite(reach) or not _bounds(found, limit, ""):
-        need = planning.fewest_repeats(1 - limit.judging.confidence, paired=bool(limit.kind.relation))
+    if not math.isfinite(reach):
+        alpha = 1 - limit.judging.confidence
+        need = planning.fewest_repeats(alpha, paired=bool(limit.kind.relation)) if found.of == "repeats" else 2
         return f"; {found.n} {found.of} bound nothing at {100 * limit.judging.confidence:g} %, {need} do"
     needed = planning.settled_by(found.n, reach, abs(found.value - value))
     return f"; about {needed:,} {found.of} would settle it" if needed else f"; no number of {found.of} would settle it"

@@ -26,20 +26,24 @@ from pytest_quantbudget.measurement import (
     TaskResult,
 )
 from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
-from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
+from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report, Together
+from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.stats import OVER
 from pytest_quantbudget.verdict import Verdict
 
 WORKLOAD = Workload(512, 128, 1, 2)
 TASK = Task(
     "gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict", "gsm8k_cot", "/data/s.jsonl", "harness", True, "Be brief.",
-    False, 1.5, True, "/data/t.yaml", 50, "acc",
+    False, 1.5, True, "/data/t.yaml", 50, "acc", 20,
 )  # fmt: skip
 TEXT = Text("/data/wiki.txt", 512, 256)
 ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25)
-AGREEMENT, DIVERGENCE = Agreement("00ff", 100, 98, -40.0, -38.5), Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff")
+AGREEMENT, DIVERGENCE = (
+    Agreement("00ff", 100, 98, -40.0, -38.5, (60, 40), (59, 39), (0.5, 1.0)),
+    Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff", (60, 40), (58, 39), (0.4, 0.6)),
+)
 SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
+RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
 ORIGIN = Origin("2026-01-01T00:00:00Z", True)
 MEASUREMENT = Measurement(
     subject=SUBJECT,
@@ -52,9 +56,13 @@ MEASUREMENT = Measurement(
     layers=Layers({"Linear4bit": 252, "Linear": 1}, 252),
     loaded=ORIGIN,
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
-    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN),),
-    tasks=(TaskResult(TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none"),),
-    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN),),
+    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN, (7 * 2**30,), ("hot",)),),
+    tasks=(
+        TaskResult(
+            TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none", 9, "decided", "00ff", "sha256:0"
+        ),
+    ),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5)),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
     notes=("the cache cannot be written",),
@@ -75,13 +83,17 @@ REPORT = Report(
             text=TEXT,
             prompt="Hello",
             tasks=(TASK,),
+            together=(Together("q.yaml::nf4::max_gsm8k_drop", 0.01, 0.02),),
             methods=(
                 MethodReport(
                     "nf4",
                     MEASUREMENT,
                     (
                         LimitReport(
-                            "q.yaml::nf4::max_vram", "max_vram", 9, Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB")
+                            "q.yaml::nf4::max_vram",
+                            "max_vram",
+                            9,
+                            Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB", "log", True, OVER, 7.25, 7.75, 0.95, 0.01),
                         ),
                     ),
                 ),
@@ -102,7 +114,11 @@ def fields_without_a_value(record: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     "record",
-    [MEASUREMENT, REPORT, Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,), (TASK,))],
+    [
+        MEASUREMENT,
+        REPORT,
+        Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,), (TASK,), (RULE,), ("gsm8k",)),
+    ],
 )
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert fields_without_a_value(record) == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import files, hardware, records
+from pytest_quantbudget import files, hardware, planning, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement
@@ -30,6 +30,19 @@ class LimitReport:
     name: str
     line: int
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Together:
+    """A drop limit read together with all others of its budget.
+
+    `p_over`: how likely at least the measured drop would be if the true one were at the limit; `adjusted` for the
+    number of limits (Holm 1979), so that all limits with less than 0.05 are over together at 5 %.
+    """
+
+    id: str
+    p_over: float
+    adjusted: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class BudgetReport:
     tasks: tuple[Task, ...]
     methods: tuple[MethodReport, ...]
     text: Text | None = None
+    together: tuple[Together, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
@@ -114,7 +128,14 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         tasks=tuple(budget.tasks.values()),
         methods=tuple(methods),
         text=budget.text,
+        together=_together(entries),
     )
+
+
+def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
+    told = [(entry.id, entry.verdict.p_over) for entry in entries if entry.verdict.p_over is not None]
+    adjusted = planning.holm([p for _, p in told])
+    return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
 
 
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:

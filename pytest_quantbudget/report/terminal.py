@@ -12,7 +12,7 @@ from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.request import Task
 from pytest_quantbudget.safetext import printable
-from pytest_quantbudget.stats import OVER, WITHIN
+from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN
 from pytest_quantbudget.units import format_size, format_time, format_value
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
@@ -79,6 +79,9 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         said = f"ratio, speed-up and drop against {budget.baseline}{read}"
         yield Line(f"on {device.name}, {device.threads} threads; {said}")
     yield from _cut_off(budget)
+    yield from _grown(budget)
+    yield from _undecided(budget)
+    yield from _together(budget)
     yield from _reused(budget)
 
 
@@ -89,6 +92,39 @@ def _cut_off(budget: BudgetReport) -> Iterator[Line]:
         told = [f"{name} {r.cut_off:,} of {len(r.answers):,}" for name, r in results.items() if r and r.cut_off]
         if told:
             yield Line(f"{task.name}: answers cut off after {task.max_new_tokens:,} tokens: {', '.join(told)}")
+
+
+def _grown(budget: BudgetReport) -> Iterator[Line]:
+    """How many questions were asked where only as many are asked as decide, and why no more."""
+    for method in budget.methods:
+        for result in method.measurement.tasks if method.measurement else ():
+            if result.task in budget.tasks and len(result.answers) < result.total:
+                asked = f"{len(result.answers):,} of {result.total:,} questions"
+                yield Line(f"{method.name}: {asked} of {result.task.name} were asked: {result.stopped}")
+
+
+def _undecided(budget: BudgetReport) -> Iterator[Line]:
+    """Limits that the data leave open, whatever became of their tests."""
+    for limit in (limit for method in budget.methods for limit in method.limits):
+        if limit.verdict.decision == UNDECIDED:
+            yield Line(limit.verdict.message, markup={"yellow": True})
+
+
+def _together(budget: BudgetReport) -> Iterator[Line]:
+    """Which of several drops over their limits are so beyond chance, and which may be near misses."""
+    over = {
+        limit.id: f"{method.name}::{limit.name}"
+        for method in budget.methods
+        for limit in method.limits
+        if limit.verdict.outcome == OVER
+    }
+    mine = [each for each in budget.together if each.id in over]
+    if len(budget.together) < 2 or not mine:
+        return
+    told = [
+        f"{over[e.id]} {'beyond chance' if e.adjusted < 0.05 else 'maybe by chance'} (p {e.adjusted:.2g})" for e in mine
+    ]
+    yield Line(f"{len(budget.together)} drop limits together (Holm), over: {', '.join(told)}")
 
 
 def _reused(budget: BudgetReport) -> Iterator[Line]:
@@ -175,7 +211,9 @@ def _summary(method: MethodReport) -> str:
         outcome: [limit.name for limit in method.limits if limit.verdict.outcome == outcome]
         for outcome in (OVER, FAILED, NOT_RUN, SKIPPED, WITHIN)
     }
-    parts = [f"{len(counts[WITHIN])} within"] if counts[WITHIN] else []
+    unsure = [limit.name for limit in method.limits if limit.verdict.decision == UNDECIDED]
+    open_ = len(set(counts[WITHIN]) & set(unsure))
+    parts = [f"{len(counts[WITHIN])} within{f', {open_} of them undecided' if open_ else ''}"] if counts[WITHIN] else []
     for outcome in (OVER, FAILED, NOT_RUN):
         if counts[outcome]:
             parts.append(f"{outcome.upper()}: {', '.join(counts[outcome])}")
