@@ -26,7 +26,7 @@ from pytest_quantbudget.measurement import (
     TaskResult,
 )
 from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
+from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report
 from pytest_quantbudget.request import Request, Subject, Task, Text, Workload
 from pytest_quantbudget.stats import OVER
 from pytest_quantbudget.verdict import Verdict
@@ -54,10 +54,12 @@ MEASUREMENT = Measurement(
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
     speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN),),
     tasks=(TaskResult(TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none"),),
-    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN),),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, source="sha256:00ff"),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
     notes=("the cache cannot be written",),
+    checkpoint_revision="c0ffee",
+    calibration="sha256:00ff",
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(
@@ -88,6 +90,7 @@ REPORT = Report(
             ),
         ),
     ),
+    judged_from=JudgedFrom("old.json", "2025-12-31T00:00:00+00:00"),
 )
 
 
