@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pytest_quantbudget import sources
 from pytest_quantbudget.files import BUILTIN_DIR
@@ -24,7 +24,6 @@ from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Request, Subj
 from pytest_quantbudget.tasks import harnessfile, questions
 from pytest_quantbudget.verdict import SKIPPED
 
-S = TypeVar("S", Task, Workload, Text)
 R = TypeVar("R", TaskResult, Speed, Perplexity)
 COMMIT = re.compile(r"[0-9a-f]{7,40}")  # maybe abbreviated
 
@@ -98,17 +97,21 @@ class Stored:
         if told.differences:
             return Measurement(subject, failures=(Failure(LOAD, "error", "; ".join(told.differences)),))
         parts = _Parts(self.name, measured, list(told.notes if measured.weights is not None else ()))
-        tasks = [(task, self._answers(task, budget, measured)) for task in request.tasks]
-        answers = [parts.take(task, task.phase, f"answers to {task.name}", each) for task, each in tasks]
-        speeds = [
-            parts.take(workload, WORKLOAD, "figures of the workload", self._speeds(workload, budget, measured))
+        results = tuple(
+            replace(result, task=task)
+            for task in request.tasks
+            if (result := parts.take(task.phase, f"answers to {task.name}", self._answers(task, budget, measured)))
+        )
+        speeds = tuple(
+            replace(speed, workload=workload)
             for workload in request.workloads
-        ]
-        perplexities = [
-            parts.take(text, PERPLEXITY, "perplexity", self._perplexities(text, budget, measured))
+            if (speed := parts.take(WORKLOAD, "figures of the workload", self._speeds(workload, budget, measured)))
+        )
+        perplexities = tuple(
+            replace(read, text=text)
             for text in request.texts
-        ]
-        results = tuple(replace(result, task=task) for task, result in answers if result is not None)
+            if (read := parts.take(PERPLEXITY, "perplexity", self._perplexities(text, budget, measured)))
+        )
         for result in results:
             compared = result.task in request.divergence and result.task.name not in request.whole  # no baseline
             if compared and result.divergence is None:
@@ -117,8 +120,8 @@ class Stored:
             measured,
             subject=subject,
             tasks=results,
-            speeds=tuple(replace(speed, workload=workload) for workload, speed in speeds if speed is not None),
-            perplexities=tuple(replace(each, text=text) for text, each in perplexities if each is not None),
+            speeds=speeds,
+            perplexities=perplexities,
             failures=(*parts.failures, *measured.failures),
             notes=tuple(dict.fromkeys((*measured.notes, *parts.notes))),
         )
@@ -259,11 +262,11 @@ class _Parts:
     notes: list[str]
     failures: list[Failure] = field(default_factory=list)
 
-    def take(self, ours: S, phase: str, what: str, found: Sequence[_Found[R]]) -> tuple[S, R | None]:
+    def take(self, phase: str, what: str, found: Sequence[_Found[R]]) -> R | None:
         """The figures that fit best; without any, a failure that names the nearest difference."""
         if not found:
             self.lack(phase, what)
-            return ours, None
+            return None
         best = min(
             found,
             key=lambda each: (
@@ -276,12 +279,12 @@ class _Parts:
         if best.compared.differences:
             why = f"{phase}: {'; '.join(best.compared.differences)}"
             self.failures.append(Failure(phase, "error", why, fatal=False))
-            return ours, None
+            return None
         if best.figures is None:
             self.lack(phase, what)
         else:
             self.notes += best.compared.notes
-        return ours, best.figures
+        return best.figures
 
     def lack(self, phase: str, what: str) -> None:
         """Figures that nobody has measured; where the stored run says why, that stands."""
@@ -301,5 +304,4 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         builtin = Path(value).is_relative_to(BUILTIN_DIR)
         return questions.BUILTIN if builtin else value
-    shown: Any = json.dumps(value)
-    return str(shown)
+    return json.dumps(value)
