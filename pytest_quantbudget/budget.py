@@ -102,11 +102,11 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def load_budget(path: Path, roots: Sequence[Path] | None = None) -> Budget:
+def load_budget(path: Path, roots: Sequence[Path] | None = None, *, elsewhere: bool = False) -> Budget:
     """The budget in a file, which may name what lies in `roots` and in the package; anything where that is None.
 
     Raises BudgetError with all that is wrong with it. What lies outside is not looked at, and no message tells whether
-    it exists.
+    it exists. Where measuring was done `elsewhere`, models and files that are not on this machine are no mistake.
     """
     allowed = Roots(roots)
     if not allowed.hold(path):
@@ -114,7 +114,7 @@ def load_budget(path: Path, roots: Sequence[Path] | None = None) -> Budget:
         raise BudgetError(Problem(path, 0, why))
     root = read_extended(path, allowed)
     problems = Problems()
-    budget = _Reader(path, root, problems, allowed).budget()
+    budget = _Reader(path, root, problems, allowed, elsewhere).budget()
     problems.raise_any()
     return budget
 
@@ -122,8 +122,8 @@ def load_budget(path: Path, roots: Sequence[Path] | None = None) -> Budget:
 class _Reader:
     """Reads one file's merged nodes; every method notes what is wrong and goes on with what it can."""
 
-    def __init__(self, path: Path, root: Marked, problems: Problems, roots: Roots) -> None:
-        self.path, self.root, self.problems, self.roots = path, root, problems, roots
+    def __init__(self, path: Path, root: Marked, problems: Problems, roots: Roots, elsewhere: bool) -> None:
+        self.path, self.root, self.problems, self.roots, self.elsewhere = path, root, problems, roots, elsewhere
 
     def budget(self) -> Budget:
         if not isinstance(self.root.value, dict):
@@ -185,6 +185,8 @@ class _Reader:
             if stray is not None:
                 self.problems.add(entry, f"{key}: {self.roots.refuse(stray.parent, stray.name)} (it lies in {name!r})")
             return str(folder.resolve())
+        if not hub_id and self.elsewhere:
+            return str(folder.resolve())
         if not hub_id:
             self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")
         return name
@@ -205,7 +207,7 @@ class _Reader:
             self.problems.add(entry, f"{key}: {outside}")
             return None
         path = questions.resolve(name, beside).resolve()
-        if not path.is_file():
+        if not path.is_file() and not self.elsewhere:
             names = [p.name for p in path.parent.glob("*")] if self.roots.hold(path.parent) else []
             near = units.nearest(path.name, [n for n in names if n.endswith(path.suffix)])
             self.problems.add(entry, f"{key}: there is no file {name!r}{near}")

@@ -224,6 +224,8 @@ class _Run:
             layers=loaded.layers,
             loaded=_origin(),
             libraries=hardware.libraries(),
+            checkpoint_revision=keys.checkpoint_revision if keys else None,
+            calibration=keys.base["calibration"] if keys else None,
         )
         self.keep(Keys.load, part)
         self.keep(Keys.load_time, Measurement(self.subject, load_time_s=loaded.seconds))
@@ -322,7 +324,7 @@ class _Run:
         from pytest_quantbudget.metrics import perplexity
 
         state = self.job.keys.texts[text.file] if self.job.keys else None
-        found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin())
+        found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin(), source=state)
         part = Measurement(self.subject, perplexities=(found,))
         self.keep(lambda keys: keys.perplexity(text), part)
         return part

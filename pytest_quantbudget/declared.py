@@ -81,7 +81,7 @@ class _Reader:
             values["start"], values["questions"] = asked.start, asked.max
         self.shots(name, node, values)
         total = values["questions"] or (questions.HUB_SIZES.get(name) if path is None else None)
-        if path is not None:
+        if path is not None and all(each.is_file() for each in (path, shots_path or path)):
             total = self.question_file(node, path, shots_path, values)
         if total is not None and values.get("start", 0) >= total:
             self.problems.add(
@@ -141,7 +141,7 @@ class _Reader:
         if harnessfile.is_file(named):
             path = self.find(node, "harness")
             values["harness"] = str(path or named)
-            if path is not None:
+            if path is not None and path.is_file():
                 self.task_file(node, path)
         elif not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", named):
             self.problems.add(

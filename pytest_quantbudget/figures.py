@@ -11,7 +11,7 @@ from pytest_quantbudget import growth, stats
 from pytest_quantbudget.budget import Budget
 from pytest_quantbudget.grammar import LimitKind
 from pytest_quantbudget.limits import Limit
-from pytest_quantbudget.measurement import Divergence, Failure, Measurement, Speed, TaskResult, draft_id
+from pytest_quantbudget.measurement import Device, Divergence, Failure, Measurement, Speed, TaskResult, draft_id
 from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Task
 from pytest_quantbudget.stats import Interval, Paired
 from pytest_quantbudget.units import format_size, format_time, format_value
@@ -50,12 +50,21 @@ class Unmeasured(Exception):
 
 def figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Measurement]) -> Figure:
     """What a limit of a method is judged on. Raises Unmeasured."""
+    if limit.kind.relation:
+        _check_devices(method, measured[method].device, budget.baseline or "", measured)
     found = _figure(budget, method, limit, measured)
     if found.bounds is None:
         return found
     # Bounds and estimate are not always made of the same statistic; the estimate is never outside.
     low, high = min(found.bounds.low, found.value), max(found.bounds.high, found.value)
     return replace(found, bounds=Interval(low, high), confidence=found.confidence or limit.judging.confidence)
+
+
+def _check_devices(method: str, own: Device | None, base: str, measured: Mapping[str, Measurement]) -> None:
+    """Figures of unlike devices are never compared. Workers of one run may use several GPUs of one name."""
+    other = measured[base].device
+    if own is not None and other is not None and own.name != other.name:
+        raise Unmeasured(Failure(LOAD, "error", f"measured on {own.name}, and {base} on {other.name}"), method)
 
 
 def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Measurement]) -> Figure:
@@ -200,6 +209,10 @@ def _against(
     if kind.metric in ("kl", "top1"):
         record = measured[method]
         found = [_need(after.divergence, record, task.divergence_phase, method) for task, _, after in results]
+        others = [task for each, (task, _, _) in zip(found, results, strict=True) if not _is_from(base, each)]
+        if others:
+            why = f"compared with other logits than {base}'s"
+            raise Unmeasured(Failure(others[0].divergence_phase, "error", why), method)
         return _diverged(kind, confidence, found)
     level = max(growth.confidence(after, confidence) for _, _, after in results)
     told = [(task, before, after.agreement) for task, before, after in results]
@@ -227,6 +240,11 @@ def _against(
 
 def _exp(bounds: Interval) -> Interval:
     return Interval(math.exp(bounds.low), math.exp(min(bounds.high, 700.0)) if bounds.high < math.inf else math.inf)
+
+
+def _is_from(base: str, found: Divergence) -> bool:
+    """Whether a divergence was taken from a method's logits: their file begins with its name (reference.py)."""
+    return not found.against or found.against.rpartition("-")[0] == base
 
 
 def _diverged(kind: LimitKind, confidence: float, found: Sequence[Divergence]) -> Figure:

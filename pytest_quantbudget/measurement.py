@@ -165,7 +165,7 @@ class Divergence:
 class Perplexity:
     """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens.
 
-    `each_tokens` and `each_nll` are the parts of single windows.
+    `each_tokens` and `each_nll` are the parts of single windows. `source` is a hash of the text.
     """
 
     text: Text
@@ -174,6 +174,7 @@ class Perplexity:
     origin: Origin | None = None
     each_tokens: tuple[int, ...] = ()
     each_nll: tuple[float, ...] = ()
+    source: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a sum over nothing, or one that is no number."""
@@ -294,6 +295,8 @@ class Measurement:
     failures: tuple[Failure, ...] = ()
     libraries: dict[str, str] | None = None
     notes: tuple[str, ...] = ()  # what went wrong and cost no figure
+    checkpoint_revision: str | None = None  # as `revision`, of the checkpoint
+    calibration: str | None = None  # content hash of the calibration text
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget import sources, store
+from pytest_quantbudget import sources, store, stored, units
 from pytest_quantbudget.grammar import TIME
 from pytest_quantbudget.request import Trust
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Options
+from pytest_quantbudget.yamlfile import display_path, path_from
+
+MEASURING = ("--quant-cache", "--quant-no-cache", "--quant-refresh", "--quant-timeout", "--quant-noise")
 
 
 def read(config: pytest.Config) -> Options:
@@ -30,6 +33,7 @@ def read(config: pytest.Config) -> Options:
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
+        stored=_stored(config),
     )
 
 
@@ -60,3 +64,25 @@ def _timeout(text: str | None) -> float:
         return float(TIME.read(text))
     except ValueError as error:
         raise pytest.UsageError(f"--quant-timeout: {error}") from None
+
+
+def _stored(config: pytest.Config) -> stored.Stored | None:
+    """The report that --quant-from names."""
+    named: str | None = config.option.quant_from
+    if named is None:
+        return None
+    for other in MEASURING:
+        if getattr(config.option, other.strip("-").replace("-", "_"), None):
+            raise pytest.UsageError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
+    base = config.invocation_params.dir
+    path = path_from(base, named)
+    target = config.option.quant_report
+    if target is not None and path_from(base, target).resolve() == path.resolve():
+        raise pytest.UsageError("--quant-report would overwrite the measurements that --quant-from judges")
+    try:
+        return stored.read(path, display_path(path), sources.default_cache().absolute() / "hashes")
+    except FileNotFoundError:
+        near = units.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
+        raise pytest.UsageError(f"--quant-from: there is no report {named!r}{near}") from None
+    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
+        raise pytest.UsageError(safe(f"--quant-from {named}: {error}")) from None

@@ -64,6 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help='Time for all measurements of the run, such as "2 h"; what is not measured by then fails.',
     )
     group.addoption(
+        "--quant-from",
+        metavar="REPORT",
+        help="Judge the measurements in REPORT, which --quant-report wrote: nothing is loaded, and no GPU is needed.",
+    )
+    group.addoption(
         "--quant-trust-remote-code",
         action="store_true",
         help="Run code that comes with a model (trust_remote_code of transformers).",
@@ -171,7 +176,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             if pair is not None:
                 mine.plan(pair[0], pair[1], None)
     mine.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
-    if mine.entries and not session.config.option.collectonly:
+    if mine.entries and not session.config.option.collectonly and mine.options.stored is None:
         _ = mine.gpus  # their free memory, before anything of this run is loaded
 
 

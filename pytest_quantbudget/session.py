@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget import bench, decidability, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
@@ -15,10 +16,13 @@ from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.progress import Progress, View
 from pytest_quantbudget.request import NO_TRUST, Request, Trust
-from pytest_quantbudget.safetext import quoted
+from pytest_quantbudget.safetext import printable, quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
 from pytest_quantbudget.yamlfile import BudgetError, Problem, named_folder, path_from
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.stored import Stored
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -75,6 +79,7 @@ class Options:
     trust: Trust = NO_TRUST
     roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
     timeout_s: float = math.inf
+    stored: Stored | None = None  # a report that is judged, in place of measuring
 
 
 @dataclass
@@ -106,7 +111,7 @@ class Session:
         path = path.resolve()
         if path not in self.budgets:
             roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
-            self.budgets[path] = load_budget(path, roots)
+            self.budgets[path] = load_budget(path, roots, elsewhere=self.options.stored is not None)
         return self.budgets[path]
 
     def check_id(self, argument: str) -> None:
@@ -169,6 +174,13 @@ class Session:
         """What this machine lacks for `need`, or None."""
         return hardware.lacking(need, self.gpus[: need.count])
 
+    def lacking_for(self, budget: Budget, method: Method, need: hardware.GpuNeed) -> str | None:
+        """What the machine lacks for `need` that a planned method is, or was, measured on; or None."""
+        stored = self.options.stored
+        if stored is None:
+            return self.lacking(need)
+        return hardware.lacking(need, stored.gpus(self.measure(budget, method).device)[: need.count])
+
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Note what `limits` of a method need (all that the file declares where None), the baseline included."""
         self._need(budget.request(method, limits))
@@ -186,6 +198,8 @@ class Session:
         Its answers to the tasks serve as drafts.
         """
         needed = self.needs[method.subject.key]
+        if self.options.stored is not None:
+            return self.options.stored.measure(needed, budget.path.name)
         base = budget.method(budget.baseline) if budget.baseline is not None else None
         drafts: bench.Drafts = {}
         if needed.tasks and base is not None and self._before(base, method):
@@ -209,13 +223,13 @@ class Session:
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
         for need in needs:
-            lacking = self.lacking(need)
+            lacking = self.lacking_for(budget, method, need)
             if lacking is not None:
                 return self._without_gpu(
                     Verdict(SKIPPED, f"{method.name}: {limit.name} {lacking}", for_want_of_gpu=True)
                 )
         base = budget.method(budget.baseline) if limit.kind.relation and budget.baseline is not None else None
-        lacking = self.lacking(base.gpu) if base is not None and base.gpu is not None else None
+        lacking = self.lacking_for(budget, base, base.gpu) if base is not None and base.gpu is not None else None
         if base is not None and lacking is not None:
             why = f"not measured: the baseline {base.name} {lacking}"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
@@ -225,7 +239,10 @@ class Session:
         if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
             why = "needs a GPU; one was found and torch cannot use it"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
-        return self._without_gpu(judge(budget, method, limit, measured))
+        verdict = judge(budget, method, limit, measured)
+        if self.options.stored is not None:  # nobody knows who wrote that report
+            verdict = replace(verdict, message=printable(verdict.message))
+        return self._without_gpu(verdict)
 
     def _without_gpu(self, verdict: Verdict) -> Verdict:
         """With --quant-require-gpu, a gate must not go green by skipping."""
@@ -253,6 +270,8 @@ class Session:
 
     def measurements(self) -> dict[str, Measurement]:
         """All measurements of the run so far, by subject, whichever process made them."""
+        if self.options.stored is not None:
+            return self._stored()
         if self.folder is None:
             return {}
         own = self._bench.known if self._bench is not None else {}
@@ -262,6 +281,20 @@ class Session:
         """Keep what later runs want to know of this one before they load anything: rates of flips."""
         if self.options.store is not None and self.entries:
             decidability.remember(self.options.cache, self.budgets.values(), self.measurements())
+
+    def _stored(self) -> dict[str, Measurement]:
+        """What the selected limits are judged on, found anew in the report: xdist's controller judges nothing."""
+        found = {}
+        for _, budget, entries in self.files():
+            selected = {(entry.method, entry.limit) for entry in entries}
+            for method in budget.methods:
+                limits = [limit for limit in method.limits if (method.name, limit.name) in selected]
+                if limits:
+                    self.plan(budget, method, limits)
+            for method in budget.methods:
+                if method.subject.key in self.needs:
+                    found[method.subject.key] = self.measure(budget, method)
+        return found
 
     def files(self) -> Iterator[tuple[Path, Budget, list[Entry]]]:
         """The budgets that have selected limits, with these, in the order of the files' lines."""

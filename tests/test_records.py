@@ -26,7 +26,7 @@ from pytest_quantbudget.measurement import (
     TaskResult,
 )
 from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report, Together
+from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
 from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.stats import OVER
 from pytest_quantbudget.verdict import Verdict
@@ -62,10 +62,12 @@ MEASUREMENT = Measurement(
             TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none", 9, "decided", "00ff", "sha256:0"
         ),
     ),
-    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5)),),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5), "sha256:00ff"),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
     notes=("the cache cannot be written",),
+    checkpoint_revision="c0ffee",
+    calibration="sha256:00ff",
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(
@@ -100,6 +102,7 @@ REPORT = Report(
             ),
         ),
     ),
+    judged_from=JudgedFrom("old.json", "2025-12-31T00:00:00+00:00"),
 )
 
 

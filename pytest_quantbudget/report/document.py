@@ -12,7 +12,7 @@ from typing import Any
 from pytest_quantbudget import files, hardware, planning, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
-from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.measurement import Measurement, draft_id
 from pytest_quantbudget.request import Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
@@ -76,32 +76,47 @@ class BudgetReport:
 
 
 @dataclass(frozen=True)
+class JudgedFrom:
+    """The report whose measurements were judged again: its file, and when they were measured."""
+
+    file: str
+    measured: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """A run of pytest-quantbudget. Sizes in bytes, times in seconds, shares in percent."""
+    """A run of pytest-quantbudget. Sizes in bytes, times in seconds, shares in percent.
+
+    Machine and commit are those of the measuring, also where that was another run's.
+    """
 
     version: int
     created: str
     machine: Machine
     commit: Commit | None
     budgets: tuple[BudgetReport, ...]
+    judged_from: JudgedFrom | None = None
 
 
 def build(session: Session) -> Report:
     """The report of a session as it stands."""
     measurements = {key: _without_ids(found) for key, found in session.measurements().items()}
+    stored = session.options.stored
     return Report(
         version=VERSION,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=hardware.machine(),
-        commit=hardware.commit(session.root),
+        machine=stored.report.machine if stored else hardware.machine(),
+        commit=stored.report.commit if stored else hardware.commit(session.root),
         budgets=tuple(_budget(session, b, entries, measurements) for _, b, entries in session.files()),
+        judged_from=stored.origin if stored else None,
     )
 
 
 def _without_ids(measured: Measurement) -> Measurement:
-    """A measurement without the tokens of its answers, which only serve what is measured later."""
+    """A measurement without the tokens of its answers, which only serve what is measured later; their name stays."""
     tasks = (
-        replace(task, answers=tuple(replace(answer, ids=()) for answer in task.answers)) for task in measured.tasks
+        replace(task, name=draft_id(task), answers=tuple(replace(answer, ids=()) for answer in task.answers))
+        for task in measured.tasks
     )
     return replace(measured, tasks=tuple(tasks))
 

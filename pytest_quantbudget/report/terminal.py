@@ -51,6 +51,8 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
     for note in dict.fromkeys(note for measurement in measured for note in measurement.notes):
         yield Line(f"note: {note}", markup={"yellow": True})
+    if report.judged_from is not None:
+        yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
 
 
 def _table(budget: BudgetReport) -> Iterator[Line]:
