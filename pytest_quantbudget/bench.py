@@ -94,7 +94,9 @@ class Bench:
     def _whole(self) -> Measurement:
         notes = (*self.store.notes,)
         self.store.notes.clear()
-        return merge([*self._parts, Measurement(self._parts[0].subject, notes=notes)])
+        whole = merge([*self._parts, Measurement(self._parts[0].subject, notes=notes)])
+        doubts = (f"{whole.subject.name}: {doubt}" for speed in whole.speeds for doubt in speed.doubts)
+        return replace(whole, notes=(*whole.notes, *doubts))
 
     def environ(self, count: int = 1) -> dict[str, str]:
         """What shows the first `count` GPUs of this process, and no other, to the processes that it starts."""
