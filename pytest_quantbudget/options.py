@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def read(config: pytest.Config) -> Options:
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
+        noise=_noise(given.quant_noise),
     )
 
 
@@ -59,3 +61,11 @@ def _timeout(text: str | None) -> float:
         return float(TIME.read(text))
     except ValueError as error:
         raise pytest.UsageError(f"--quant-timeout: {error}") from None
+
+
+def _noise(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise pytest.UsageError(f"--quant-noise wants a whole number of at least 1, such as 3, not {safe(text)!r}")
+    return int(text)

@@ -59,6 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help='Time for all measurements of the run, such as "2 h"; what is not measured by then fails.',
     )
     group.addoption(
+        "--quant-noise",
+        metavar="K",
+        help="Measure each budget's baseline K more times, to show how much equal runs differ, and which limits ask "
+        "for less than that.",
+    )
+    group.addoption(
         "--quant-trust-remote-code",
         action="store_true",
         help="Run code that comes with a model (trust_remote_code of transformers).",

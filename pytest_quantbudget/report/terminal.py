@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_quantbudget import stats
+from pytest_quantbudget import noise, stats
 from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.request import Task
@@ -80,6 +80,18 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         yield Line(f"on {device.name}, {device.threads} threads; {said}")
     yield from _cut_off(budget)
     yield from _reused(budget)
+    yield from _noise(budget)
+
+
+def _noise(budget: BudgetReport) -> Iterator[Line]:
+    """How much equal runs differ, and which limits that may decide."""
+    for text in noise.lines(budget.noise, [task.name for task in budget.tasks]) if budget.noise else ():
+        yield Line(text)
+    for method in budget.methods:
+        for limit in method.limits:
+            if limit.verdict.inside_noise:
+                said = f"{method.name}: {limit.name} is inside the noise: {limit.verdict.noise}"
+                yield Line(said, markup={"yellow": True})
 
 
 def _cut_off(budget: BudgetReport) -> Iterator[Line]:
