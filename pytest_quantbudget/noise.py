@@ -194,21 +194,18 @@ def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[t
                 continue
 
 
-def lines(noise: Noise, tasks: Sequence[str]) -> Iterator[str]:
-    """The noise floor for people: one line of all, and what went wrong."""
-    kinds = grammar.limit_kinds(list(tasks))
+def line(noise: Noise) -> str:
+    """The noise floor for people; nothing where no equal run was made."""
     parts = [f"{name} {_factor(noise.spread(key))}" for key, name in ALONE.items() if key in noise.values]
     for task in noise.tasks:
         drop = f", {format_value(task.drop, 'points')} apart" if task.drop else ""
         parts.append(f"{task.task} flips {_up_to(task.flips)} of {task.n:,}{drop}")
-    for kind in kinds.values():
+    for kind in grammar.LIMITS.values():
         if kind.metric in AGAINST and kind.metric in noise.values:
             name = kind.name.partition("_")[2].replace("_", " ")
             parts.append(f"{name} {_range(noise.values[kind.metric], kind.unit)}")
-    if noise.runs:
-        runs = "1 equal run" if noise.runs == 1 else f"{noise.runs:,} equal runs"
-        yield f"noise floor of {noise.method}, {runs}: {', '.join(parts)}"
-    yield from noise.notes
+    runs = "1 equal run" if noise.runs == 1 else f"{noise.runs:,} equal runs"
+    return f"noise floor of {noise.method}, {runs}: {', '.join(parts)}" if noise.runs else ""
 
 
 def _factor(spread: float) -> str:

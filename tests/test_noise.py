@@ -165,7 +165,7 @@ def test_runs_without_a_difference_put_no_limit_inside(load: Load) -> None:
     found = noise.of(budget, [first, replace(first, subject=replace(first.subject, again=1))])
     kinds = {limit.kind.name: limit.kind for limit in budget.method("nf4").limits}
     assert not found.inside(kinds["max_math_drop"], 0.0, 0.0)
-    assert next(noise.lines(found, ["math"])) == (
+    assert noise.line(found) == (
         "noise floor of fp16, 1 equal run: tokens/s 1.000x to 1.000x, first token 1.000x to 1.000x, load time 1.000x "
         "to 1.000x, VRAM 1.000x to 1.000x, ppl 1.000x to 1.000x, math flips none of 100"
     )
@@ -180,8 +180,7 @@ def test_the_record_has_each_runs_values_and_counts(load: Load) -> None:
     assert found.values["agreement"] == (99.9, 99.8)
     assert found.tasks == (TaskNoise("math", 100, (1, 0), (0, 2)),)
     assert records.from_builtins(Noise, records.to_builtins(found)) == found
-    told = next(noise.lines(found, ["math"]))
-    assert "math flips up to 2 of 100, 3.0 points apart, token agreement 99.80 to 99.90 %" in told
+    assert "math flips up to 2 of 100, 3.0 points apart, token agreement 99.80 to 99.90 %" in noise.line(found)
 
 
 def test_without_equal_runs_there_is_no_noise_and_a_line_says_why(load: Load) -> None:
@@ -196,11 +195,10 @@ def test_without_equal_runs_there_is_no_noise_and_a_line_says_why(load: Load) ->
         "the budget names no baseline": noise.of(replace(budget, baseline=None), []),
     }
     for why, found in said.items():
-        assert list(noise.lines(found, ["math"])) == [f"no noise floor: {why}"]
+        assert (found.runs, found.notes, noise.line(found)) == (0, (f"no noise floor: {why}",), "")
         assert found.words(budget.method("nf4").limits[0].kind) == ""
     found = noise.of(budget, [first, slow, replace(lost, subject=replace(lost.subject, again=2))])
-    assert found.runs == 1
-    assert list(noise.lines(found, []))[1:] == ["fp16 again 2: was killed by SIGKILL"]
+    assert (found.runs, found.notes) == (1, ("fp16 again 2: was killed by SIGKILL",))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +285,7 @@ def test_a_baseline_is_measured_again_and_nothing_of_that_is_kept(
             "on cpu, *",
             "noise floor of fp32, 1 equal run: tokens/s 0.*x to *x, first token 0.*x to *x, load time 0.*x to *x, "
             "wordmath flips none of 12, token agreement 100.00 %*",
-            "fp32 again 2: not finished within its timeout*",
+            "note: fp32 again 2: not finished within its timeout*",
         ]
     )
     yellow = replace(budget.methods[1].limits[0], verdict=replace(verdicts["min_speedup"], inside_noise=True))

@@ -49,7 +49,8 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
         if replies:
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
-    for note in dict.fromkeys(note for measurement in measured for note in measurement.notes):
+    floors = [budget.noise for budget in report.budgets if budget.noise]
+    for note in dict.fromkeys(note for found in (*measured, *floors) for note in found.notes):
         yield Line(f"note: {note}", markup={"yellow": True})
 
 
@@ -85,8 +86,8 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
 
 def _noise(budget: BudgetReport) -> Iterator[Line]:
     """How much equal runs differ, and which limits that may decide."""
-    for text in noise.lines(budget.noise, [task.name for task in budget.tasks]) if budget.noise else ():
-        yield Line(text)
+    if budget.noise and budget.noise.runs:
+        yield Line(noise.line(budget.noise))
     for method in budget.methods:
         for limit in method.limits:
             if limit.verdict.inside_noise:
