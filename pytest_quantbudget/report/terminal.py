@@ -49,8 +49,8 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
         if replies:
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
-    floors = [budget.noise for budget in report.budgets if budget.noise]
-    for note in dict.fromkeys(note for found in (*measured, *floors) for note in found.notes):
+    told = [found.notes for found in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
+    for note in dict.fromkeys(note for notes in told for note in notes):
         yield Line(f"note: {note}", markup={"yellow": True})
 
 
