@@ -94,7 +94,9 @@ class Bench:
     def _whole(self) -> Measurement:
         notes = (*self.store.notes,)
         self.store.notes.clear()
-        return merge([*self._parts, Measurement(self._parts[0].subject, notes=notes)])
+        whole = merge([*self._parts, Measurement(self._parts[0].subject, notes=notes)])
+        doubts = (f"{whole.subject.name}: {doubt}" for speed in whole.speeds for doubt in speed.doubts)
+        return replace(whole, notes=(*whole.notes, *doubts))
 
     def environ(self, count: int = 1) -> dict[str, str]:
         """What shows the first `count` GPUs of this process, and no other, to the processes that it starts."""
@@ -138,10 +140,11 @@ class Bench:
             return
         keys = self._keys(request)
         references = self._references(request, drafts, baseline)
+        stored = keys if not subject.again else None  # what equal runs are to show would be gone in what is stored
         try:
             # Another run that measures the same is waited for: its figures are ours.
-            with self._lock(self.cache / "locks" / f"{keys.folder}.lock") if keys else contextlib.nullcontext():
-                rest = self._recall(request, keys, drafts, references) if keys else request
+            with self._lock(self.cache / "locks" / f"{stored.folder}.lock") if stored else contextlib.nullcontext():
+                rest = self._recall(request, stored, drafts, references) if stored else request
                 if rest is None:
                     return
                 if baseline is not None:
@@ -303,7 +306,7 @@ class Bench:
             str(self.cache),
             str(self.folder),
             keys,
-            self.store.place,
+            self.store.place if not subject.again else None,
             self.store.refresh,
             trust=self.trust,
             environ=self.environ(subject.gpus),
@@ -314,14 +317,14 @@ class Bench:
         contexts = process.contexts()
         while True:
             context = contexts.pop(0)
-            self.progress.begin(subject.method)
+            self.progress.begin(subject.name)
             try:
                 outcome = process.run(
                     context,
                     child.main,
                     (replace(job, last=not contexts),),
                     self._hear,
-                    name=f"quantbudget-{subject.method}",
+                    name=f"quantbudget-{subject.name}",
                     until=ends,
                     tick=self.progress.tick,
                 )
@@ -347,7 +350,7 @@ class Bench:
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         self.progress.hear(message)
-        if self.answers is not None and "answered" in message:
+        if self.answers is not None and "answered" in message and not self._parts[0].subject.again:
             self.answers.add(self._parts[0].subject, message["answered"])
         if "part" in message:
             self._parts.append(records.from_builtins(Measurement, message["part"]))

@@ -275,7 +275,7 @@ class _Run:
             alone = Measurement(self.subject, tasks=(replace(result, agreement=None),))
             self.keep(lambda keys: keys.task(task), alone)
         batches.drop()
-        shrunk = tuple(f"{self.subject.method}: {note}" for note in batches.notes)
+        shrunk = tuple(f"{self.subject.name}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
 
     def enough(self, task: Task) -> Callable[[TaskResult], str] | None:
@@ -297,7 +297,7 @@ class _Run:
         part = Measurement(self.subject, tasks=(replace(result, origin=_origin(), source=source),))
         self.keep(lambda keys: keys.task(task), part)
         batches.answered(result.answers, len(result.answers))
-        return replace(part, notes=tuple(f"{self.subject.method}: {note}" for note in batches.notes))
+        return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in batches.notes))
 
     def diverge(self, task: Task) -> Measurement:
         """Compare with the baseline's logits; a baseline, which has no drafts, keeps its own."""

@@ -87,10 +87,12 @@ def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Me
         if own.bounds is None or other.bounds is None:
             return found
         return replace(found, bounds=Interval(own.bounds.low / other.bounds.high, own.bounds.high / other.bounds.low))
-    speeds = [speed for name in (method, base) if (speed := measured[name].speed(budget.workload)) is not None]
-    ours, theirs = (_repeats(speed, kind) for speed in speeds)
+    speeds = {name: speed for name in (method, base) if (speed := measured[name].speed(budget.workload)) is not None}
+    ours, theirs = (_repeats(speed, kind) for speed in speeds.values())
     bounds = stats.ratio_interval(ours, theirs, confidence)
-    return replace(found, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=_apart(speeds))
+    doubts = [f"{name}: {doubt}" for name, speed in speeds.items() for doubt in speed.doubts]
+    remark = "; ".join(filter(None, [_apart(list(speeds.values())), *doubts]))
+    return replace(found, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=remark)
 
 
 def _apart(speeds: Sequence[Speed]) -> str:
@@ -137,7 +139,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
             f"{format_value(min(repeats), '')} to {format_value(max(repeats), '')}",
         )
     bounds = stats.median_interval(repeats, confidence)
-    return Figure(value, f"{detail} in {len(repeats)} repeats", bounds, n=len(repeats), of="repeats")
+    words, remark = f"{detail} in {len(repeats)} repeats", "; ".join(speed.doubts)
+    return Figure(value, words, bounds, n=len(repeats), of="repeats", remark=remark)
 
 
 def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
@@ -163,18 +166,18 @@ def _of_task(
     budget: Budget, method: str, kind: LimitKind, confidence: float, measured: Mapping[str, Measurement]
 ) -> Figure:
     """Score, drop or flips, from outcomes question by question."""
-    task = budget.tasks[kind.task]
+    task, base = budget.tasks[kind.task], budget.baseline or ""
+    theirs = _answers(task, measured[base], base) if kind.relation else None
     after = _answers(task, measured[method], method)
     n = len(after.answers)
     remark = f"{n:,} of {after.total:,} questions asked: {after.stopped or 'they were not finished'}"
     told: dict[str, Any] = {"n": n, "of": "questions", "remark": remark if n < after.total else ""}
     level = growth.confidence(after, confidence)
-    if not kind.relation:
+    if theirs is None:
         words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} cut off, {after.absent} absent"
         bounds = growth.bounds("", (), after.correct, level)
         return Figure(after.accuracy, words, bounds, level, **told)
-    base = budget.baseline or ""
-    before = _same_questions(task, base, method, _answers(task, measured[base], base), after)
+    before = _same_questions(task, base, method, theirs, after)
     paired = stats.pair(before, after.correct)
     return Figure(
         paired.drop if kind.relation == "drop" else paired.flips,

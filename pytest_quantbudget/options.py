@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def read(config: pytest.Config) -> Options:
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
         stored=_stored(config),
+        noise=_noise(given.quant_noise),
     )
 
 
@@ -86,3 +88,11 @@ def _stored(config: pytest.Config) -> stored.Stored | None:
         raise pytest.UsageError(f"--quant-from: there is no report {named!r}{near}") from None
     except (ValueError, OSError, ArithmeticError, RecursionError) as error:
         raise pytest.UsageError(safe(f"--quant-from {named}: {error}")) from None
+
+
+def _noise(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise pytest.UsageError(f"--quant-noise wants a whole number of at least 1, such as 3, not {safe(text)!r}")
+    return int(text)

@@ -69,6 +69,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Judge the measurements in REPORT, which --quant-report wrote: nothing is loaded, and no GPU is needed.",
     )
     group.addoption(
+        "--quant-noise",
+        metavar="K",
+        help="Measure each budget's baseline K more times, to show how much equal runs differ, and which limits ask "
+        "for less than that.",
+    )
+    group.addoption(
         "--quant-trust-remote-code",
         action="store_true",
         help="Run code that comes with a model (trust_remote_code of transformers).",

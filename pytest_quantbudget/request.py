@@ -101,11 +101,17 @@ class Subject:
     options: dict[str, Any]
     calibration: str | None
     gpus: int = 1  # how many GPUs it is spread over, where there are any
+    again: int = 0  # the number of an equal run, which shows how much runs differ; 0 is the run that is judged
 
     @property
     def key(self) -> str:
         """A name for files and locks."""
         return records.key_of(self)
+
+    @property
+    def name(self) -> str:
+        """A name for people."""
+        return f"{self.method} again {self.again}" if self.again else self.method
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantbudget import bench, decidability, hardware, runfolder, units
+from pytest_quantbudget import bench, decidability, hardware, noise, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.noise import Noise
 from pytest_quantbudget.progress import Progress, View
 from pytest_quantbudget.request import NO_TRUST, Request, Trust
 from pytest_quantbudget.safetext import printable, quoted
@@ -80,6 +81,7 @@ class Options:
     roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
     timeout_s: float = math.inf
     stored: Stored | None = None  # a report that is judged, in place of measuring
+    noise: int = 0  # how many equal runs show the noise of each budget's baseline
 
 
 @dataclass
@@ -97,6 +99,7 @@ class Session:
     budgets: dict[Path, Budget] = field(default_factory=dict)
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
+    _noise: dict[Path, Noise] = field(default_factory=dict)
     _own_folder: runfolder.RunFolder | None = None
     _bench: bench.Bench | None = None
     _gpus: list[hardware.Gpu] | None = None
@@ -182,9 +185,12 @@ class Session:
         return hardware.lacking(need, stored.gpus(self.measure(budget, method).device)[: need.count])
 
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
-        """Note what `limits` of a method need (all that the file declares where None), the baseline included."""
+        """Note what `limits` of a method need (all that the file declares where None), the baseline included.
+
+        Beside every limit stands how much the baseline's figure varies, if that is asked for.
+        """
         self._need(budget.request(method, limits))
-        related = [limit for limit in limits or () if limit.kind.relation]
+        related = [limit for limit in limits or () if limit.kind.relation or self.options.noise]
         if related and budget.baseline is not None:
             self._need(budget.request(budget.method(budget.baseline), related))
 
@@ -214,11 +220,44 @@ class Session:
         planned = base.subject.key in self.needs and base.subject.key != method.subject.key
         return planned and (base.gpu is None or self.lacking(base.gpu) is None)
 
+    def equal_runs(self, budget: Budget) -> list[Measurement]:
+        """The measurement of a budget's baseline, then those of its equal runs, each made once a run.
+
+        An equal run is measured as a method is: in a process of its own, with the first run's answers as drafts.
+        Whatever failed is in its record. Empty without --quant-noise, without a baseline that is planned and that this
+        machine has the GPUs for, and where the baseline came to no end.
+        """
+        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        if not self.options.noise or base is None or base.subject.key not in self.needs:
+            return []
+        if base.gpu is not None and self.lacking(base.gpu) is not None:
+            return []
+        runs = [self.measure(budget, base)]
+        if any(failure.fatal for failure in runs[0].failures):
+            return []
+        needed = self.needs[base.subject.key]
+        drafts = {result.task: result for result in runs[0].tasks}
+        compared = tuple(task for task in needed.divergence if task in drafts)
+        for subject in noise.subjects(budget, self.options.noise)[1:]:
+            again = replace(needed, subject=subject, divergence=compared)
+            runs.append(self.bench.measure(again, drafts, needed))
+        return runs
+
+    def noise_of(self, budget: Budget) -> Noise | None:
+        """How much equal runs of a budget's baseline differ, measured first; None where nobody asks."""
+        if self.options.stored is not None:
+            return self.options.stored.noise(budget.path.name, budget.baseline)
+        if self.options.noise and budget.path not in self._noise:
+            self._noise[budget.path] = noise.of(budget, self.equal_runs(budget))
+        return self._noise.get(budget.path)
+
     def finish_measuring(self) -> None:
         """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""
         for budget, method in [(b, m) for b in self.budgets.values() for m in b.methods]:
             if method.subject.key in self.needs and (method.gpu is None or self.lacking(method.gpu) is None):
                 self.measure(budget, method)
+        for _, budget, _ in self.files():
+            self.noise_of(budget)
 
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
@@ -239,7 +278,7 @@ class Session:
         if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
             why = "needs a GPU; one was found and torch cannot use it"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
-        verdict = judge(budget, method, limit, measured)
+        verdict = judge(budget, method, limit, measured, self.noise_of(budget))
         if self.options.stored is not None:  # nobody knows who wrote that report
             verdict = replace(verdict, message=printable(verdict.message))
         return self._without_gpu(verdict)

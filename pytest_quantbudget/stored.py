@@ -18,6 +18,7 @@ from pytest_quantbudget.files import BUILTIN_DIR
 from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import NO_MATTER
 from pytest_quantbudget.measurement import Device, Failure, Measurement, Perplexity, Speed, TaskResult
+from pytest_quantbudget.noise import Noise
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report
 from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Request, Subject, Task, Text, Workload
@@ -73,6 +74,11 @@ class Stored:
         own = own or [Gpu(0, device.name, device.uuid or "", total, total, device.capability or "0.0", "")]
         others = [gpu for gpu in machine if gpu.name == device.name and gpu.uuid != device.uuid]
         return [replace(gpu, free=gpu.total) for gpu in (*own, *others)]
+
+    def noise(self, file: str, baseline: str | None) -> Noise | None:
+        """What equal runs of the baseline showed, if the report's run made any for a budget of that file name."""
+        found = [b.noise for b in self.report.budgets if Path(b.file).name == file and b.baseline == baseline]
+        return next((noise for noise in found if noise is not None), None)
 
     def measure(self, request: Request, file: str) -> Measurement:
         """The stored measurement of what a request asks for, as if it had been made now.

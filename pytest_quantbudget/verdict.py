@@ -12,6 +12,7 @@ from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.figures import Figure, Unmeasured, figure
 from pytest_quantbudget.limits import Limit, Target
 from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.noise import Noise
 from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN
 from pytest_quantbudget.units import format_apart, format_value
 
@@ -34,7 +35,8 @@ class Verdict:
     `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
     the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
     they are infinite, or where there are none). `p_over` belongs to a drop: how likely at least the measured one would
-    be if the true one were at the limit.
+    be if the true one were at the limit. `noise` says how much equal runs of the baseline differ in this figure, and
+    `inside_noise` whether that alone may decide.
     """
 
     outcome: str
@@ -50,10 +52,17 @@ class Verdict:
     high: float | None = None
     confidence: float | None = None
     p_over: float | None = None
+    noise: str = ""
+    inside_noise: bool = False
 
 
-def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, Measurement]) -> Verdict:
-    """The verdict on one limit, from the measurements of its method and, for a relation, of the baseline."""
+def judge(
+    budget: Budget, method: Method, limit: Limit, measured: Mapping[str, Measurement], noise: Noise | None = None
+) -> Verdict:
+    """The verdict on one limit, from the measurements of its method and, for a relation, of the baseline.
+
+    The noise changes no outcome; it is told beside it.
+    """
     own = measured[method.name]
     name = f"{method.name}: {limit.name}"
     device = own.device.name if own.device else ""
@@ -81,7 +90,19 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
         base = f"{budget.baseline} itself answers {format_value(found.most, '%')} right"
         message = f"{name} {target.text} points cannot fail: the baseline {base}{_bracketed(found)}"
         return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
-    return _judged(limit, name, target, target.value, found)
+    verdict = _judged(limit, name, target, target.value, found)
+    return _beside_noise(verdict, limit, target.value, found.value, noise) if noise is not None else verdict
+
+
+def _beside_noise(verdict: Verdict, limit: Limit, value: float, measured: float, noise: Noise) -> Verdict:
+    """A verdict with what equal runs show; its message tells where that matters."""
+    said, inside = noise.words(limit.kind), noise.inside(limit.kind, value, measured)
+    message = verdict.message
+    if inside:
+        message += f"; inside the noise: {said}"
+    elif said and (verdict.outcome != WITHIN or verdict.decision == UNDECIDED):
+        message += f"; {said}"
+    return replace(verdict, message=message, noise=said, inside_noise=inside)
 
 
 def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure) -> Verdict:

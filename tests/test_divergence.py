@@ -101,8 +101,9 @@ def test_it_is_what_the_definition_says(
     found = divergence.compare(own.model, pairs, kept)
     values, same = by_hand(own.model, base.model, pairs)
     assert found.tokens == len(values)
-    # bfloat16 rounds after other sums where blocks are fed: 3 % of a divergence, and a choice that was a tie.
-    close = 1e-4 if fed == "plain" else 0.05
+    # bfloat16 rounds after other sums where blocks are fed: 3 % of a divergence, and a choice that was a tie. Where
+    # only the answer's logits are asked for, a CPU with bfloat16 instructions rounds 0.14 % otherwise.
+    close = 5e-3 if fed == "plain" else 0.05
     assert found.mean_kl == pytest.approx(sum(values) / len(values), rel=close)
     assert found.max_kl == pytest.approx(values[-1], rel=4 * close)
     at = 0.99 * (len(values) - 1)
@@ -233,7 +234,7 @@ def test_a_budget_with_a_broken_limit_fails_in_words_and_is_measured_once(room: 
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "bf16: max_kl 0.0000000001 nats, measured 0.00* nats (* tokens, at most *)",
+            "bf16: max_kl 0.0000000001 nats, measured 0.00* nats, 95 % bounds * (* tokens, at most *)",
             "b.yaml:10: this line",
             "method * agreement  ppl ratio * KL  verdict",
             "bf16 * % * 1.00* *OVER: max_kl",

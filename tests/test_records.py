@@ -25,6 +25,7 @@ from pytest_quantbudget.measurement import (
     Speed,
     TaskResult,
 )
+from pytest_quantbudget.noise import Noise, TaskNoise
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
 from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
@@ -83,6 +84,7 @@ REPORT = Report(
             baseline="fp16",
             workload=WORKLOAD,
             text=TEXT,
+            noise=Noise("fp16", 1, {"ttft": (0.05, 0.06)}, (TaskNoise("gsm8k", 100, (1,), (2,)),), ("a note",)),
             prompt="Hello",
             tasks=(TASK,),
             together=(Together("q.yaml::nf4::max_gsm8k_drop", 0.01, 0.02),),

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Quantized weights keep their scales beside the tensor, out of sight of parameters() and buffers().
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory",
+    "could not create a primitive",  # oneDNN's words where it finds no memory for its code
+)  # fmt: skip
 STATE = ("quant_state", "state2", "CB", "SCB", "absmax", "offset", "code")
 
 

@@ -3,69 +3,120 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons that mean less than the GPU can do; reaching its power limit
-# (nvmlClocksEventReasonSwPowerCap) is how a GPU runs at full load (NVML API reference, "NvmlClocksEventReasons").
-SLOWDOWNS = {
-    0x08: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "power brake",
-}
+# Bits of nvmlDeviceGetCurrentClocksEventReasons that mean less than the GPU can do (NVML API reference,
+# "NvmlClocksEventReasons"). Not among them: the power limit, at which a GPU runs under full load, and the hardware
+# slowdown (0x08), which is also reported while clocks change; its two causes have bits of their own.
+SLOWDOWNS = {0x20: "software thermal slowdown", 0x40: "hardware thermal slowdown", 0x80: "power brake"}
+FEW = 0.02  # of the scheduler's periods: fewer are lost in the noise of repeats
 ROOT = Path("/")
 
 
 class Watch:
-    """Looks at the machine between repeats. What cannot be read slows nothing down."""
+    """Looks at the machine between repeats, and compares its counters from beginning to end.
+
+    What cannot be read slows nothing down. `root` is where `/proc` and `/sys` are.
+    """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> None:
         self.root = root
-        self.uuids = [name for name in environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.startswith("GPU-")]
+        listed = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        self.gpus = _handles([name for name in listed if name.startswith("GPU-")])
         self.seen: dict[str, None] = {}
-        self.before = self._counters()
+        self.hot = [_thermal_ns(gpu) for gpu in self.gpus]
+        self.cores, self.periods = self._cores(), self._periods()
 
     def look(self) -> None:
         """Note what slows a GPU down at this moment."""
-        if not self.uuids:
-            return
-        import pynvml
-
-        try:
-            pynvml.nvmlInit()
-            try:
-                for uuid in self.uuids:
-                    handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-                    reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
-                    self.seen.update({f"GPU {name}": None for bit, name in SLOWDOWNS.items() if reasons & bit})
-            finally:
-                pynvml.nvmlShutdown()
-        except pynvml.NVMLError:
-            return
+        for gpu in self.gpus:
+            reasons = _reasons(gpu)
+            self.seen.update({f"GPU {name}": None for bit, name in SLOWDOWNS.items() if reasons & bit})
 
     def words(self) -> tuple[str, ...]:
         """What slowed the machine down since this was made."""
-        after = self._counters()
-        told = [f"{what} ({after[what] - count} times)" for what, count in self.before.items() if after[what] > count]
-        return (*self.seen, *told)
+        told = list(self.seen)
+        hot = max((_thermal_ns(gpu) - ns for gpu, ns in zip(self.gpus, self.hot, strict=True)), default=0)
+        if hot > 0:
+            told.append(f"GPU below its clocks for heat ({hot / 1e9:.2g} s)")
+        events = max((count - self.cores.get(path, count) for path, count in self._cores().items()), default=0)
+        if events > 0:
+            told.append(f"CPU thermal throttling ({events:,} times)")
+        shares = [share for path, now in self._periods().items() if (share := _share(self.periods.get(path, now), now))]
+        if max(shares, default=0.0) >= FEW:
+            told.append(f"the CPU limit of its control group (in {max(shares):.0%} of its periods)".replace("%", " %"))
+        return tuple(told)
 
-    def _counters(self) -> dict[str, int]:
-        cores = self.root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")
-        return {"CPU thermal throttling": sum(map(_number, cores)), "the container's CPU limit": self._quota()}
+    def _cores(self) -> dict[Path, int]:
+        """How often each core and package was slowed down for heat; cores that share a counter each have it."""
+        found = self.root.glob("sys/devices/system/cpu/cpu*/thermal_throttle/*_throttle_count")
+        return {path: int(text) for path in found if (text := _text(path).strip()).isdecimal()}
 
-    def _quota(self) -> int:
-        """How often this process's control group had used up its CPU time: `cpu.stat` of the kernel's cgroup v2."""
-        try:
-            own = (self.root / "proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-            lines = (self.root / "sys/fs/cgroup" / own / "cpu.stat").read_text().splitlines()
-        except OSError:
-            return 0
-        return sum(int(line.split()[1]) for line in lines if line.startswith("nr_throttled "))
+    def _periods(self) -> dict[Path, tuple[int, int]]:
+        """For each control group around this process: periods in which it used up its CPU time, and all that it ran in.
+
+        `cpu.stat` of the kernel's cgroup v2 and of v1. Where the group's own path is the host's, as it is told to a
+        container under v1, the container's is the top.
+        """
+        found = {}
+        for line in _text(self.root / "proc/self/cgroup").splitlines():
+            controllers, _, path = line.partition(":")[2].partition(":")
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = self.root / "sys/fs/cgroup" / controllers
+            for folder in _upwards(top / path.strip("/"), top):
+                pairs = (line.split() for line in _text(folder / "cpu.stat").splitlines())
+                stat = {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}
+                if "nr_periods" in stat:
+                    found[folder] = (stat.get("nr_throttled", 0), stat["nr_periods"])
+        return found
 
 
-def _number(path: Path) -> int:
+def _share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Of the periods since, those that were cut short."""
+    return (after[0] - before[0]) / (after[1] - before[1]) if after[1] > before[1] else 0.0
+
+
+def _upwards(folder: Path, top: Path) -> Iterator[Path]:
+    yield from (each for each in (folder, *folder.parents) if each.is_relative_to(top))
+
+
+def _text(path: Path) -> str:
     try:
-        return int(path.read_text())
+        return path.read_text()
     except (OSError, ValueError):
+        return ""
+
+
+def _handles(uuids: list[str]) -> list[Any]:
+    """NVML's handles of the GPUs; NVML stays open until the process ends, so that a look takes no time."""
+    if not uuids:
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+    except pynvml.NVMLError:
+        return []
+
+
+def _reasons(gpu: Any) -> int:
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+    except pynvml.NVMLError:
+        return 0
+
+
+def _thermal_ns(gpu: Any) -> int:
+    """How long heat has kept the GPU below its clocks since the driver was loaded; 0 where it does not count that."""
+    import pynvml
+
+    try:
+        return int(pynvml.nvmlDeviceGetViolationStatus(gpu, pynvml.NVML_PERF_POLICY_THERMAL).violationTime)
+    except pynvml.NVMLError:
         return 0

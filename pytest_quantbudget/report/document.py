@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import files, hardware, planning, records
+from pytest_quantbudget import files, hardware, noise, planning, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement, draft_id
+from pytest_quantbudget.noise import Noise
 from pytest_quantbudget.request import Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
@@ -56,7 +57,7 @@ class MethodReport:
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """One budget file."""
+    """One budget file; `noise` is that of its baseline, where equal runs of it were asked for."""
 
     file: str
     model: str
@@ -68,6 +69,7 @@ class BudgetReport:
     methods: tuple[MethodReport, ...]
     text: Text | None = None
     together: tuple[Together, ...] = ()
+    noise: Noise | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
@@ -100,14 +102,18 @@ class Report:
 
 def build(session: Session) -> Report:
     """The report of a session as it stands."""
-    measurements = {key: _without_ids(found) for key, found in session.measurements().items()}
+    found = session.measurements()
+    shown = {key: _without_ids(measured) for key, measured in found.items()}
     stored = session.options.stored
     return Report(
         version=VERSION,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         machine=stored.report.machine if stored else hardware.machine(),
         commit=stored.report.commit if stored else hardware.commit(session.root),
-        budgets=tuple(_budget(session, b, entries, measurements) for _, b, entries in session.files()),
+        budgets=tuple(
+            replace(_budget(session, budget, entries, shown), noise=_noise(session, budget, found))
+            for _, budget, entries in session.files()
+        ),
         judged_from=stored.origin if stored else None,
     )
 
@@ -151,6 +157,15 @@ def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
     told = [(entry.id, entry.verdict.p_over) for entry in entries if entry.verdict.p_over is not None]
     adjusted = planning.holm([p for _, p in told])
     return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
+
+
+def _noise(session: Session, budget: Budget, found: dict[str, Measurement]) -> Noise | None:
+    """The noise as far as it was measured, by whichever process."""
+    if session.options.stored is not None:
+        return session.noise_of(budget)
+    times = session.options.noise
+    runs = [found.get(subject.key) for subject in noise.subjects(budget, times)]
+    return noise.of(budget, [run for run in runs if run is not None]) if times else None
 
 
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:

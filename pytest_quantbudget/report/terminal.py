@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pytest_quantbudget import stats
+from pytest_quantbudget import noise, stats
 from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.request import Task
@@ -49,7 +49,8 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
         if replies:
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
-    for note in dict.fromkeys(note for measurement in measured for note in measurement.notes):
+    told = [found.notes for found in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
+    for note in dict.fromkeys(note for notes in told for note in notes):
         yield Line(f"note: {note}", markup={"yellow": True})
     if report.judged_from is not None:
         yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
@@ -85,6 +86,18 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
     yield from _undecided(budget)
     yield from _together(budget)
     yield from _reused(budget)
+    yield from _noise(budget)
+
+
+def _noise(budget: BudgetReport) -> Iterator[Line]:
+    """How much equal runs differ, and which limits that may decide."""
+    if budget.noise and budget.noise.runs:
+        yield Line(noise.line(budget.noise))
+    for method in budget.methods:
+        for limit in method.limits:
+            if limit.verdict.inside_noise:
+                said = f"{method.name}: {limit.name} is inside the noise: {limit.verdict.noise}"
+                yield Line(said, markup={"yellow": True})
 
 
 def _cut_off(budget: BudgetReport) -> Iterator[Line]:
