@@ -318,7 +318,7 @@ class Session:
 
     def remember(self) -> None:
         """Keep what later runs want to know of this one before they load anything: rates of flips."""
-        if self.options.store is not None and self.entries:
+        if self.options.store is not None and self.options.stored is None and self.entries:
             decidability.remember(self.options.cache, self.budgets.values(), self.measurements())
 
     def _stored(self) -> dict[str, Measurement]:
