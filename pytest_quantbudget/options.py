@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_quantbudget import sources, store
-from pytest_quantbudget.grammar import TIME
+from pytest_quantbudget import sources, store, update
+from pytest_quantbudget.grammar import TIME, number
 from pytest_quantbudget.request import Trust
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Options
@@ -29,6 +30,7 @@ def read(config: pytest.Config) -> Options:
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
+        **_update(given.quant_update, given.quant_update_rate),
     )
 
 
@@ -59,3 +61,22 @@ def _timeout(text: str | None) -> float:
         return float(TIME.read(text))
     except ValueError as error:
         raise pytest.UsageError(f"--quant-timeout: {error}") from None
+
+
+def _update(mode: str | None, rate: str | None) -> dict[str, Any]:
+    """Which limits are written, and how often they may fail an equal run."""
+    if mode is None:
+        if rate is not None:
+            raise pytest.UsageError("--quant-update-rate belongs to --quant-update")
+        return {}
+    if mode not in update.MODES:
+        # argparse takes the word behind an option for its value: a file's name, too.
+        known = ", ".join(f"--quant-update={name}" for name in update.MODES)
+        raise pytest.UsageError(safe(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it"))
+    if rate is None:
+        return {"update": mode}
+    try:
+        return {"update": mode, "update_rate": number(1e-6, 0.5, closed="low").read(float(rate))}
+    except ValueError:
+        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        raise pytest.UsageError(safe(f"--quant-update-rate {why}")) from None

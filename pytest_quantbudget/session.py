@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from pytest_quantbudget import bench, hardware, runfolder, units
+from pytest_quantbudget import bench, files, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
+from pytest_quantbudget.calibrate import RATE, Update
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.progress import Progress, View
@@ -18,7 +19,7 @@ from pytest_quantbudget.request import NO_TRUST, Request, Trust
 from pytest_quantbudget.safetext import quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
-from pytest_quantbudget.yamlfile import BudgetError, Problem, named_folder, path_from
+from pytest_quantbudget.yamlfile import MAX_BYTES, BudgetError, Problem, named_folder, path_from
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -61,6 +62,7 @@ class Entry:
     method: str
     limit: str
     verdict: Verdict
+    updated: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Options:
     trust: Trust = NO_TRUST
     roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
     timeout_s: float = math.inf
+    update: str = ""  # which limits are written into the budgets at the end: see update.MODES
+    update_rate: float = RATE
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Session:
     answers: Path | None = None  # where answers are written as they come
     opened: list[Path] = field(default_factory=list)  # folders of budgets that were named
     budgets: dict[Path, Budget] = field(default_factory=dict)
+    texts: dict[Path, bytes] = field(default_factory=dict)  # of the budgets, as they were read
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     _own_folder: runfolder.RunFolder | None = None
@@ -106,6 +111,7 @@ class Session:
         if path not in self.budgets:
             roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
             self.budgets[path] = load_budget(path, roots)
+            self.texts[path] = files.read(path, MAX_BYTES)
         return self.budgets[path]
 
     def check_id(self, argument: str) -> None:

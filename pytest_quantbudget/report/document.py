@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.calibrate import Update
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.request import Task, Text, Workload
@@ -24,12 +25,13 @@ MAX_COLUMNS = MAX_ROWS = 100  # of one table
 
 @dataclass(frozen=True)
 class LimitReport:
-    """One selected limit: the id of its test, its line in the file, and the verdict."""
+    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""
 
     id: str
     name: str
     line: int
     verdict: Verdict
+    updated: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
     lines = {limit.name: limit.line for limit in method.limits}
     mine = [entry for entry in entries if entry.method == method.name]
-    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict) for e in mine)
+    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict, e.updated) for e in mine)
 
 
 def write(path: Path, report: Report) -> bool:
