@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from pytest_quantbudget import records
+from pytest_quantbudget.calibrate import Update
 from pytest_quantbudget.hardware import Commit, Gpu, Machine
 from pytest_quantbudget.measurement import (
     Agreement,
@@ -81,7 +82,11 @@ REPORT = Report(
                     MEASUREMENT,
                     (
                         LimitReport(
-                            "q.yaml::nf4::max_vram", "max_vram", 9, Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB")
+                            "q.yaml::nf4::max_vram",
+                            "max_vram",
+                            9,
+                            Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB"),
+                            Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
                         ),
                     ),
                 ),
