@@ -328,6 +328,11 @@ class LimitKind:
     doc: str
     task: str = ""
 
+    def unit_of(self, value: float) -> str:
+        """The unit in which a figure is written where no user gave one: of sizes and times, what suits it."""
+        known = units.SIZES if self.kind is SIZE else units.TIMES if self.kind is TIME else None
+        return units.pick_unit(value, known) if known else self.unit
+
 
 SHARE = number(0, 100, closed="high")
 AUTO = "auto"  # instead of a limit's value: --quant-update writes one

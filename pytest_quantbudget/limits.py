@@ -94,12 +94,20 @@ def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judgi
 
 def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
     """Note limits of one method of which one can never be the one that fails, so that it promises nothing."""
+    for inner, _, message in contradictions(limits):
+        problems.add(Marked(None, inner.file, inner.line), message)
+
+
+def contradictions(limits: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
+    """Limits on a part and on the whole, of which the part's lies higher, with words."""
     plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
+    found = []
     for inner, outer, why in _nested(plain):
         low, high = plain[outer].targets[0], plain[inner].targets[0]
         if low.value is not None and high.value is not None and high.value > low.value:
-            node = Marked(None, plain[inner].file, plain[inner].line)
-            problems.add(node, f"{inner} {high.text} contradicts {outer} {low.text}: {why}")
+            message = f"{inner} {high.text} contradicts {outer} {low.text}: {why}"
+            found.append((plain[inner], plain[outer], message))
+    return found
 
 
 def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_quantbudget import sources, store, stored, units
-from pytest_quantbudget.grammar import TIME
+from pytest_quantbudget import sources, store, stored, units, update
+from pytest_quantbudget.grammar import TIME, number
 from pytest_quantbudget.request import Trust
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Options
@@ -36,6 +37,7 @@ def read(config: pytest.Config) -> Options:
         timeout_s=_timeout(given.quant_timeout),
         stored=_stored(config),
         noise=_noise(given.quant_noise),
+        **_update(given.quant_update, given.quant_update_rate),
     )
 
 
@@ -96,3 +98,22 @@ def _noise(text: str | None) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
         raise pytest.UsageError(f"--quant-noise wants a whole number of at least 1, such as 3, not {safe(text)!r}")
     return int(text)
+
+
+def _update(mode: str | None, rate: str | None) -> dict[str, Any]:
+    """Which limits are written, and how often they may fail an equal run."""
+    if mode is None:
+        if rate is not None:
+            raise pytest.UsageError("--quant-update-rate belongs to --quant-update")
+        return {}
+    if mode not in update.MODES:
+        # argparse takes the word behind an option for its value: a file's name, too.
+        known = ", ".join(f"--quant-update={name}" for name in update.MODES)
+        raise pytest.UsageError(safe(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it"))
+    if rate is None:
+        return {"update": mode}
+    try:
+        return {"update": mode, "update_rate": number(1e-6, 0.5, closed="low").read(float(rate))}
+    except ValueError:
+        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        raise pytest.UsageError(safe(f"--quant-update-rate {why}")) from None

@@ -75,6 +75,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "for less than that.",
     )
     group.addoption(
+        "--quant-update",
+        nargs="?",
+        const="auto",
+        metavar="WHICH",
+        help="Write what was measured, with a margin for noise, into the budgets: `auto` (default) for the limits that "
+        "read so, `--quant-update=tighten` also where that is tighter than the number there, `--quant-update=all` "
+        "for every limit.",
+    )
+    group.addoption(
+        "--quant-update-rate",
+        metavar="SHARE",
+        help="How often a limit that --quant-update writes may fail with nothing changed (default: 0.01).",
+    )
+    group.addoption(
         "--quant-trust-remote-code",
         action="store_true",
         help="Run code that comes with a model (trust_remote_code of transformers).",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget import answers, live
+from pytest_quantbudget import answers, live, update
 from pytest_quantbudget.report import document, terminal
 from pytest_quantbudget.safetext import safe
 from pytest_quantbudget.session import Session, verdict_of
@@ -25,6 +25,7 @@ class Recorder:
         self.session = session
         self.target = Path(config.option.quant_report).absolute() if config.option.quant_report else None
         self.written: list[str] = []
+        self.updated: list[terminal.Line] = []
         if self.target is not None and self.target.is_dir():
             raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
         session.answers = answers.beside(self.target) if self.target is not None else None
@@ -65,6 +66,8 @@ class Recorder:
             self.session.entries.clear()
         if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.session.options.update and self.session.entries:
+            self.updated = list(update.run(self.session))
         if self.target is not None and self.session.entries:
             self.write(self.target)
         self.session.remember()
@@ -92,7 +95,7 @@ class Recorder:
         """The trade-off table."""
         if not self.session.entries:
             return
-        for line in terminal.lines(self.report(), replies=self.config.get_verbosity() > 0):
+        for line in (*terminal.lines(self.report(), replies=self.config.get_verbosity() > 0), *self.updated):
             if line.title:
                 terminalreporter.write_sep("=", line.text)
             else:

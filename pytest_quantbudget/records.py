@@ -199,13 +199,16 @@ def write_json(path: Path, record: object) -> None:
     write_text(path, json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write so that a reader sees the old file or the new one, never half of one."""
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one.
+
+    The file gets the rights of any new one, or those of `mode`; line ends are those of the text.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
             file.write(text)
-        Path(name).chmod(0o666 & ~umask())
+        Path(name).chmod(0o666 & ~umask() if mode is None else mode)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantbudget import bench, decidability, hardware, noise, runfolder, units
+from pytest_quantbudget import bench, decidability, files, hardware, noise, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
+from pytest_quantbudget.calibrate import RATE, Update
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.noise import Noise
@@ -20,7 +21,7 @@ from pytest_quantbudget.request import NO_TRUST, Request, Trust
 from pytest_quantbudget.safetext import printable, quoted
 from pytest_quantbudget.store import Store
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED, Verdict, judge
-from pytest_quantbudget.yamlfile import BudgetError, Problem, named_folder, path_from
+from pytest_quantbudget.yamlfile import MAX_BYTES, BudgetError, Problem, named_folder, path_from
 
 if TYPE_CHECKING:
     from pytest_quantbudget.stored import Stored
@@ -66,6 +67,7 @@ class Entry:
     method: str
     limit: str
     verdict: Verdict
+    updated: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Options:
     timeout_s: float = math.inf
     stored: Stored | None = None  # a report that is judged, in place of measuring
     noise: int = 0  # how many equal runs show the noise of each budget's baseline
+    update: str = ""  # which limits are written into the budgets at the end: see update.MODES
+    update_rate: float = RATE
 
 
 @dataclass
@@ -97,6 +101,7 @@ class Session:
     answers: Path | None = None  # where answers are written as they come
     opened: list[Path] = field(default_factory=list)  # folders of budgets that were named
     budgets: dict[Path, Budget] = field(default_factory=dict)
+    texts: dict[Path, bytes] = field(default_factory=dict)  # of the budgets, as they were read
     needs: dict[str, Request] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
     _noise: dict[Path, Noise] = field(default_factory=dict)
@@ -115,6 +120,7 @@ class Session:
         if path not in self.budgets:
             roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
             self.budgets[path] = load_budget(path, roots, elsewhere=self.options.stored is not None)
+            self.texts[path] = files.read(path, MAX_BYTES)
         return self.budgets[path]
 
     def check_id(self, argument: str) -> None:
@@ -250,6 +256,13 @@ class Session:
         if self.options.noise and budget.path not in self._noise:
             self._noise[budget.path] = noise.of(budget, self.equal_runs(budget))
         return self._noise.get(budget.path)
+
+    def noise_seen(self, budget: Budget, found: Mapping[str, Measurement]) -> Noise | None:
+        """The noise as far as the run's measurements, `found`, tell, whichever process made them."""
+        if self.options.stored is not None or not self.options.noise:
+            return self.noise_of(budget)
+        runs = [found.get(subject.key) for subject in noise.subjects(budget, self.options.noise)]
+        return noise.of(budget, [run for run in runs if run is not None])
 
     def finish_measuring(self) -> None:
         """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""

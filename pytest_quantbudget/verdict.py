@@ -78,10 +78,10 @@ def judge(
             outcome, message, detail=missing.failure.detail, for_want_of_gpu=kind == "no-gpu", **_said(target)
         )
     if target is None or target.value is None:
-        unit = limit.targets[0].unit or limit.kind.unit
+        unit = limit.targets[0].unit or limit.kind.unit_of(found.value)
         value = f"measured {_shown(found.value, limit, unit)}{_bounds(found, limit, unit)}{_bracketed(found)}"
         known = ", ".join(repr(t.pattern) for t in limit.targets)
-        why = "has no number yet (`auto`): --quant-update writes one"
+        why = "has no number yet (`auto`): --quant-update writes one at the end of its run"
         if target is None:
             why = f"has no limit for {device!r} (only for {known})"
         told = replace(Verdict(SKIPPED, f"{name} {why}; {value}", found.value, unit=unit), **_bounded(found))

@@ -227,6 +227,11 @@ def read(path: Path) -> Marked:
         raise BudgetError(Problem(path, 0, f"line {line} is not UTF-8 text")) from None
     except files.TooLarge as error:
         raise BudgetError(Problem(path, 0, f"is {error}; a budget has at most {MAX_BYTES:,}")) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Marked:
+    """The text of a file as marked nodes; see `read`."""
     try:
         loader = _Loader(text, path)
     except yaml.reader.ReaderError as error:

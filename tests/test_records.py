@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from pytest_quantbudget import records
+from pytest_quantbudget.calibrate import Update
 from pytest_quantbudget.hardware import Commit, Gpu, Machine
 from pytest_quantbudget.measurement import (
     Agreement,
@@ -98,6 +99,7 @@ REPORT = Report(
                             "max_vram",
                             9,
                             Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB", "log", True, OVER, 7.25, 7.75, 0.95, 0.01),
+                            Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
                         ),
                     ),
                 ),

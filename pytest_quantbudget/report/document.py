@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import files, hardware, noise, planning, records
+from pytest_quantbudget import files, hardware, planning, records
 from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.calibrate import Update
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement, draft_id
 from pytest_quantbudget.noise import Noise
@@ -25,12 +26,13 @@ MAX_COLUMNS = MAX_ROWS = 100  # of one table
 
 @dataclass(frozen=True)
 class LimitReport:
-    """One selected limit: the id of its test, its line in the file, and the verdict."""
+    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""
 
     id: str
     name: str
     line: int
     verdict: Verdict
+    updated: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def build(session: Session) -> Report:
         machine=stored.report.machine if stored else hardware.machine(),
         commit=stored.report.commit if stored else hardware.commit(session.root),
         budgets=tuple(
-            replace(_budget(session, budget, entries, shown), noise=_noise(session, budget, found))
+            replace(_budget(session, budget, entries, shown), noise=session.noise_seen(budget, found))
             for _, budget, entries in session.files()
         ),
         judged_from=stored.origin if stored else None,
@@ -159,19 +161,10 @@ def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
     return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
 
 
-def _noise(session: Session, budget: Budget, found: dict[str, Measurement]) -> Noise | None:
-    """The noise as far as it was measured, by whichever process."""
-    if session.options.stored is not None:
-        return session.noise_of(budget)
-    times = session.options.noise
-    runs = [found.get(subject.key) for subject in noise.subjects(budget, times)]
-    return noise.of(budget, [run for run in runs if run is not None]) if times else None
-
-
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
     lines = {limit.name: limit.line for limit in method.limits}
     mine = [entry for entry in entries if entry.method == method.name]
-    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict) for e in mine)
+    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict, e.updated) for e in mine)
 
 
 def write(path: Path, report: Report) -> bool:
