@@ -57,18 +57,14 @@ class Paired:
         """How many standard errors the observed drop is above a supposed one of `drop` points.
 
         Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
-        design", Statistics in Medicine 17, 891-908: the standard error is taken at the supposed drop, with the rate of
-        the other flips (`q`) at its most likely value given that drop. So it is not 0 where nothing flipped.
+        design", Statistics in Medicine 17, 891-908.
         """
-        n, b, c, delta = self.n, self.b, self.c, drop / 100
-        linear = (2 * n - b + c) * delta - b - c
-        free = -c * delta * (1 - delta)
-        q = (math.sqrt(max(0.0, linear * linear - 8 * n * free)) - linear) / (4 * n)
-        variance = n * (2 * q + delta * (1 - delta))
-        difference = b - c - n * delta
-        if variance <= 0:
+        n, supposed = self.n, drop / 100
+        difference = (self.b - self.c) / n - supposed
+        error = deviation(self.b / n, self.c / n, supposed) / math.sqrt(n)
+        if error == 0:
             return 0.0 if difference == 0 else math.copysign(math.inf, difference)
-        return difference / math.sqrt(variance)
+        return difference / error
 
     def drop_interval(self, confidence: float) -> Interval:
         """Bounds of the drop, in points: the supposed drops that the score does not contradict (Tango 1998)."""
@@ -82,7 +78,7 @@ class Paired:
 
     def p_over(self, drop: float) -> float:
         """How likely at least the observed drop would be, were the true one `drop` points."""
-        return 1 - statistics.NormalDist().cdf(self.score(drop))
+        return beyond(self.score(drop))
 
 
 def pair(before: Sequence[bool], after: Sequence[bool]) -> Paired:
@@ -92,6 +88,24 @@ def pair(before: Sequence[bool], after: Sequence[bool]) -> Paired:
     b = sum(x and not y for x, y in zip(before, after, strict=True))
     c = sum(y and not x for x, y in zip(before, after, strict=True))
     return Paired(len(before), b, c)
+
+
+def deviation(b: float, c: float, drop: float) -> float:
+    """Standard deviation of what one question adds to the drop, were the true drop `drop`; all are shares of 1.
+
+    Of `b` questions that were lost and `c` that were won, the rate of the won ones (`q`) is taken at its most likely
+    value given that drop (Tango 1998, equation 3). So it is not 0 where nothing flipped.
+    """
+    if drop < 0:  # the same the other way round, and without cancellation
+        return deviation(c, b, -drop)
+    linear = (2 - b + c) * drop - b - c
+    won = max(0.0, math.sqrt(linear * linear + 8 * c * drop * (1 - drop)) - linear) / 4
+    return math.sqrt(2 * won + drop * (1 - drop))
+
+
+def beyond(z: float) -> float:
+    """The probability of more than `z` standard deviations above the mean, exact far out too."""
+    return math.erfc(z / math.sqrt(2)) / 2
 
 
 def normal_quantile(confidence: float) -> float:
@@ -141,12 +155,12 @@ def clustered_mean(sums: Sequence[float], sizes: Sequence[int], confidence: floa
 
 def _ratio_error(sums: Sequence[float], sizes: Sequence[int]) -> float:
     """Standard error of sum(sums) / sum(sizes) over clusters."""
-    m, total = len(sizes), sum(sizes)
+    m, whole, total = len(sizes), sum(sums), sum(sizes)
     if m < 2:
         return 0.0
-    ratio = sum(sums) / total
-    squares = sum((s - ratio * size) ** 2 for s, size in zip(sums, sizes, strict=True))
-    return math.sqrt(m / (m - 1) * squares) / total
+    # Not divided before the squares are summed: of counts, equal clusters differ by exactly 0.
+    squares = sum((part * total - whole * size) ** 2 for part, size in zip(sums, sizes, strict=True))
+    return math.sqrt(m / (m - 1) * squares) / total**2
 
 
 def median_interval(values: Sequence[float], confidence: float) -> Interval:
@@ -210,11 +224,11 @@ def _kendall_p(n: int, score: int) -> float:
     """Two-sided probability of so large a difference between rising and falling pairs, in random order."""
     pairs = n * (n - 1) // 2
     if n > 30:
-        return 2 * (1 - statistics.NormalDist().cdf(abs(score) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)))
+        return 2 * beyond(abs(score) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18))
     counts = [1]  # of orders by their number of falling pairs
     for k in range(2, n + 1):
         counts = [sum(counts[max(0, i - k + 1) : i + 1]) for i in range(len(counts) + k - 1)]
-    extreme = (pairs - abs(score)) // 2
+    extreme = (pairs - abs(score) + 1) // 2  # a tied pair counts as one that falls
     return min(1.0, 2 * sum(counts[: extreme + 1]) / math.factorial(n))
 
 
