@@ -52,14 +52,16 @@ def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
 
 
 def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: int, known: FlipRates) -> str:
-    judging, remembered = limit.judging, known.rates.get(_key(method, budget.tasks[limit.kind.task]))
+    task, judging = budget.tasks[limit.kind.task], limit.judging
+    remembered = known.rates.get(_key(method, task))
+    confidence = planning.confidence_at(total, task.start, total, judging.confidence)
     if judging.expected_flips is not None:
         flips, whence = judging.expected_flips, "`expected_flips`"
     elif remembered is not None:
         flips, whence = remembered.percent, f"as measured {remembered.at}"
     else:
         flips, whence = planning.FLIPS, "assumed"
-    resolved = planning.resolves(total, flips, judging.confidence)
+    resolved = planning.resolves(total, flips, confidence)
     if resolved <= value:
         return ""
     points = format_value(value, "points")
@@ -68,8 +70,8 @@ def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: in
     rate = f"at {format_value(flips, '%')} flips, {whence}"
     if value == 0:
         return f"{head} with any number of questions; {have}, {rate}"
-    needed = planning.told_by(value, flips, judging.confidence)
-    firm = planning.asked_for(value, flips, judging.confidence, judging.undecided)
+    needed = planning.told_by(value, flips, confidence)
+    firm = planning.asked_for(value, flips, confidence, judging.undecided)
     errs = f"{firm:,} keep false alarms at half the limit below 1 % and misses at twice it below 5 %"
     return f"{head} with {have}; {needed:,} would, and {errs} ({rate})"
 
