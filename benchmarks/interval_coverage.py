@@ -2,7 +2,7 @@
 
     python benchmarks/interval_coverage.py [--draws 4000] [--seed 0]
 
-Prints Markdown, in about four minutes on one core. Each bound is one-sided and counted alone. For the paired score, all
+Prints Markdown, in about two minutes on one core. Each bound is one-sided and counted alone. For the paired score, all
 counts of lost and won questions are enumerated with their multinomial probabilities. Newcombe's interval (1998,
 Statistics in Medicine 17, 2635-2650, method 10) also needs the questions that both models had right: it is simulated.
 """
@@ -21,8 +21,8 @@ from pytest_quantbudget.stats import Interval, Paired, normal_quantile
 CONFIDENCE = 0.95
 ACCURACY = 0.85  # of the baseline, for Newcombe's interval
 SIZES = (20, 50, 100, 200, 500)
-FLIPS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)  # percent
-PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the flips that the drop is
+FLIPS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)  # percent
+PARTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the flips that the drop is
 
 Floats = NDArray[np.float64]
 

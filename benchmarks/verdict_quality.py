@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 from pytest_quantbudget import growth, planning
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.measurement import Answer, Measurement, TaskResult
-from pytest_quantbudget.request import Request, Rule
 from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN, Paired, normal_quantile
 from pytest_quantbudget.verdict import judge
 
@@ -205,7 +204,7 @@ def check(rng: np.random.Generator, folder: Path) -> int:
         )
         budget = load_budget(path)
         task, method = budget.tasks["gsm8k"], budget.method("nf4")
-        rule = Rule("gsm8k", "drop", "max", (("*", LIMIT),), CONFIDENCE)
+        request = budget.request(method)
         for drop in (0.0, 2.0, 6.0):
             found = draw(rng, planning.looks(START, 200), 5.0, drop, 40)
             ended = plugin(found, LIMIT)
@@ -215,7 +214,7 @@ def check(rng: np.random.Generator, folder: Path) -> int:
                 for n, lost, won, kept in zip(found.looks, found.lost, found.won, found.kept, strict=True):
                     before, after = outcomes(n, int(lost[i]), int(won[i]), int(kept[i]))
                     results = [TaskResult(task, each, 1.0, planned=200) for each in (before, after)]
-                    why = growth.stopped(Request(method.subject, rules=(rule,)), "cpu", results[1], results[0])
+                    why = growth.stopped(request, "cpu", results[1], results[0])
                     if why or n == asked:
                         break
                 records = {

@@ -117,7 +117,7 @@ def score_coverage(n: int, flips: float, drop: float, z: float) -> tuple[float, 
 
 @pytest.mark.parametrize("n", [30, 100, 200])
 def test_bounds_of_a_drop_hold_about_as_often_as_they_say(n: int) -> None:
-    """The worst of a finer grid is 90.7 % (docs/results/verdicts.md): where nearly all flips are losses, and few."""
+    """The worst of a finer grid is 90.7 % (docs/results/verdicts.md): where most flips are losses, and few."""
     grid = [(flips, flips * part) for flips in (1, 2, 3, 5, 8, 15) for part in (0, 0.4, 0.6, 0.8, 0.9, 1)]
     z = stats.normal_quantile(0.95)
     held = np.array([score_coverage(n, *at, z) for at in grid])
