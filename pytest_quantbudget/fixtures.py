@@ -49,12 +49,12 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     measures on the device until the last is freed.
     """
     session = request.config.stash[SESSION]
-    _, method = quant_method
+    budget, method = quant_method
     spec = methods.spec(method.name)
     missing = spec.missing()
     if missing is not None:
         pytest.skip(missing)
-    _need_gpu(session, method)
+    _need_gpu(session, budget, method)
     session.finish_measuring()
     with session.bench.devices(method.subject.gpus):
         os.environ.update(session.bench.environ(method.subject.gpus))
@@ -78,8 +78,9 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         _free()
 
 
-def _need_gpu(session: Session, method: Method) -> None:
+def _need_gpu(session: Session, budget: Budget, method: Method) -> None:
     lacking = session.lacking(method.gpu) if method.gpu is not None else None
+    lacking = lacking or session.too_large(budget, method)
     if lacking is not None:
         no_gpu(session.options.require_gpu, f"{method.name} {lacking}")
 
@@ -99,7 +100,7 @@ def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget
     """All figures of the method: load time, weights, the workload's memory and speed, every declared task's answers."""
     session = request.config.stash[SESSION]
     budget, method = quant_method
-    _need_gpu(session, method)
+    _need_gpu(session, budget, method)
     session.plan(budget, method, None)
     return session.measure(budget, method)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
+from pytest_quantbudget.estimate import memory
+from pytest_quantbudget.estimate.memory import Estimate
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.request import Task, Text, Workload
@@ -34,11 +37,12 @@ class LimitReport:
 
 @dataclass(frozen=True)
 class MethodReport:
-    """One method: what was measured of it and what became of its limits."""
+    """One method: what was measured of it, what became of its limits, and what memory was predicted for it."""
 
     name: str
     measurement: Measurement | None
     limits: tuple[LimitReport, ...]
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def measurements(report: Report) -> Iterator[Measurement]:
 
 def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[str, Measurement]) -> BudgetReport:
     methods = [
-        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries))
+        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries), _estimate(budget, method))
         for method in budget.methods
         if method.subject.key in found or any(entry.method == method.name for entry in entries)
     ]
@@ -115,6 +119,12 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         methods=tuple(methods),
         text=budget.text,
     )
+
+
+def _estimate(budget: Budget, method: Method) -> Estimate | None:
+    with contextlib.suppress(ValueError):  # another architecture, or no configuration on this machine
+        return memory.estimate(method.subject, budget.workload)
+    return None
 
 
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
