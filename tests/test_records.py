@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from pytest_quantbudget import records
+from pytest_quantbudget.estimate.memory import Estimate, LayerKind
 from pytest_quantbudget.hardware import Commit, Gpu, Machine
 from pytest_quantbudget.measurement import (
     Agreement,
@@ -83,6 +84,7 @@ REPORT = Report(
                             "q.yaml::nf4::max_vram", "max_vram", 9, Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB")
                         ),
                     ),
+                    Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",)),
                 ),
             ),
         ),
