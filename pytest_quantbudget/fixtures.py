@@ -82,6 +82,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
 
 def _need_gpu(session: Session, budget: Budget, method: Method) -> None:
     lacking = session.lacking_for(budget, method, method.gpu) if method.gpu is not None else None
+    lacking = lacking or session.too_large(budget, method)
     if lacking is not None:
         no_gpu(session.options.require_gpu, f"{method.name} {lacking}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from pytest_quantbudget import decidability, options, xdist
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, QuantBudgetWarning, gpu_need
+from pytest_quantbudget.estimate import table
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.recorder import Recorder
 from pytest_quantbudget.session import SUFFIXES, Session
@@ -98,6 +100,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Load weights that are pickles, which can run code, where a model has no safetensors.",
     )
+    group.addoption(
+        "--quant-estimate",
+        action="store_true",
+        help="Print the memory that each method is going to take, and which GPUs have it; nothing is loaded or tested.",
+    )
     parser.addini(
         "quant_allow_paths",
         "Directories outside the repository that budgets may name.",
@@ -105,6 +112,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
     )
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """`--quant-estimate` instead of a run."""
+    if not config.option.quant_estimate:
+        return None
+    session = Session(config.rootpath, options.read(config))
+    with _usage_errors():
+        add_budgets(config, session)
+    if not session.budgets:
+        raise pytest.UsageError("--quant-estimate wants a budget: --quant-budget FILE")
+    problems: list[str] = []
+    for budget in session.budgets.values():
+        try:
+            sys.stdout.write("\n".join(table.lines(budget, session.gpus)) + "\n\n")
+        except BudgetError as error:
+            problems += map(str, error.problems)
+    if problems:
+        raise pytest.UsageError(*problems)
+    return 0
 
 
 def pytest_configure(config: pytest.Config) -> None:

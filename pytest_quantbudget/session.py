@@ -13,6 +13,7 @@ from pytest_quantbudget import bench, decidability, files, hardware, noise, runf
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
 from pytest_quantbudget.calibrate import RATE, Update
+from pytest_quantbudget.estimate import fit
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.noise import Noise
@@ -214,17 +215,31 @@ class Session:
             return self.options.stored.measure(needed, budget.path.name)
         base = budget.method(budget.baseline) if budget.baseline is not None else None
         drafts: bench.Drafts = {}
-        if needed.tasks and base is not None and self._before(base, method):
+        if needed.tasks and base is not None and self._before(budget, base, method):
             drafts = {result.task: result for result in self.measure(budget, base).tasks}
         if base is None or base.subject.key == method.subject.key:
             return self.bench.measure(needed, drafts)
         needed = replace(needed, divergence=tuple(task for task in needed.divergence if task in drafts))
         return self.bench.measure(needed, drafts, self.needs.get(base.subject.key))
 
-    def _before(self, base: Method, method: Method) -> bool:
+    def _before(self, budget: Budget, base: Method, method: Method) -> bool:
         """Whether the baseline is another subject than the method's, is planned, and can be measured here."""
         planned = base.subject.key in self.needs and base.subject.key != method.subject.key
-        return planned and (base.gpu is None or self.lacking(base.gpu) is None)
+        return planned and self._has_room(budget, base)
+
+    def too_large(self, budget: Budget, method: Method, limit: Limit | None = None) -> str | None:
+        """Why a method cannot fit the GPUs that it would be given, by its estimate; None where it may.
+
+        What counts is what the limit needs: the peak of the workload, or the weights alone.
+        """
+        if self.options.stored is not None:  # it was measured, so it had room
+            return None
+        runs = limit is not None and bool(budget.request(method, [limit]).workloads)
+        return fit.too_large(method.subject, budget.workload, self.gpus, runs=runs)
+
+    def _has_room(self, budget: Budget, method: Method) -> bool:
+        lacking = self.lacking(method.gpu) if method.gpu is not None else None
+        return lacking is None and self.too_large(budget, method) is None
 
     def equal_runs(self, budget: Budget) -> list[Measurement]:
         """The measurement of a budget's baseline, then those of its equal runs, each made once a run.
@@ -236,7 +251,7 @@ class Session:
         base = budget.method(budget.baseline) if budget.baseline is not None else None
         if not self.options.noise or base is None or base.subject.key not in self.needs:
             return []
-        if base.gpu is not None and self.lacking(base.gpu) is not None:
+        if not self._has_room(budget, base):
             return []
         runs = [self.measure(budget, base)]
         if any(failure.fatal for failure in runs[0].failures):
@@ -267,7 +282,7 @@ class Session:
     def finish_measuring(self) -> None:
         """Measure all that is planned: what is loaded in this process afterwards must not disturb it."""
         for budget, method in [(b, m) for b in self.budgets.values() for m in b.methods]:
-            if method.subject.key in self.needs and (method.gpu is None or self.lacking(method.gpu) is None):
+            if method.subject.key in self.needs and self._has_room(budget, method):
                 self.measure(budget, method)
         for _, budget, _ in self.files():
             self.noise_of(budget)
@@ -285,6 +300,12 @@ class Session:
         if base is not None and lacking is not None:
             why = f"not measured: the baseline {base.name} {lacking}"
             return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
+        for one in filter(None, (method, base)):
+            large = self.too_large(budget, one, limit)
+            if large is not None:
+                whose = "" if one is method else f"the baseline {one.name} "
+                why = f"not measured: {whose}{large}"
+                return self._without_gpu(Verdict(SKIPPED, f"{method.name}: {limit.name} {why}", for_want_of_gpu=True))
         measured = {method.name: self.measure(budget, method)}
         if base is not None:
             measured[base.name] = self.measure(budget, base)

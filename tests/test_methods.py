@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget import bench, loading, methods
+from pytest_quantbudget.estimate.memory import estimate
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.methods import _gptqmodel
 from pytest_quantbudget.metrics import memory
@@ -77,6 +78,12 @@ def test_weights_shrink_as_the_format_says(measured: Measurement) -> None:
     assert at_least <= measured.weights <= at_least + room_for
 
 
+def test_weights_are_what_the_estimate_says_to_the_byte(measured: Measurement) -> None:
+    predicted = estimate(measured.subject, WORKLOAD)
+    assert predicted.weights == measured.weights
+    assert predicted.parameters == PARAMETERS
+
+
 def test_quantized_layers_are_counted(measured: Measurement) -> None:
     assert measured.layers is not None
     bits = methods.spec(measured.subject.method).bits
@@ -114,6 +121,7 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
     own = subject(measured.subject.method, checkpoint=kept, calibration=None)
     again = room.measure(Request(own, tasks=(TASK,)))
     assert again.failures == ()
+    assert again.weights == estimate(own, WORKLOAD).weights
     first, second = measured.task(TASK), again.task(TASK)
     assert first is not None
     assert second is not None

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_quantbudget import records
 from pytest_quantbudget.calibrate import Update
+from pytest_quantbudget.estimate.memory import Estimate, LayerKind
 from pytest_quantbudget.hardware import Commit, Gpu, Machine
 from pytest_quantbudget.measurement import (
     Agreement,
@@ -102,6 +103,7 @@ REPORT = Report(
                             Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
                         ),
                     ),
+                    Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",)),
                 ),
             ),
         ),

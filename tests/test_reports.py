@@ -43,6 +43,8 @@ def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) ->
     assert len(fp32["measurement"]["speeds"][0]["decode_s"]) == 2
     assert fp32["measurement"]["revision"].startswith("sha256:")
     assert fp32["measurement"]["replies"][budget["prompt"]]
+    for method in (fp32, bf16):
+        assert method["estimate"]["weights"] == method["measurement"]["weights"]
     limits = {limit["name"]: limit for limit in (*fp32["limits"], *bf16["limits"])}
     over = limits["max_weights_ratio"]["verdict"]
     assert (over["outcome"], over["limit"]) == ("over", 0.49)
@@ -82,6 +84,17 @@ def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None
     lines = [line.text for line in terminal.lines(document.read(Path("r2.json")))]
     assert "wordmath: answers cut off after 96 tokens: bf16 3 of 12" in lines
     assert not any("cut off" in line for line in reported.outlines)
+
+
+def test_weights_that_were_not_foreseen_are_shown(reported: pytest.RunResult) -> None:
+    data = json.loads(Path("r.json").read_text())
+    fp32, bf16 = (method["estimate"] for method in data["budgets"][0]["methods"])
+    fp32["weights"] = fp32["weights"] * 104 // 100
+    bf16["weights"] = bf16["weights"] * 94 // 100
+    Path("r2.json").write_text(json.dumps(data))
+    told = [line.text for line in terminal.lines(document.read(Path("r2.json"))) if "predicted" in line.text]
+    assert told == ["bf16: 1.03 MiB of weights were predicted, and 1.10 MiB measured"]
+    assert not any("predicted" in line for line in reported.outlines)
 
 
 def test_the_command_line_checks_budgets_and_refuses_what_is_no_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 from pytest_quantbudget import files, hardware, planning, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.calibrate import Update
+from pytest_quantbudget.estimate import memory
+from pytest_quantbudget.estimate.memory import Estimate
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement, draft_id
 from pytest_quantbudget.noise import Noise
@@ -50,11 +53,12 @@ class Together:
 
 @dataclass(frozen=True)
 class MethodReport:
-    """One method: what was measured of it and what became of its limits."""
+    """One method: what was measured of it, what became of its limits, and what memory was predicted for it."""
 
     name: str
     measurement: Measurement | None
     limits: tuple[LimitReport, ...]
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def measurements(report: Report) -> Iterator[Measurement]:
 
 def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[str, Measurement]) -> BudgetReport:
     methods = [
-        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries))
+        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries), _estimate(budget, method))
         for method in budget.methods
         if method.subject.key in found or any(entry.method == method.name for entry in entries)
     ]
@@ -159,6 +163,12 @@ def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
     told = [(entry.id, entry.verdict.p_over) for entry in entries if entry.verdict.p_over is not None]
     adjusted = planning.holm([p for _, p in told])
     return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
+
+
+def _estimate(budget: Budget, method: Method) -> Estimate | None:
+    with contextlib.suppress(ValueError):  # another architecture, or no configuration on this machine
+        return memory.estimate(method.subject, budget.workload)
+    return None
 
 
 def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:

@@ -18,6 +18,7 @@ from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
 REPLY_CHARACTERS = 100
 REASON_CHARACTERS = 90
+UNFORESEEN = 0.05  # share by which weights may differ from their estimate without a word
 NONE = "-"
 NOW = Origin("")
 AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL = "agreement", "ppl ratio", "answer ppl", "KL"
@@ -81,6 +82,7 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         read = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_RATIO in heads else ""
         said = f"ratio, speed-up and drop against {budget.baseline}{read}"
         yield Line(f"on {device.name}, {device.threads} threads; {said}")
+    yield from _unforeseen(budget)
     yield from _cut_off(budget)
     yield from _grown(budget)
     yield from _undecided(budget)
@@ -98,6 +100,16 @@ def _noise(budget: BudgetReport) -> Iterator[Line]:
             if limit.verdict.inside_noise:
                 said = f"{method.name}: {limit.name} is inside the noise: {limit.verdict.noise}"
                 yield Line(said, markup={"yellow": True})
+
+
+def _unforeseen(budget: BudgetReport) -> Iterator[Line]:
+    """Weights that are not what was predicted."""
+    for method in budget.methods:
+        measured = method.measurement.weights if method.measurement else None
+        predicted = method.estimate.weights if method.estimate else None
+        if measured and predicted and abs(measured - predicted) > UNFORESEEN * predicted:
+            sizes = f"{format_size(predicted)} of weights were predicted, and {format_size(measured)} measured"
+            yield Line(f"{method.name}: {sizes}", markup={"yellow": True})
 
 
 def _cut_off(budget: BudgetReport) -> Iterator[Line]:
