@@ -29,6 +29,7 @@ def read(config: pytest.Config) -> Options:
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
         timeout_s=_timeout(given.quant_timeout),
+        load_format=given.quant_load_format,
     )
 
 

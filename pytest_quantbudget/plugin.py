@@ -16,6 +16,7 @@ from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, gpu_need
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.recorder import Recorder
+from pytest_quantbudget.request import DUMMY, REAL
 from pytest_quantbudget.session import SUFFIXES, Session
 from pytest_quantbudget.yamlfile import BudgetError
 
@@ -57,6 +58,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quant-timeout",
         metavar="TIME",
         help='Time for all measurements of the run, such as "2 h"; what is not measured by then fails.',
+    )
+    group.addoption(
+        "--quant-load-format",
+        choices=[REAL, DUMMY],
+        help="dummy: build the models from config.json alone, with random weights, to test memory, load and speed; "
+        "auto: load their weights. Holds instead of the budgets' `load_format`.",
     )
     group.addoption(
         "--quant-trust-remote-code",

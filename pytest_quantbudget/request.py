@@ -10,6 +10,8 @@ from pytest_quantbudget import records
 
 T = TypeVar("T")
 
+REAL, DUMMY = "auto", "dummy"  # where weights come from: from files, or drawn at random
+
 # The phases, besides one for each task.
 QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
 
@@ -84,6 +86,7 @@ class Subject:
     options: dict[str, Any]
     calibration: str | None
     gpus: int = 1  # how many GPUs it is spread over, where there are any
+    load_format: str = REAL
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from pytest_quantbudget import bench, hardware, runfolder, units
+from pytest_quantbudget import bench, dummy, hardware, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Limit, Method, load_budget
 from pytest_quantbudget.measurement import Measurement
@@ -73,6 +73,7 @@ class Options:
     trust: Trust = NO_TRUST
     roots: tuple[Path, ...] | None = None  # outside of which budgets may name nothing
     timeout_s: float = math.inf
+    load_format: str | None = None  # instead of the budgets'
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Session:
         path = path.resolve()
         if path not in self.budgets:
             roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
-            self.budgets[path] = load_budget(path, roots)
+            self.budgets[path] = load_budget(path, roots, self.options.load_format)
         return self.budgets[path]
 
     def check_id(self, argument: str) -> None:
@@ -169,6 +170,10 @@ class Session:
 
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Note what `limits` of a method need (all that the file declares where None), the baseline included."""
+        if limits is not None:
+            limits = [limit for limit in limits if dummy.unjudged(method.subject, limit.kind) is None]
+            if not limits:
+                return
         self._need(budget.request(method, limits))
         related = [limit for limit in limits or () if limit.kind.relation]
         if related and budget.baseline is not None:
@@ -206,6 +211,9 @@ class Session:
 
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
+        unjudged = dummy.unjudged(method.subject, limit.kind)
+        if unjudged is not None:
+            return Verdict(SKIPPED, f"{method.name}: {limit.name} {unjudged}")
         for need in needs:
             lacking = self.lacking(need)
             if lacking is not None:

@@ -11,6 +11,7 @@ from pytest_quantbudget import stats
 from pytest_quantbudget.budget import Budget, Limit, Method, Target
 from pytest_quantbudget.grammar import LimitKind
 from pytest_quantbudget.measurement import Divergence, Failure, Measurement, TaskResult, draft_id
+from pytest_quantbudget.receipt import Receipt
 from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Task
 from pytest_quantbudget.units import format_apart, format_size, format_time, format_value
 
@@ -62,6 +63,8 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
     device = own.device.name if own.device else ""
     target = limit.target(device) if device else limit.targets[0]
     try:
+        if limit.kind.metric == "kernel":
+            return _kernel(limit, name, device, _need(own.receipt, own, LOAD, method.name))
         figure = _figure(budget, method.name, limit.kind, measured)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
@@ -85,6 +88,18 @@ def judge(budget: Budget, method: Method, limit: Limit, measured: Mapping[str, M
     within = figure.value <= target.value if limit.kind.bound == "max" else figure.value >= target.value
     message = f"{name} {_compared(target, figure)}{_bracketed(figure.detail)}"
     return Verdict(WITHIN if within else OVER, message, figure.value, **_said(target))
+
+
+def _kernel(limit: Limit, name: str, device: str, receipt: Receipt) -> Verdict:
+    """The verdict on the classes of the quantized linear layers: a text instead of a number."""
+    target = limit.target(device)
+    if target is None:
+        known = ", ".join(repr(t.pattern) for t in limit.targets)
+        message = f"{name} has no limit for {device!r} (only for {known}); what ran: {receipt.kernels}"
+        return Verdict(SKIPPED, message, for_want_of_gpu=device == "cpu")
+    within = receipt.runs_on(target.text)
+    message = f"{name} {target.text}, {'ran' if within else 'but what ran is'} {receipt.kernels}"
+    return Verdict(WITHIN if within else OVER, message, limit_text=target.text)
 
 
 def _said(target: Target | None) -> dict[str, Any]:
@@ -128,6 +143,9 @@ def _plain(value: float, kind: LimitKind) -> str:
 def _absolute(budget: Budget, method: str, kind: LimitKind, record: Measurement) -> Figure:
     if kind.metric == "weights":
         return Figure(_need(record.weights, record, LOAD, method))
+    if kind.metric == "quantized":
+        held = _need(record.receipt, record, LOAD, method)
+        return Figure(held.fraction, f"{held.quantized:,} of {held.parameters:,} parameters; kept: {held.kept}")
     if kind.metric == "load_time":
         return Figure(_need(record.load_time_s, record, LOAD, method))
     if kind.metric == "ppl":

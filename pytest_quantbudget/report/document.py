@@ -13,7 +13,7 @@ from pytest_quantbudget import files, hardware, records
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement
-from pytest_quantbudget.request import Task, Text, Workload
+from pytest_quantbudget.request import REAL, Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
 
@@ -54,6 +54,7 @@ class BudgetReport:
     tasks: tuple[Task, ...]
     methods: tuple[MethodReport, ...]
     text: Text | None = None
+    load_format: str = REAL
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
@@ -114,6 +115,7 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         tasks=tuple(budget.tasks.values()),
         methods=tuple(methods),
         text=budget.text,
+        load_format=budget.methods[0].subject.load_format,
     )
 
 
