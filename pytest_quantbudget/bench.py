@@ -20,7 +20,7 @@ from pytest_quantbudget.hardware import Gpu
 from pytest_quantbudget.identity import Keys
 from pytest_quantbudget.measurement import Failure, Measurement, Origin, TaskResult, draft_id, merge
 from pytest_quantbudget.progress import Progress
-from pytest_quantbudget.request import LOAD, NO_TRUST, QUANTIZE, Request, Subject, Task, Trust
+from pytest_quantbudget.request import DUMMY, LOAD, NO_TRUST, QUANTIZE, Request, Subject, Task, Trust
 from pytest_quantbudget.store import Entry, Key, Store
 from pytest_quantbudget.units import format_time
 
@@ -289,7 +289,8 @@ class Bench:
             raise Timeout("")
         until = time.monotonic() + request.timeout_s
         path = None
-        if spec.quantize is not None and request.subject.checkpoint is None:
+        subject = request.subject
+        if spec.quantize is not None and subject.checkpoint is None and subject.load_format != DUMMY:
             self._child(request, keys, until, quantize=True)
             made = self._parts[-1]
             if made.quantized is None:

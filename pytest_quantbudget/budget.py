@@ -9,18 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import declared, grammar, limits, methods, units
+from pytest_quantbudget import declared, dummy, grammar, limits, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
 from pytest_quantbudget.limits import Judging, Limit
-from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
+from pytest_quantbudget.receipt import QUANTIZED_BITS
+from pytest_quantbudget.request import DUMMY, Request, Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.yamlfile import BudgetError, Marked, Problem, Problems, path_from, read_extended
 
 TOP = (
     "model", "revision", "extends", "baseline", "workload", "calibration", "gpu", "gpus", "timeout", "max_age", "tasks",
-    "perplexity", "methods", *[field.name for field in grammar.JUDGING],
+    "perplexity", "methods", "load_format", *[field.name for field in grammar.JUDGING],
 )  # fmt: skip
 METHOD = ("checkpoint", "options", "budget", "marks", "gpu", "gpus", "timeout", *[f.name for f in grammar.JUDGING])
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
@@ -72,7 +73,7 @@ class Budget:
         metrics = {limit.kind.metric for limit in limits or ()}
         tasks = {task.name for limit in limits or () for task in self.asked_for(limit.kind)}
         speed = limits is None or bool(metrics & {"vram", "tokens_per_s", "ttft"})
-        return Request(
+        request = Request(
             method.subject,
             load_time=limits is None or "load_time" in metrics,
             workloads=(self.workload,) if speed else (),
@@ -85,6 +86,9 @@ class Budget:
             rules=tuple(self._rules(method.limits if limits is None else limits)),
             whole=tuple(self.tasks) if method.name == self.baseline else (),
         )
+        if method.subject.load_format == DUMMY:
+            return replace(request, tasks=(), texts=(), divergence=(), prompts=())
+        return request
 
     def _rules(self, limits: Sequence[Limit]) -> Iterator[Rule]:
         """What ends the growing tasks: their limits on drop, flips and score."""
@@ -102,8 +106,12 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
-def load_budget(path: Path, roots: Sequence[Path] | None = None, *, elsewhere: bool = False) -> Budget:
+def load_budget(
+    path: Path, roots: Sequence[Path] | None = None, load_format: str | None = None, *, elsewhere: bool = False
+) -> Budget:
     """The budget in a file, which may name what lies in `roots` and in the package; anything where that is None.
+
+    A `load_format` that is given holds instead of the file's.
 
     Raises BudgetError with all that is wrong with it. What lies outside is not looked at, and no message tells whether
     it exists. Where measuring was done `elsewhere`, models and files that are not on this machine are no mistake.
@@ -114,7 +122,7 @@ def load_budget(path: Path, roots: Sequence[Path] | None = None, *, elsewhere: b
         raise BudgetError(Problem(path, 0, why))
     root = read_extended(path, allowed)
     problems = Problems()
-    budget = _Reader(path, root, problems, allowed, elsewhere).budget()
+    budget = _Reader(path, root, problems, allowed, load_format, elsewhere).budget()
     problems.raise_any()
     return budget
 
@@ -122,14 +130,25 @@ def load_budget(path: Path, roots: Sequence[Path] | None = None, *, elsewhere: b
 class _Reader:
     """Reads one file's merged nodes; every method notes what is wrong and goes on with what it can."""
 
-    def __init__(self, path: Path, root: Marked, problems: Problems, roots: Roots, elsewhere: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        root: Marked,
+        problems: Problems,
+        roots: Roots,
+        load_format: str | None = None,
+        elsewhere: bool = False,
+    ) -> None:
         self.path, self.root, self.problems, self.roots, self.elsewhere = path, root, problems, roots, elsewhere
+        told = grammar.read_fields(_only(root, "load_format"), [grammar.LOAD_FORMAT], "", problems)
+        self.load_format = load_format or str(told["load_format"])
 
     def budget(self) -> Budget:
         if not isinstance(self.root.value, dict):
             raise BudgetError(Problem(self.path, self.root.line, "a budget is a mapping with `model` and `methods`"))
         self.known_keys(self.root, TOP, "a budget")
         model = self.model(self.root)
+        self.configuration(model)
         workload = grammar.read_fields(self.section("workload"), grammar.WORKLOAD, "workload", self.problems)
         prompt = workload.pop("prompt")
         asked = declared.tasks(self.section("tasks"), self.file, self.problems)
@@ -190,6 +209,14 @@ class _Reader:
         if not hub_id:
             self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")
         return name
+
+    def configuration(self, model: str) -> None:
+        """Dummy weights want a configuration that is on this machine; a model that is refused is not looked at."""
+        if self.load_format == DUMMY and not self.problems.found:
+            try:
+                dummy.config_of(model, self.revision())
+            except (ValueError, OSError) as error:
+                self.problems.add(self.root.entries["model"], f"model: {error}")
 
     def revision(self) -> str | None:
         name = self.text(self.root, "revision")
@@ -262,6 +289,7 @@ class _Reader:
             options=values,
             calibration=self.calibration(name, node),
             gpus=self.gpus(node),
+            load_format=self.load_format,
         )
         timeout = self.time(node, "timeout", self.time(self.root, "timeout", grammar.TIMEOUT_S))
         return Method(name, subject, mine, marks["marks"] or (), self.gpu(node), timeout, node.line)
@@ -277,7 +305,7 @@ class _Reader:
 
     def calibration(self, name: str, node: Marked) -> str | None:
         """The calibration file of a method that will quantize the model itself."""
-        if methods.spec(name).quantize is None or "checkpoint" in node.entries:
+        if methods.spec(name).quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
             return None
         entry = self.root.entries.get("calibration")
         if entry is None:
@@ -335,6 +363,8 @@ class _Reader:
         """What limits need that the file does not declare."""
         for limit in method.limits:
             missing = _wanting(limit.kind.metric, tasks, text)
+            if limit.kind.metric in ("quantized", "kernel") and methods.spec(method.name).bits > QUANTIZED_BITS:
+                missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
             if missing:
                 self.problems.add(Marked(None, limit.file, limit.line), f"{limit.name} wants {missing}")
 

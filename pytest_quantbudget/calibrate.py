@@ -75,7 +75,7 @@ def calibrated(
     found = figure(budget, method, limit, measured)
     sides = [method, *([budget.baseline] if limit.kind.relation and budget.baseline is not None else [])]
     _check_decidable(limit, found)
-    if limit.kind.metric == "weights":
+    if limit.kind.metric in ("weights", "quantized"):  # counted
         value, source = found.value, "counted, not sampled"
     elif limit.kind.metric == "vram":
         value, source = _memory(budget, found, [measured[side] for side in sides])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,22 @@ def config(folder: Path) -> dict[str, Any]:
 
 def format_of(folder: Path) -> str | None:
     """`quant_method` of a quantized model; None for any other."""
-    found = config(folder).get("quantization_config") or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{folder.name}/config.json: quantization_config is not an object")
-    if found.get("load_in_8bit") or found.get("load_in_4bit"):
-        return "bitsandbytes"
-    if found:
-        return str(found.get("quant_method", "an unknown method"))
+    told = packed_by(config(folder), folder.name)
+    if told is not None:
+        return told
     # Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
     old = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
     return next((method for name, method in old.items() if (folder / name).exists()), None)
+
+
+def packed_by(config: Mapping[str, Any], name: str) -> str | None:
+    """`quant_method` that the configuration of the model `name` tells, or None."""
+    found = config.get("quantization_config") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}/config.json: quantization_config is not an object")
+    if found.get("load_in_8bit") or found.get("load_in_4bit"):
+        return "bitsandbytes"
+    return str(found.get("quant_method", "an unknown method")) if found else None
 
 
 def weight_files(folder: Path, trust: Trust) -> list[Path]:

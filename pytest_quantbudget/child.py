@@ -221,11 +221,12 @@ class _Run:
             device=loaded.device,
             quantized=Path(self.job.quantized).name if self.job.quantized else None,
             weights=loaded.weights,
-            layers=loaded.layers,
+            receipt=loaded.receipt,
             loaded=_origin(),
             libraries=hardware.libraries(),
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
+            notes=(loaded.note,) if loaded.note else (),
         )
         self.keep(Keys.load, part)
         self.keep(Keys.load_time, Measurement(self.subject, load_time_s=loaded.seconds))

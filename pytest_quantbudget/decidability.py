@@ -13,7 +13,7 @@ from pytest_quantbudget import planning, records, stats
 from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
-from pytest_quantbudget.request import Task
+from pytest_quantbudget.request import DUMMY, Task
 from pytest_quantbudget.store import ISO, now
 from pytest_quantbudget.units import format_value
 from pytest_quantbudget.yamlfile import Problem
@@ -45,7 +45,8 @@ def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
         for limit in method.limits:
             total = budget.totals.get(limit.kind.task)
             values = [target.value for target in limit.targets if target.value is not None]
-            if limit.kind.relation == "drop" and total is not None and values:
+            asks = method.subject.load_format != DUMMY  # which answers nothing
+            if limit.kind.relation == "drop" and asks and total is not None and values:
                 said = _doubt(budget, method, limit, min(values), total, known)
                 if said:
                     yield Problem(limit.file, limit.line, said)

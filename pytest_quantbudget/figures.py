@@ -116,14 +116,17 @@ def _repeats(speed: Speed, kind: LimitKind) -> Sequence[float]:
 
 def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, record: Measurement) -> Figure:
     if kind.metric == "weights":
-        return Figure(_need(record.weights, record, LOAD, method))
+        return Figure(need(record.weights, record, LOAD, method))
+    if kind.metric == "quantized":
+        held = need(record.receipt, record, LOAD, method)
+        return Figure(held.fraction, f"{held.quantized:,} of {held.parameters:,} parameters; kept: {held.kept}")
     if kind.metric == "load_time":
-        return Figure(_need(record.load_time_s, record, LOAD, method))
+        return Figure(need(record.load_time_s, record, LOAD, method))
     if kind.metric == "ppl":
         assert budget.text is not None
-        text = _need(record.perplexity(budget.text), record, PERPLEXITY, method)
+        text = need(record.perplexity(budget.text), record, PERPLEXITY, method)
         return Figure(text.value, f"{text.tokens:,} tokens")
-    speed = _need(record.speed(budget.workload), record, WORKLOAD, method)
+    speed = need(record.speed(budget.workload), record, WORKLOAD, method)
     if kind.metric == "vram":
         if speed.peak_allocated is None:
             raise Unmeasured(Failure(WORKLOAD, "no-gpu", "no GPU was found: device memory has no peak here"), method)
@@ -143,7 +146,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
     return Figure(value, words, bounds, n=len(repeats), of="repeats", remark=remark)
 
 
-def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
+def need(value: T | None, record: Measurement, phase: str, method: str) -> T:
+    """A figure of a phase, or why there is none. Raises Unmeasured."""
     if value is None:
         raise Unmeasured(record.failure(phase) or Failure(phase, "error", f"{phase} gave no figure"), method)
     return value
@@ -151,7 +155,7 @@ def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:
 
 def _answers(task: Task, record: Measurement, method: str) -> TaskResult:
     """The answers to a task, unless too many of them were cut off to be judged."""
-    result = _need(record.task(task), record, task.phase, method)
+    result = need(record.task(task), record, task.phase, method)
     share = 100 * result.cut_off / len(result.answers)
     if share > task.max_truncated:
         why = (
@@ -211,7 +215,7 @@ def _against(
     ]
     if kind.metric in ("kl", "top1"):
         record = measured[method]
-        found = [_need(after.divergence, record, task.divergence_phase, method) for task, _, after in results]
+        found = [need(after.divergence, record, task.divergence_phase, method) for task, _, after in results]
         others = [task for each, (task, _, _) in zip(found, results, strict=True) if not _is_from(base, each)]
         if others:
             why = f"compared with other logits than {base}'s"

@@ -17,6 +17,7 @@ from pytest_quantbudget.budget import Budget, Method
 from pytest_quantbudget.collect import SESSION
 from pytest_quantbudget.hardware import Gpu, GpuNeed
 from pytest_quantbudget.measurement import Measurement
+from pytest_quantbudget.request import DUMMY
 from pytest_quantbudget.session import Session
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     budget, method = quant_method
     if session.options.stored is not None:
         pytest.skip(f"no model is loaded: {session.options.stored.name} is judged (--quant-from)")
+    if method.subject.load_format == DUMMY:
+        pytest.skip(f"{method.name}: dummy weights have nothing to say, and no tokenizer")
     spec = methods.spec(method.name)
     missing = spec.missing()
     if missing is not None:

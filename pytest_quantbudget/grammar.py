@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_quantbudget import planning, units
+from pytest_quantbudget import planning, receipt, units
+from pytest_quantbudget.request import DUMMY, REAL
 from pytest_quantbudget.yamlfile import Marked, Problems
 
 
@@ -174,6 +175,12 @@ TIME = Kind(
     {"type": "string", "pattern": _quantity(units.TIMES), "examples": ["80 ms"]},
 )
 
+# The pattern itself, the text of the limit, is what a kernel is judged by; see receipt.py.
+KERNEL = Kind(
+    receipt.read_patterns,
+    {"type": "string", "pattern": f"^{receipt.PATTERNS}$", "examples": ["Marlin*", "Marlin* | AwqMarlin*"]},
+)
+
 TIMEOUT_S = 2 * 3600.0  # for one method, where the file is silent
 MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun of a failed job does not
 
@@ -290,6 +297,14 @@ GPU: Sequence[Field] = (
 SPREAD: Sequence[Field] = (Field("gpus", whole(1), "How many GPUs the model is spread over.", 1),)
 
 
+LOAD_FORMAT = Field(
+    "load_format",
+    choice(REAL, DUMMY),
+    "`dummy` builds the models from config.json alone, with random weights: limits on quality are skipped.",
+    REAL,
+)
+
+
 def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:
     """The values of a mapping's keys, defaults filled in; what is unknown or wrong goes to `problems`."""
     known = {field.name: field for field in fields}
@@ -310,8 +325,9 @@ def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Prob
 
 Bound = Literal["min", "max"]
 Metric = Literal[
-    "vram", "weights", "tokens_per_s", "ttft", "load_time", "task", "agreement", "answer_ppl", "kl", "top1", "ppl"
-]
+    "vram", "weights", "tokens_per_s", "ttft", "load_time", "task", "agreement", "answer_ppl", "kl", "top1", "ppl",
+    "quantized", "kernel",
+]  # fmt: skip
 Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
 
 
@@ -350,6 +366,24 @@ LIMITS: Mapping[str, LimitKind] = {
         LimitKind("max_ttft_ratio", "max", "ttft", "ratio", "", number(0), "Time to first token over the baseline's."),
         LimitKind(
             "max_load_time", "max", "load_time", "", "", TIME, "From local files to a model ready on its device."
+        ),
+        LimitKind(
+            "min_quantized_fraction",
+            "min",
+            "quantized",
+            "",
+            "",
+            number(0, 1, closed="high"),
+            "Share of the model's parameters that are stored in at most 8 bits, from 0 to 1.",
+        ),
+        LimitKind(
+            "kernel",
+            "min",
+            "kernel",
+            "",
+            "class",
+            KERNEL,
+            "Classes of the quantized linear layers, as patterns with | between them: what runs must match one.",
         ),
         LimitKind(
             "min_token_agreement",

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, methods, records, sources
+from pytest_quantbudget import dummy, hardware, methods, records, sources
 from pytest_quantbudget.hardware import Gpu
-from pytest_quantbudget.request import Request, Task, Text, Trust, Workload
+from pytest_quantbudget.methods import Spec
+from pytest_quantbudget.request import DUMMY, Request, Subject, Task, Text, Trust, Workload
 from pytest_quantbudget.store import Key
 from pytest_quantbudget.tasks import harnessfile, prompts, questions
 
@@ -95,23 +96,22 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     """The keys of a request that is to be measured on `gpus` (none: on the CPU).
 
     `memo` is a directory in which content hashes are kept. None where a revision cannot be found out: the hub does not
-    answer, or a file is gone; the measurement will say so.
+    answer, a file is gone, or a configuration cannot be used; the measurement will say so.
     """
     subject = request.subject
     spec = methods.spec(subject.method)
     try:
-        revision = sources.revision_of(subject.model, subject.revision, memo)
-        checkpoint = sources.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None
-        calibration = sources.file_hash(Path(subject.calibration)) if subject.calibration else None
+        revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
         asked = {source(task): _asked(task, memo) for task in request.tasks}
         texts = {text.file: sources.file_hash(Path(text.file)) for text in request.texts}
-    except OSError:
+    except (OSError, ValueError):
         return None
     base = {
         "revision": revision,
         "checkpoint": checkpoint,
         "method": subject.method,
         "options": subject.options,
+        "load_format": subject.load_format,
         "calibration": calibration,
         "trust": records.to_builtins(trust),
         "gpus": [{"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability} for gpu in gpus],
@@ -125,6 +125,17 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.method}-{records.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, asked, texts)
+
+
+def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[str, str | None, str | None]:
+    """Revisions of model and checkpoint, and a hash of the calibration text; of dummy weights a hash of their form."""
+    if subject.load_format == DUMMY:
+        return dummy.find(subject, spec.packed and spec.packed(subject.options), trust).revision, None, None
+    return (
+        sources.revision_of(subject.model, subject.revision, memo),
+        sources.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None,
+        sources.file_hash(Path(subject.calibration)) if subject.calibration else None,
+    )
 
 
 def source(task: Task) -> str:
@@ -144,7 +155,7 @@ def _asked(task: Task, memo: Path) -> str:
     return f"{name}/{configuration}@{sources.revision_of(name, None, memo, kind='dataset')}"
 
 
-def _versions(spec: methods.Spec) -> Mapping[str, str]:
+def _versions(spec: Spec) -> Mapping[str, str]:
     installed = hardware.libraries()
     wanted = (*methods.BASE_PACKAGES, *spec.extras, "tokenizers", "safetensors", "numpy", "datasets")
     return {

@@ -79,7 +79,7 @@ def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judgi
         earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
         if earlier is not None:
             problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
-        if value.value == grammar.AUTO:
+        if value.value == grammar.AUTO and kind.metric != "kernel":
             targets.append(Target(pattern, None, grammar.AUTO, kind.unit))
             continue
         try:

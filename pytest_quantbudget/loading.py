@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import checkpoint, methods, sources, units
-from pytest_quantbudget.measurement import Device, Layers
+from pytest_quantbudget import checkpoint, dummy, methods, sources, units
+from pytest_quantbudget.dummy import Dummy
+from pytest_quantbudget.measurement import Device
 from pytest_quantbudget.methods import Spec
-from pytest_quantbudget.request import NO_TRUST, Subject, Trust
+from pytest_quantbudget.receipt import Receipt
+from pytest_quantbudget.request import DUMMY, NO_TRUST, Subject, Trust
 
 
 class Lacking(Exception):
@@ -21,7 +23,10 @@ class Lacking(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes."""
+    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes.
+
+    With dummy weights there is no tokenizer. `note` says what had to be assumed.
+    """
 
     model: Any
     tokenizer: Any
@@ -29,7 +34,8 @@ class Loaded:
     device: Device
     seconds: float
     weights: int
-    layers: Layers
+    receipt: Receipt
+    note: str = ""
 
 
 def load(
@@ -39,24 +45,30 @@ def load(
 
     `pins` are the revisions of model and checkpoint, where they are known already.
 
-    The time runs from local files to a model ready on its device; downloads and imports come before it. Raises Lacking
+    The time runs from local files to a model ready on its device; downloads and imports come before it. Dummy weights
+    come from no file: they are drawn within that time. Raises Lacking
     where the weights do not fit, ValueError where a directory must not be loaded, is not whole or is of another format,
     or nothing ended up quantized, and whatever the libraries raise.
     """
     import torch
-    from transformers import AutoTokenizer
 
-    from pytest_quantbudget.metrics import memory
+    from pytest_quantbudget.metrics import kernels, memory
 
     spec = methods.spec(subject.method)
     settle(spec)
     spread = subject.gpus > 1 and torch.cuda.device_count() > 1
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
-    own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
-    source = Path(quantized) if quantized else own
-    if subject.checkpoint is not None:
-        source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
-    check_format(spec, source, ready=subject.checkpoint is not None or quantized is not None, trust=trust)
+    source: Path | Dummy
+    if subject.load_format == DUMMY:
+        own, source = None, dummy.find(subject, spec.packed and spec.packed(subject.options), trust)
+        revision, ready = source.revision, source.ready
+    else:
+        own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
+        source = Path(quantized) if quantized else own
+        if subject.checkpoint is not None:
+            source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
+        ready = subject.checkpoint is not None or quantized is not None
+    check_format(spec, source, ready=ready, trust=trust)
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
     start = time.perf_counter()
@@ -65,12 +77,18 @@ def load(
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     model.eval()
-    layers = memory.layers(model)
-    if spec.bits < 16 and not layers.quantized:
-        found = ", ".join(f"{count} {name}" for name, count in layers.linear.items()) or "no linear layer"
-        raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
-    tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
-    return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
+    receipt = kernels.receipt(model)
+    if spec.bits < 16 and not receipt.quantized:
+        raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
+    note = source.note if isinstance(source, Dummy) else ""
+    weights = memory.weight_bytes(model)
+    return Loaded(model, _tokenizer(own, trust), revision, describe(device), seconds, weights, receipt, note)
+
+
+def _tokenizer(folder: Path | None, trust: Trust) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code) if folder else None
 
 
 def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
@@ -89,26 +107,31 @@ def settle(spec: Spec) -> None:
         os.environ.setdefault(name, value)
 
 
-def _import_ahead(spec: Spec, source: Path, trust: Trust) -> None:
+def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     for package in spec.extras:
         importlib.import_module(package)
+    if isinstance(source, Dummy):
+        return  # its parameters have been counted, which imports the model's code
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
 
 
-def check_format(spec: Spec, source: Path, *, ready: bool, trust: Trust = NO_TRUST) -> None:
+def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust = NO_TRUST) -> None:
     """Raise ValueError where a directory must not be loaded or is not whole.
 
     Also where a checkpoint is not of the method's format, or `model` itself is quantized already.
     """
-    checkpoint.check(source, trust)
-    found = checkpoint.format_of(source)
+    if isinstance(source, Dummy):
+        found = source.format
+    else:
+        checkpoint.check(source, trust)
+        found = checkpoint.format_of(source)
     wanted = spec.checkpoint_format if ready else None
     if found != wanted:
         what = "the checkpoint" if ready else "the model"
@@ -119,13 +142,15 @@ def check_format(spec: Spec, source: Path, *, ready: bool, trust: Trust = NO_TRU
         raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
 
 
-def check_room(spec: Spec, source: Path, device: str, trust: Trust = NO_TRUST) -> None:
+def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_TRUST) -> None:
     """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
     import torch
 
     from pytest_quantbudget.metrics import memory
 
-    if checkpoint.format_of(source):
+    if isinstance(source, Dummy):
+        need = source.parameters * spec.bits / 8
+    elif checkpoint.format_of(source):
         need = float(checkpoint.size(source, trust))
     else:
         need = checkpoint.parameters(source, trust) * spec.bits / 8

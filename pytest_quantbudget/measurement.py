@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pytest_quantbudget import stats
+from pytest_quantbudget.receipt import Receipt
 from pytest_quantbudget.request import Subject, Task, Text, Workload
 
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
@@ -268,14 +269,6 @@ def draft_id(baseline: TaskResult | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Layers:
-    """What is quantized in the loaded model: module classes of its linear layers with counts."""
-
-    linear: dict[str, int]
-    quantized: int
-
-
-@dataclass(frozen=True)
 class Device:
     """Where a measurement ran. `name` is the GPU's, or `cpu`; sizes in bytes."""
 
@@ -301,7 +294,7 @@ class Measurement:
     quantize_s: float | None = None
     load_time_s: float | None = None
     weights: int | None = None
-    layers: Layers | None = None
+    receipt: Receipt | None = None
     loaded: Origin | None = None  # of the figures above
     replies: dict[str, str] | None = None  # prompt to greedy continuation
     speeds: tuple[Speed, ...] = ()

@@ -38,6 +38,7 @@ def read(config: pytest.Config) -> Options:
         stored=_stored(config),
         noise=_noise(given.quant_noise),
         **_update(given.quant_update, given.quant_update_rate),
+        load_format=given.quant_load_format,
     )
 
 

@@ -18,6 +18,7 @@ from pytest_quantbudget.collect import SESSION, BudgetFile, LimitItem, QuantBudg
 from pytest_quantbudget.estimate import table
 from pytest_quantbudget.fixtures import gpu, no_gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.recorder import Recorder
+from pytest_quantbudget.request import DUMMY, REAL
 from pytest_quantbudget.session import SUFFIXES, Session
 from pytest_quantbudget.yamlfile import BudgetError
 
@@ -89,6 +90,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quant-update-rate",
         metavar="SHARE",
         help="How often a limit that --quant-update writes may fail with nothing changed (default: 0.01).",
+    )
+    group.addoption(
+        "--quant-load-format",
+        choices=[REAL, DUMMY],
+        help="dummy: build the models from config.json alone, with random weights, to test memory, load and speed; "
+        "auto: load their weights. Holds instead of the budgets' `load_format`.",
     )
     group.addoption(
         "--quant-trust-remote-code",

@@ -10,6 +10,8 @@ from pytest_quantbudget import records
 
 T = TypeVar("T")
 
+REAL, DUMMY = "auto", "dummy"  # where weights come from: from files, or drawn at random
+
 # The phases, besides one for each task.
 QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
 
@@ -102,6 +104,7 @@ class Subject:
     calibration: str | None
     gpus: int = 1  # how many GPUs it is spread over, where there are any
     again: int = 0  # the number of an equal run, which shows how much runs differ; 0 is the run that is judged
+    load_format: str = REAL
 
     @property
     def key(self) -> str:

@@ -33,6 +33,7 @@ def budget_schema() -> dict[str, Any]:
             "calibration": _said(text, "Texts for methods that quantize the model themselves; `builtin` is shipped."),
             "gpu": _said(gpu, "What the tests need of the machine; without it they are skipped."),
             "gpus": _field(grammar.SPREAD[0]),
+            "load_format": _field(grammar.LOAD_FORMAT),
             "timeout": _said(grammar.TIME.schema, "Time for one method, quantizing and loading included."),
             "max_age": _said(grammar.TIME.schema, "How old a stored timing may be to be used again."),
             **_judging(),

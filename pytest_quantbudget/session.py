@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_quantbudget import bench, decidability, files, hardware, noise, runfolder, units
+from pytest_quantbudget import bench, decidability, dummy, files, hardware, noise, runfolder, units
 from pytest_quantbudget.answers import AnswersFile
 from pytest_quantbudget.budget import Budget, Method, load_budget
 from pytest_quantbudget.calibrate import RATE, Update
@@ -87,6 +87,7 @@ class Options:
     noise: int = 0  # how many equal runs show the noise of each budget's baseline
     update: str = ""  # which limits are written into the budgets at the end: see update.MODES
     update_rate: float = RATE
+    load_format: str | None = None  # instead of the budgets'
 
 
 @dataclass
@@ -120,7 +121,9 @@ class Session:
         path = path.resolve()
         if path not in self.budgets:
             roots = None if self.options.roots is None else (*self.options.roots, *self.opened)
-            self.budgets[path] = load_budget(path, roots, elsewhere=self.options.stored is not None)
+            self.budgets[path] = load_budget(
+                path, roots, self.options.load_format, elsewhere=self.options.stored is not None
+            )
             self.texts[path] = files.read(path, MAX_BYTES)
         return self.budgets[path]
 
@@ -196,6 +199,10 @@ class Session:
 
         Beside every limit stands how much the baseline's figure varies, if that is asked for.
         """
+        if limits is not None:
+            limits = [limit for limit in limits if dummy.unjudged(method.subject, limit.kind) is None]
+            if not limits:
+                return
         self._need(budget.request(method, limits))
         related = [limit for limit in limits or () if limit.kind.relation or self.options.noise]
         if related and budget.baseline is not None:
@@ -289,6 +296,9 @@ class Session:
 
     def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[hardware.GpuNeed] = ()) -> Verdict:
         """The verdict on a limit, measuring first what has not been measured; nothing is where `needs` are not met."""
+        unjudged = dummy.unjudged(method.subject, limit.kind)
+        if unjudged is not None:
+            return Verdict(SKIPPED, f"{method.name}: {limit.name} {unjudged}")
         for need in needs:
             lacking = self.lacking_for(budget, method, need)
             if lacking is not None:

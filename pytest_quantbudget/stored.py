@@ -147,6 +147,7 @@ class Stored:
         self._weights(told, "model", (ours.model, ours.revision), (theirs.model, theirs.revision), measured.revision)
         checkpoints = (ours.checkpoint, None), (theirs.checkpoint, None)
         self._weights(told, "checkpoint", *checkpoints, measured.checkpoint_revision)
+        self._value(told, "load_format", ours.load_format, theirs.load_format)
         for option in dict.fromkeys((*ours.options, *theirs.options)):
             self._value(told, option, ours.options.get(option), theirs.options.get(option))
         self._file(told, "calibration", ours.calibration, theirs.calibration, measured.calibration)

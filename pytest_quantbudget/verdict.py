@@ -9,10 +9,12 @@ from typing import Any
 
 from pytest_quantbudget import planning
 from pytest_quantbudget.budget import Budget, Method
-from pytest_quantbudget.figures import Figure, Unmeasured, figure
+from pytest_quantbudget.figures import Figure, Unmeasured, figure, need
 from pytest_quantbudget.limits import Limit, Target
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.noise import Noise
+from pytest_quantbudget.receipt import Receipt
+from pytest_quantbudget.request import LOAD
 from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN
 from pytest_quantbudget.units import format_apart, format_value
 
@@ -68,6 +70,8 @@ def judge(
     device = own.device.name if own.device else ""
     target = limit.target(device) if device else limit.targets[0]
     try:
+        if limit.kind.metric == "kernel":
+            return _kernel(limit, name, device, need(own.receipt, own, LOAD, method.name))
         found = figure(budget, method.name, limit, measured)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
@@ -120,6 +124,18 @@ def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure
     if limit.kind.relation == "drop" and found.paired is not None:
         verdict = replace(verdict, p_over=_p_over(found, value, limit.judging.confidence))
     return verdict
+
+
+def _kernel(limit: Limit, name: str, device: str, receipt: Receipt) -> Verdict:
+    """The verdict on the classes of the quantized linear layers: a text instead of a number."""
+    target = limit.target(device)
+    if target is None:
+        known = ", ".join(repr(t.pattern) for t in limit.targets)
+        message = f"{name} has no limit for {device!r} (only for {known}); what ran: {receipt.kernels}"
+        return Verdict(SKIPPED, message, for_want_of_gpu=device == "cpu")
+    within = receipt.runs_on(target.text)
+    message = f"{name} {target.text}, {'ran' if within else 'but what ran is'} {receipt.kernels}"
+    return Verdict(WITHIN if within else OVER, message, limit_text=target.text)
 
 
 def _said(target: Target | None) -> dict[str, Any]:

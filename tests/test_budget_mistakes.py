@@ -172,6 +172,8 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ("size zero", "max_vram: 0 GiB", 9, "max_vram: '0 GiB' must be a finite number above 0"),
     ("size negative", "max_vram: -7 GiB", 9, "max_vram: '-7 GiB' must be a finite number above 0"),
     ("size infinite", "max_vram: 1e999 GiB", 9, "max_vram: '1e999 GiB' must be a finite number above 0"),
+    ("kernel", "kernel: Marlin* or Exl*", 9, "kernel: wants names of layer classes such as Marlin*, with | between"),
+    ("fraction", "min_quantized_fraction: 85", 9, "min_quantized_fraction: must be above 0 and at most 1, not 85"),
     ("null", "max_vram: null", 9, "max_vram: wants a number with a unit, such as 17 GiB"),
     ("NaN", "max_vram_ratio: .nan", 9, "max_vram_ratio: nan can never be met or missed; write a finite number"),
     ("infinite", "max_vram_ratio: .inf", 9, "max_vram_ratio: inf can never be met or missed"),
@@ -216,6 +218,13 @@ methods:
 )
 def test_a_relation_needs_another_method_to_relate_to(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert mistakes(tmp_path, text) == [("b.yaml", line, message)]
+
+
+@pytest.mark.parametrize("limit", ["kernel: Marlin*", "min_quantized_fraction: 0.5"])
+def test_a_method_that_quantizes_nothing_has_no_limit_on_that(tmp_path: Path, limit: str) -> None:
+    text = f"model: builtin\nmethods:\n  fp16:\n    budget: {{{limit}}}\n"
+    why = f"{limit.split(':')[0]} wants a method that quantizes: fp16 stores every value in 16 bits or more"
+    assert mistakes(tmp_path, text) == [("b.yaml", 4, why)]
 
 
 MANY = """model: builtin

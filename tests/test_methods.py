@@ -27,6 +27,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 LINEAR = 3 * 7
 PARAMETERS = 574_528
 IN_LINEAR = 3 * (4 * 128 * 128 + 3 * 128 * 256)
+# On a CPU: class and kernel of the quantized layers.
+KERNELS = {
+    "int8": ("Linear8bitLt", "bitsandbytes"),
+    "nf4": ("Linear4bit", "bitsandbytes"),
+    "gptq-int4": ("TorchAtenLinear", "gptq_torch_aten"),
+    "awq-int4": ("AwqTorchLinear", "awq_torch"),
+}
 
 
 def subject(method: str, **more: Any) -> Subject:
@@ -84,11 +91,21 @@ def test_weights_are_what_the_estimate_says_to_the_byte(measured: Measurement) -
     assert predicted.parameters == PARAMETERS
 
 
-def test_quantized_layers_are_counted(measured: Measurement) -> None:
-    assert measured.layers is not None
-    bits = methods.spec(measured.subject.method).bits
-    assert measured.layers.quantized == (LINEAR if bits < 16 else 0)
-    assert sum(measured.layers.linear.values()) == LINEAR + 1
+def test_the_receipt_tells_every_layer_its_kernel_and_its_bits(measured: Measurement) -> None:
+    assert measured.receipt is not None
+    spec = methods.spec(measured.subject.method)
+    rest = 32 if spec.name in ("fp32", "nf4") else 16  # nf4 keeps what it does not quantize in its compute_dtype
+    name, kernel = KERNELS.get(spec.name, ("Linear", "torch"))
+    layers = {(layers.kind, layers.name): layers for layers in measured.receipt.layers}
+    told = {key: (found.kernel, found.bits, found.count, found.parameters) for key, found in layers.items()}
+    assert told == {
+        ("linear", name): (kernel, spec.bits, LINEAR, IN_LINEAR),
+        ("embedding", "Embedding"): ("torch", rest, 1, 640 * 128),
+        ("lm_head", "Linear"): ("torch", rest, 1, 0),  # it shares the embedding
+        ("norm", "Qwen3RMSNorm"): ("transformers", rest, 3 * 4 + 1, 3 * (2 * 128 + 2 * 32) + 128),
+    }
+    assert measured.receipt.parameters == PARAMETERS
+    assert measured.receipt.fraction == (IN_LINEAR / PARAMETERS if spec.bits < 16 else 0)
 
 
 def test_timings_and_the_reply_are_there(measured: Measurement) -> None:
@@ -150,13 +167,13 @@ def test_a_checkpoint_without_quantized_layers_is_an_error_and_no_pass(room: ben
 
 
 @pytest.mark.parametrize(("size", "hint"), [(128, "; 64 does"), (-1, ""), (64, "")])
-def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(tmp_path: Path, size: int, hint: str) -> None:
-    (tmp_path / "config.json").write_text('{"hidden_size": 576, "intermediate_size": 1536}')
+def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(size: int, hint: str) -> None:
+    config = {"hidden_size": 576, "intermediate_size": 1536}
     if not hint:
-        _gptqmodel.check_group_size(tmp_path, size)
+        _gptqmodel.check_group_size(config, size)
         return
     with pytest.raises(ValueError, match=f"group size {size} does not divide the model's hidden_size 576{hint}"):
-        _gptqmodel.check_group_size(tmp_path, size)
+        _gptqmodel.check_group_size(config, size)
 
 
 def test_weights_that_do_not_fit_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

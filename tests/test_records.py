@@ -20,7 +20,6 @@ from pytest_quantbudget.measurement import (
     Device,
     Divergence,
     Failure,
-    Layers,
     Measurement,
     Origin,
     Perplexity,
@@ -28,6 +27,7 @@ from pytest_quantbudget.measurement import (
     TaskResult,
 )
 from pytest_quantbudget.noise import Noise, TaskNoise
+from pytest_quantbudget.receipt import Layers, Receipt
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
 from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
@@ -56,7 +56,9 @@ MEASUREMENT = Measurement(
     quantize_s=12.5,
     load_time_s=2.0,
     weights=6 * 2**30,
-    layers=Layers({"Linear4bit": 252, "Linear": 1}, 252),
+    receipt=Receipt(
+        (Layers("linear", "Linear4bit", "bitsandbytes.nn.modules", "bitsandbytes", 4, 252, 6_945_767_424),)
+    ),
     loaded=ORIGIN,
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
     speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN, (7 * 2**30,), ("hot",)),),
@@ -158,7 +160,8 @@ def test_a_full_report_is_valid_by_its_schema() -> None:
         (["speeds"], {}, "Measurement.speeds: wants a list, not dict"),
         (["speeds", 0, "ttft_s", 1], "x", "Measurement.speeds[0].ttft_s[1]: wants float, not 'x'"),
         (["tasks", 0, "answers", 0, "strict_correct"], 1, "tasks[0].answers[0].strict_correct: wants bool, not 1"),
-        (["layers", "linear", "Linear"], "1", "Measurement.layers.linear.Linear: wants int, not '1'"),
+        (["libraries", "torch"], 2, "Measurement.libraries.torch: wants str, not 2"),
+        (["receipt", "layers", 0, "bits"], "4", "Measurement.receipt.layers[0].bits: wants int, not '4'"),
         (["replies"], {"Hello": 1}, "Measurement.replies.Hello: wants str, not 1"),
         (["device", "colour"], "red", "Measurement.device: missing or unknown: colour"),
     ],

@@ -99,6 +99,9 @@ LIMIT = "model: m\nbaseline: fp32\ntasks: {gsm8k: }\nmethods: {fp32: {}, nf4: {b
         LIMIT % "max_vram_ratio: 0.45, min_speedup: 2, min_tokens_per_s: 1.0e+3",
         LIMIT % "min_gsm8k: 100, max_gsm8k_drop: 0, max_gsm8k_flips: 99.9",
         LIMIT % "max_vram: {'NVIDIA H100*': 7 GiB, '*': 8 GiB}",
+        LIMIT % "min_quantized_fraction: 0.85, kernel: Marlin*",
+        LIMIT % "kernel: {'NVIDIA*': 'MarlinLinear | *Exllama*', cpu: '[TA]*'}",
+        f"model: builtin\nload_format: dummy\n{METHODS}",
     ],
 )
 def test_what_the_reader_takes_the_schema_takes(
@@ -151,6 +154,10 @@ def test_a_limit_may_be_taken_out_by_null(budget_schema: jsonschema.Draft202012V
         LIMIT % "max_gsm8k_drop: -1",
         LIMIT % "max_gsm8k_drop: 100",
         LIMIT % "max_vram: {H100: 7}",
+        LIMIT % "min_quantized_fraction: 85",
+        LIMIT % "kernel: Marlin* or Exllama*",
+        LIMIT % "kernel: [Marlin*]",
+        f"model: builtin\nload_format: random\n{METHODS}",
     ],
 )
 def test_what_the_schema_refuses_the_reader_refuses(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_quantbudget.dummy import Dummy
 from pytest_quantbudget.grammar import Field
 from pytest_quantbudget.request import NO_TRUST, Trust
 
@@ -40,8 +41,10 @@ EXTRAS: Mapping[str, str] = {
 class Load(Protocol):
     """Loads a model."""
 
-    def __call__(self, source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
-        """The model in the directory `source`, ready on `device`."""
+    def __call__(
+        self, source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST
+    ) -> nn.Module:
+        """The model in the directory `source`, or with dummy weights, ready on `device`."""
         ...
 
 
@@ -59,7 +62,8 @@ class Quantize(Protocol):
 class Spec:
     """What is known of a method before anything is loaded.
 
-    Only methods that need calibration have a `quantize`. `extras` are the packages it imports beyond the base ones.
+    Only methods that need calibration have a `quantize`, and `packed`: the `quantization_config` that their checkpoints
+    have with given options. `extras` are the packages it imports beyond the base ones.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Spec:
     environ: Mapping[str, str] = field(default_factory=dict)  # set, where unset, before the libraries are imported
     checkpoint_format: str | None = None  # `quant_method` of a checkpoint's config that this method loads
     quantize: Quantize | None = None
+    packed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def missing(self) -> str | None:
         """What has to be installed first, with the command, or None where all is there. Imports nothing."""
@@ -82,6 +87,16 @@ class Spec:
 def placed(device: str) -> Any:
     """`device_map` for a model on one device, or `balanced` over all that are visible."""
     return device if device == BALANCED else {"": device}
+
+
+def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, **settings: Any) -> nn.Module:
+    """What every method's loading comes down to: transformers, on a directory or on what is drawn in its place."""
+    from transformers import AutoModelForCausalLM
+
+    device_map = placed(device)
+    if isinstance(source, Dummy):
+        return source.build(device_map, "cuda:0" if device == BALANCED else device, dtype, **settings)
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **asked(trust), **settings)
 
 
 def asked(trust: Trust) -> dict[str, Any]:

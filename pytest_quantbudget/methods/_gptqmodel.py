@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget import checkpoint
+from pytest_quantbudget.dummy import Dummy
 from pytest_quantbudget.grammar import Field, one_of, whole
-from pytest_quantbudget.methods import asked, placed
+from pytest_quantbudget.methods import from_source
 from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
@@ -28,17 +29,24 @@ OPTIONS = (
 )
 
 
-def load(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
-    """A packed checkpoint in float16, the type of the 4-bit kernels. On a CPU the kernel is gptqmodel's in torch."""
+def load(
+    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST, **settings: object
+) -> nn.Module:
+    """A packed checkpoint in float16, the type of the 4-bit kernels, of which transformers has gptqmodel choose one.
+
+    Raises ValueError for dummy weights whose group size would make a checkpoint fail in use.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
 
-    more = asked(trust)
-    if device == "cpu" and checkpoint.format_of(source) == "awq":
-        from transformers import AwqConfig
+    if isinstance(source, Dummy):
+        check_group_size(source.config, source.config["quantization_config"].get("group_size", -1))
+    return from_source(source, device, trust, dtype=torch.float16, **settings)
 
-        more["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float16, device_map=placed(device), **more)
+
+def packed(options: Mapping[str, Any], method: str, layout: str, **more: object) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint that gptqmodel makes with these options: what its layers go by."""
+    told = {"bits": options["bits"], "group_size": options["group_size"], "lm_head": False, "pack_dtype": "int32"}
+    return {"quant_method": method, "checkpoint_format": layout, "format": layout, **told, **more}
 
 
 def quantize(
@@ -50,7 +58,7 @@ def quantize(
     fails in use), and for a source that may not be loaded.
     """
     check_source(source, trust)
-    check_group_size(source, options["group_size"])
+    check_group_size(checkpoint.config(source), options["group_size"])
     import torch
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
@@ -77,9 +85,8 @@ def check_source(source: Path, trust: Trust) -> None:
         raise ValueError(f"{what}; only --quant-trust-remote-code lets it run")
 
 
-def check_group_size(source: Path, group_size: int) -> None:
+def check_group_size(config: Mapping[str, Any], group_size: int) -> None:
     """Raise ValueError where `group_size` does not divide the model's hidden or intermediate size."""
-    config = checkpoint.config(source)
     for name in ("hidden_size", "intermediate_size"):
         size = config.get(name)
         if group_size > 0 and isinstance(size, int) and size % group_size:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.dummy import Dummy
 from pytest_quantbudget.grammar import FLAG, Field
 from pytest_quantbudget.methods import Spec, _gptqmodel
 from pytest_quantbudget.request import NO_TRUST, Trust
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def quantize(
@@ -22,11 +26,27 @@ def quantize(
     _gptqmodel.quantize(source, options, texts, target, trust, quant_method="awq", format="gemm", sym=sym)
 
 
+def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+    """A packed checkpoint. On a CPU the kernel is gptqmodel's in torch, which has to be named."""
+    settings = {}
+    if device == "cpu":
+        from transformers import AwqConfig
+
+        settings["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
+    return _gptqmodel.load(source, options, device, trust, **settings)
+
+
+def packed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a checkpoint that `quantize` makes describes itself."""
+    zero = options["zero_point"]
+    return _gptqmodel.packed(options, "awq", "gemm", version="gemm", zero_point=zero, sym=not zero, desc_act=False)
+
+
 SPECS = {
     "awq-int4": Spec(
         "awq-int4",
         "AWQ",
-        _gptqmodel.load,
+        load,
         bits=4,
         options=(
             *_gptqmodel.OPTIONS,
@@ -36,5 +56,6 @@ SPECS = {
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="awq",
         quantize=quantize,
+        packed=packed,
     )
 }

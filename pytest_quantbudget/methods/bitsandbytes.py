@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget import checkpoint
+from pytest_quantbudget.dummy import Dummy
 from pytest_quantbudget.grammar import DTYPES, FLAG, Field, choice, number
-from pytest_quantbudget.methods import Spec, asked, placed
+from pytest_quantbudget.methods import Spec, from_source
 from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def load_int8(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+def load_int8(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """LLM.int8(): vector-wise int8 matrices, input columns with outliers in 16 bits.
 
     The rest of the model is float16, the type that the int8 product takes; others are cast at every layer.
@@ -30,7 +31,7 @@ def load_int8(source: Path, options: Mapping[str, Any], device: str, trust: Trus
     return _load(source, config, torch.float16, device, trust)
 
 
-def load_nf4(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+def load_nf4(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """4-bit NormalFloat in blocks of 64; `double_quant` quantizes the block scales as well."""
     import torch
     from transformers import BitsAndBytesConfig
@@ -45,12 +46,10 @@ def load_nf4(source: Path, options: Mapping[str, Any], device: str, trust: Trust
     return _load(source, config, dtype, device, trust)
 
 
-def _load(source: Path, config: object, dtype: object, device: str, trust: Trust) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    ready = checkpoint.format_of(source) is not None
-    more = asked(trust) if ready else {**asked(trust), "quantization_config": config}
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=placed(device), **more)
+def _load(source: Path | Dummy, config: object, dtype: object, device: str, trust: Trust) -> nn.Module:
+    ready = isinstance(source, Path) and checkpoint.format_of(source) is not None
+    settings = {} if ready else {"quantization_config": config}
+    return from_source(source, device, trust, dtype=dtype, **settings)
 
 
 SPECS = {

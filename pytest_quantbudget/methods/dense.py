@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.methods import Load, Spec, asked, placed
+from pytest_quantbudget.dummy import Dummy
+from pytest_quantbudget.methods import Load, Spec, from_source
 from pytest_quantbudget.request import NO_TRUST, Trust
 
 if TYPE_CHECKING:
@@ -14,10 +15,8 @@ if TYPE_CHECKING:
 
 
 def _loader(dtype: str) -> Load:
-    def load(source: Path, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
-        from transformers import AutoModelForCausalLM
-
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=placed(device), **asked(trust))
+    def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+        return from_source(source, device, trust, dtype=dtype)
 
     return load
 

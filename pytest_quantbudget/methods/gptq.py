@@ -21,6 +21,11 @@ def quantize(
     _gptqmodel.quantize(source, options, texts, target, trust, desc_act=options["act_order"], sym=True)
 
 
+def packed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a checkpoint that `quantize` makes describes itself."""
+    return _gptqmodel.packed(options, "gptq", "gptq", desc_act=options["act_order"], sym=True)
+
+
 SPECS = {
     "gptq-int4": Spec(
         "gptq-int4",
@@ -35,5 +40,6 @@ SPECS = {
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="gptq",
         quantize=quantize,
+        packed=packed,
     )
 }

@@ -1,15 +1,12 @@
-"""How many bytes a model takes, and how many of its linear layers are quantized."""
+"""How many bytes a model takes, and how many are free."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from pytest_quantbudget.measurement import Layers
 
 if TYPE_CHECKING:
     import torch
@@ -51,24 +48,6 @@ def _parts(tensor: Any) -> Iterator[torch.Tensor]:
         state = getattr(tensor, name, None)
         if state is not None and not callable(state):
             yield from _parts(state)
-
-
-def layers(model: nn.Module) -> Layers:
-    """The linear layers by class. One is quantized if its weight is packed, or is stored in at most 8 bits."""
-    import torch
-
-    kinds: Counter[str] = Counter()
-    quantized = 0
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        packed = isinstance(getattr(module, "qweight", None), torch.Tensor)
-        linear = isinstance(module, torch.nn.Linear)
-        if not (packed or linear):
-            continue
-        kinds[type(module).__name__] += 1
-        small = linear and weight is not None and (weight.element_size() == 1 or hasattr(weight, "__tensor_flatten__"))
-        quantized += packed or bool(small)
-    return Layers(dict(sorted(kinds.items())), quantized)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from pytest_quantbudget.estimate.memory import Estimate
 from pytest_quantbudget.hardware import Commit, Machine
 from pytest_quantbudget.measurement import Measurement, draft_id
 from pytest_quantbudget.noise import Noise
-from pytest_quantbudget.request import Task, Text, Workload
+from pytest_quantbudget.request import REAL, Task, Text, Workload
 from pytest_quantbudget.session import Entry, Session
 from pytest_quantbudget.verdict import Verdict
 
@@ -76,6 +76,7 @@ class BudgetReport:
     text: Text | None = None
     together: tuple[Together, ...] = ()
     noise: Noise | None = None
+    load_format: str = REAL
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""
@@ -156,6 +157,7 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         methods=tuple(methods),
         text=budget.text,
         together=_together(entries),
+        load_format=budget.methods[0].subject.load_format,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_quantbudget import noise, stats
 from pytest_quantbudget.measurement import Measurement, Origin
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
-from pytest_quantbudget.request import Task
+from pytest_quantbudget.request import DUMMY, Task
 from pytest_quantbudget.safetext import printable
 from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN
 from pytest_quantbudget.units import format_size, format_time, format_value
@@ -34,7 +34,7 @@ class Line:
 
 
 def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
-    """The table of every budget, and with `replies` the beginning of each method's answer to the fixed prompt.
+    """The table of every budget, and with `replies` each method's layers and the beginning of its answer to the prompt.
 
     Then what went wrong and cost no figure. The report may come from anywhere, and in any case holds what a model said:
     each line is made printable as a whole.
@@ -45,9 +45,11 @@ def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
 
 def _lines(report: Report, replies: bool) -> Iterator[Line]:
     for budget in report.budgets:
-        yield Line(f"quantization budget {budget.file}", title=True)
+        weights = " (dummy weights)" if budget.load_format == DUMMY else ""
+        yield Line(f"quantization budget {budget.file}{weights}", title=True)
         yield from _table(budget)
         if replies:
+            yield from _receipts(budget)
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
     told = [found.notes for found in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
@@ -260,6 +262,13 @@ def _markup(method: MethodReport) -> dict[str, bool]:
     if outcomes & {OVER, FAILED, NOT_RUN}:
         return {"red": True}
     return {"yellow": True} if SKIPPED in outcomes else {"green": True} if WITHIN in outcomes else {}
+
+
+def _receipts(budget: BudgetReport) -> Iterator[Line]:
+    """A method's quantized layers and kernels, and what it keeps in more bits."""
+    for name, receipt in [(m.name, m.measurement.receipt) for m in budget.methods if m.measurement]:
+        if receipt is not None:
+            yield Line(f"{name}: {receipt.kernels}; {100 * receipt.fraction:.1f} % quantized; kept: {receipt.kept}")
 
 
 def _replies(budget: BudgetReport) -> Iterator[Line]:
