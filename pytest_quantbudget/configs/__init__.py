@@ -40,6 +40,10 @@ def _in_the_hub_cache(model: str, revision: str | None) -> tuple[Path | None, st
         return None, "huggingface_hub is not installed, so its cache was not looked into"
     from huggingface_hub import constants, try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, "config.json", revision=revision)
-    tried = f"the hub's cache {constants.HF_HUB_CACHE} has none" + (f" of revision {revision}" if revision else "")
+    cache = f"the hub's cache {constants.HF_HUB_CACHE}"
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except OSError as error:
+        return None, f"{cache} cannot be read ({error.strerror or error})"
+    tried = f"{cache} has none" + (f" of revision {revision}" if revision else "")
     return Path(found).parent if isinstance(found, str) else None, tried
