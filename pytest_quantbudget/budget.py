@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import declared, dummy, grammar, limits, methods, units
+from pytest_quantbudget import configs, declared, grammar, limits, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.grammar import Field, LimitKind
 from pytest_quantbudget.hardware import GpuNeed
@@ -214,7 +214,7 @@ class _Reader:
         """Dummy weights want a configuration that is on this machine; a model that is refused is not looked at."""
         if self.load_format == DUMMY and not self.problems.found:
             try:
-                dummy.config_of(model, self.revision())
+                configs.find(model, self.revision())
             except (ValueError, OSError) as error:
                 self.problems.add(self.root.entries["model"], f"model: {error}")
 

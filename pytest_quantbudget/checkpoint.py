@@ -36,7 +36,7 @@ def check(folder: Path, trust: Trust, *, weights: bool = True) -> None:
     for path in sorted(folder.glob("*config.json")):
         found = _object(path)
         if not trust.remote_code:
-            _refuse_code(path, found)
+            refuse_code(_name(path), found)
     for path in weight_files(folder, trust) if weights else ():
         if path.suffix == ".safetensors":
             _header(path)
@@ -160,7 +160,7 @@ def _counts(found: object) -> bool:
     )
 
 
-def _refuse_code(path: Path, found: dict[str, Any]) -> None:
+def refuse_code(name: str, found: dict[str, Any]) -> None:
     """Raise ValueError where a configuration names code: its own, another repository's, or an installed module's."""
     for key, value in _entries(found):
         what = (
@@ -173,7 +173,7 @@ def _refuse_code(path: Path, found: dict[str, Any]) -> None:
             else ""
         )
         if what:
-            raise ValueError(f"{_name(path)} names {what} ({key}); only --quant-trust-remote-code lets it run")
+            raise ValueError(f"{name} names {what} ({key}); only --quant-trust-remote-code lets it run")
 
 
 def _entries(found: object) -> Iterator[tuple[str, Any]]:

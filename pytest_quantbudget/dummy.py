@@ -184,4 +184,7 @@ def config_of(model: str, revision: str | None, trust: Trust = NO_TRUST) -> dict
     """
     if Path(model).is_absolute():
         checkpoint.check(Path(model), trust, weights=False)
-    return configs.find(model, revision)
+    found = configs.find(model, revision)
+    if not trust.remote_code:
+        checkpoint.refuse_code(f"{Path(model).name}/config.json", found)
+    return found

@@ -1,6 +1,7 @@
 """Dummy weights: built from config.json alone, with the layout of really loaded ones, and never taken for them."""
 
 import json
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_quantbudget import bench, dummy, identity, loading, methods
+from pytest_quantbudget import bench, configs, dummy, identity, loading, methods
 from pytest_quantbudget.budget import load_budget
 from pytest_quantbudget.dummy import Drawn
 from pytest_quantbudget.loading import Loaded
@@ -154,21 +155,26 @@ def test_a_checkpoint_that_is_nowhere_is_built_by_the_options_and_that_is_noted(
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("change", "message"),
     [
-        ({"hidden_size": 192}, {}, "group size 128 does not divide the model's hidden_size 192; 64 does"),
-        ({"model_type": "unheard_of"}, {}, "has no model of the type 'unheard_of' of its own"),
-        ({"auto_map": {"AutoConfig": "code.Config"}}, {}, "names code that comes with the model (auto_map)"),
+        ({"hidden_size": 192}, "group size 128 does not divide the model's hidden_size 192; 64 does"),
+        ({"model_type": "unheard_of"}, "has no model of the type 'unheard_of' of its own"),
+        ({"auto_map": {"AutoConfig": "code.Config"}}, "names code that comes with the model (auto_map)"),
+        ({"attn_implementation": "someone/kernel"}, "names a kernel to be downloaded (attn_implementation)"),
     ],
 )
+@pytest.mark.parametrize("where", ["directory", "hub's cache"])
 def test_a_configuration_that_cannot_be_used_is_refused(
-    tmp_path: Path, change: dict[str, Any], options: dict[str, Any], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, change: dict[str, Any], message: str
 ) -> None:
-    config = json.loads((BUILTIN_DIR / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(ValueError, match=r".") as error:
-        loading.load(subject("gptq-int4", model=str(tmp_path), options=options), None)
-    assert message in str(error.value)
+    config = json.loads((BUILTIN_DIR / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    own = subject("gptq-int4", model=str(tmp_path))
+    if where != "directory":
+        own = replace(own, model="some/one")
+        monkeypatch.setattr(configs, "find", lambda model, revision: config)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loading.load(own, None)
 
 
 BUDGET = """
