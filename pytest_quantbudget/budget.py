@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import configs, declared, grammar, limits, methods, units
+from pytest_quantbudget import configs, declared, grammar, limitkinds, limits, methods, units
 from pytest_quantbudget.files import BUILTIN_DIR, Roots
-from pytest_quantbudget.grammar import Field, LimitKind
+from pytest_quantbudget.grammar import Field
 from pytest_quantbudget.hardware import GpuNeed
+from pytest_quantbudget.limitkinds import LimitKind
 from pytest_quantbudget.limits import Judging, Limit
 from pytest_quantbudget.receipt import QUANTIZED_BITS
 from pytest_quantbudget.request import DUMMY, Request, Rule, Subject, Task, Text, Workload
@@ -245,7 +246,7 @@ class _Reader:
         node = self.section("methods")
         if not node.entries:
             self.problems.add(node, f"a budget names `methods`: {', '.join(methods.MODULES)}")
-        kinds = grammar.limit_kinds(list(tasks))
+        kinds = limitkinds.limit_kinds(list(tasks))
         of_tasks = {name: each.judging for name, each in tasks.items()}
         found = []
         for name, entry in node.entries.items():

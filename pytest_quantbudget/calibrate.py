@@ -15,7 +15,7 @@ from decimal import Decimal
 
 import yaml
 
-from pytest_quantbudget import grammar, planning, stats, units
+from pytest_quantbudget import limitkinds, planning, stats, units
 from pytest_quantbudget.budget import Budget
 from pytest_quantbudget.figures import Figure, figure
 from pytest_quantbudget.limits import Limit
@@ -120,7 +120,7 @@ def _sampled(
         raise NoMargin(f"{found.n} {found.of} bound nothing at {_percent(level)}")
     if limit.kind.relation == "drop" and limit.judging.undecided != planning.FAIL:
         # A drop is at most the flips, so what bounds these bounds it too, and where nothing flipped by less.
-        flips = next(kind for kind in grammar.task_limits(limit.kind.task) if kind.relation == "flips")
+        flips = next(kind for kind in limitkinds.task_limits(limit.kind.task) if kind.relation == "flips")
         value = min(value, _bound(budget, method, replace(limit, kind=flips), measured, level)[0])
     return value, f"the {_percent(bound.confidence)} bound of {found.n:,} {found.of}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import files, grammar
+from pytest_quantbudget import files, grammar, limitkinds
 from pytest_quantbudget.request import Task
 from pytest_quantbudget.tasks import harnessfile, questions
 from pytest_quantbudget.tasks.styles import STYLES
@@ -37,7 +37,7 @@ def tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Declare
     reader = _Reader(find, problems)
     found: dict[str, Declared] = {}
     for name, settings in node.entries.items():
-        taken = [k.name for k in grammar.task_limits(name) if k.name in grammar.LIMITS]
+        taken = [k.name for k in limitkinds.task_limits(name) if k.name in limitkinds.LIMITS]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
             why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget import checkpoint, configs, records
-from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget.limitkinds import LimitKind
 from pytest_quantbudget.request import DUMMY, NO_TRUST, Subject, Trust
 
 if TYPE_CHECKING:

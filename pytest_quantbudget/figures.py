@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pytest_quantbudget import growth, stats
 from pytest_quantbudget.budget import Budget
-from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget.limitkinds import LimitKind
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Device, Divergence, Failure, Measurement, Speed, TaskResult, draft_id
 from pytest_quantbudget.request import LOAD, PERPLEXITY, WORKLOAD, Task

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_quantbudget import grammar, planning, units
-from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget import limitkinds, planning, units
+from pytest_quantbudget.limitkinds import LimitKind
 from pytest_quantbudget.yamlfile import Marked, Problems
 
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
@@ -79,8 +79,8 @@ def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judgi
         earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
         if earlier is not None:
             problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
-        if value.value == grammar.AUTO and kind.metric != "kernel":
-            targets.append(Target(pattern, None, grammar.AUTO, kind.unit))
+        if value.value == limitkinds.AUTO and kind.metric != "kernel":
+            targets.append(Target(pattern, None, limitkinds.AUTO, kind.unit))
             continue
         try:
             base = kind.kind.read(value.plain)

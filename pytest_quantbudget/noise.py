@@ -10,17 +10,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from pytest_quantbudget import figures, grammar
+from pytest_quantbudget import figures, limitkinds
 from pytest_quantbudget.budget import Budget
 from pytest_quantbudget.figures import Unmeasured
-from pytest_quantbudget.grammar import LimitKind
+from pytest_quantbudget.limitkinds import LimitKind
 from pytest_quantbudget.limits import Limit
 from pytest_quantbudget.measurement import Measurement
 from pytest_quantbudget.request import Subject
 from pytest_quantbudget.units import format_value
 
 # Figures of a run by itself, which differ by a factor; then those of a run against the first, with what they are for
-# answers that are the same. The names are those of `grammar.Metric`.
+# answers that are the same. The names are those of `limitkinds.Metric`.
 ALONE = {"tokens_per_s": "tokens/s", "ttft": "first token", "load_time": "load time", "vram": "VRAM", "ppl": "ppl"}
 AGAINST = {"agreement": 100.0, "answer_ppl": 1.0, "kl": 0.0, "top1": 100.0}
 EXACT = 1e-9  # counts become percentages and differ in the last digit
@@ -185,7 +185,7 @@ def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
 def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[tuple[LimitKind, figures.Figure]]:
     """What limits on a method would be judged on, were the method an equal run of the baseline."""
     measured: Mapping[str, Measurement] = {run.subject.name: run, budget.baseline or "": first}
-    for kind in grammar.limit_kinds(list(budget.tasks)).values():
+    for kind in limitkinds.limit_kinds(list(budget.tasks)).values():
         if kind.relation in ("against", "flips") and budget.asked_for(kind):
             try:
                 limit = Limit(kind, (), budget.path, 0)
@@ -200,7 +200,7 @@ def line(noise: Noise) -> str:
     for task in noise.tasks:
         drop = f", {format_value(task.drop, 'points')} apart" if task.drop else ""
         parts.append(f"{task.task} flips {_up_to(task.flips)} of {task.n:,}{drop}")
-    for kind in grammar.LIMITS.values():
+    for kind in limitkinds.LIMITS.values():
         if kind.metric in AGAINST and kind.metric in noise.values:
             name = kind.name.partition("_")[2].replace("_", " ")
             parts.append(f"{name} {_range(noise.values[kind.metric], kind.unit)}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pytest_quantbudget import grammar, methods
-from pytest_quantbudget.grammar import Field, LimitKind
+from pytest_quantbudget import grammar, limitkinds, methods
+from pytest_quantbudget.grammar import Field
+from pytest_quantbudget.limitkinds import LimitKind
 
 
 def budget_schema() -> dict[str, Any]:
@@ -98,12 +99,12 @@ def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limits() -> dict[str, Any]:
-    of_tasks = grammar.task_limits("TASK")
-    others = f"(?!({'|'.join(grammar.LIMITS)})$)"  # `min_speedup` is the accuracy of no task
+    of_tasks = limitkinds.task_limits("TASK")
+    others = f"(?!({'|'.join(limitkinds.LIMITS)})$)"  # `min_speedup` is the accuracy of no task
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {kind.name: _limit(kind) for kind in grammar.LIMITS.values()},
+        "properties": {kind.name: _limit(kind) for kind in limitkinds.LIMITS.values()},
         "patternProperties": {
             f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks
         },
@@ -111,6 +112,6 @@ def _limits() -> dict[str, Any]:
 
 
 def _limit(kind: LimitKind) -> dict[str, Any]:
-    value = {"anyOf": [dict(kind.kind.schema), {"const": grammar.AUTO}]}
+    value = {"anyOf": [dict(kind.kind.schema), {"const": limitkinds.AUTO}]}
     by_gpu = {"type": "object", "additionalProperties": value, "description": "By GPU name, * and ? allowed."}
     return _said({"anyOf": [value, by_gpu, {"type": "null"}]}, kind.doc)

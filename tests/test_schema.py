@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import pytest_quantbudget
-from pytest_quantbudget import grammar, methods, schema
+from pytest_quantbudget import grammar, limitkinds, methods, schema
 from pytest_quantbudget.budget import METHOD, TOP, load_budget
 from pytest_quantbudget.report import document
 
@@ -69,7 +69,7 @@ def test_every_key_and_option_of_a_method_is_in_the_schema(name: str) -> None:
 def test_every_limit_is_in_the_schema_and_says_what_it_bounds() -> None:
     limits = schema.budget_schema()["$defs"]["limits"]
     assert {name: limit["description"] for name, limit in limits["properties"].items()} == {
-        kind.name: kind.doc for kind in grammar.LIMITS.values()
+        kind.name: kind.doc for kind in limitkinds.LIMITS.values()
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from fuzz_targets import KEY, SEPARATOR
 
-from pytest_quantbudget import budget, grammar, methods, records, store, units
+from pytest_quantbudget import budget, grammar, limitkinds, methods, records, store, units
 from pytest_quantbudget.measurement import Measurement, TaskResult
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
@@ -26,7 +26,7 @@ from pytest_quantbudget.stats import OVER, WITHIN
 from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
 WORDS = (
-    *methods.MODULES, *grammar.LIMITS, *budget.TOP, *budget.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
+    *methods.MODULES, *limitkinds.LIMITS, *budget.TOP, *budget.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
     "gsm8k", "t", "min_t", "max_t_drop", "max_t_flips", "strict", "flexible", "builtin", "cpu", "NVIDIA H100*", "*",
     "Qwen/Qwen3-8B", ".", "./parent.yaml", "./questions.jsonl", "budget.yaml", "a", "slow", "GiB", "x", "%", "points",
 )  # fmt: skip
@@ -206,7 +206,7 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
         rng.choice(("t", "gsm8k")): {**_fields(rng, grammar.TASK), "file": "./questions.jsonl"}
         for _ in range(rng.randrange(3))
     }
-    kinds = grammar.limit_kinds(list(tasks))
+    kinds = limitkinds.limit_kinds(list(tasks))
     root: dict[str, Any] = {"model": rng.choice(("builtin", ".", "Qwen/Qwen3-8B", text(rng)))}
     if with_parent:
         root["extends"] = "parent.yaml"
@@ -227,7 +227,7 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
     return "\n".join(f"{flow(key)}: {flow(value)}" for key, value in root.items()) + "\n"
 
 
-def _method(rng: Random, name: str, kinds: Mapping[str, grammar.LimitKind]) -> dict[str, Any]:
+def _method(rng: Random, name: str, kinds: Mapping[str, limitkinds.LimitKind]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     chosen = [rng.choice(list(kinds)) for _ in range(rng.randrange(4))]
     if chosen:
@@ -240,7 +240,7 @@ def _method(rng: Random, name: str, kinds: Mapping[str, grammar.LimitKind]) -> d
     return found
 
 
-def _limit(rng: Random, kind: grammar.LimitKind) -> Any:
+def _limit(rng: Random, kind: limitkinds.LimitKind) -> Any:
     if rng.random() < 0.2:
         return {rng.choice(("cpu", "NVIDIA*", "*", text(rng))): _value(rng, kind.kind) for _ in range(2)}
     return _value(rng, kind.kind)
