@@ -69,7 +69,8 @@ def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Me
         return _against(budget, method, base, kind, confidence, measured)
     sides = {name: _absolute(budget, name, kind, confidence, measured[name]) for name in (method, base)}
     own, other = sides[method], sides[base]
-    found = Figure(own.value / other.value, f"{_plain(own.value, kind)} against {base}'s {_plain(other.value, kind)}")
+    words = f"{_plain(own.value, kind)} against {base}'s {_plain(other.value, kind)}"
+    found = Figure(own.value / other.value, words, remark=_of_each(sides))
     if kind.metric == "ppl":
         return replace(found, **_by_window(budget, method, base, confidence, measured))
     if kind.metric == "weights":
@@ -81,7 +82,13 @@ def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Me
     speeds = [speed for name in (method, base) if (speed := measured[name].speed(budget.workload)) is not None]
     ours, theirs = (_repeats(speed, kind) for speed in speeds)
     bounds = stats.ratio_interval(ours, theirs, confidence)
-    return replace(found, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=_apart(speeds))
+    remark = "; ".join(filter(None, [found.remark, _apart(speeds)]))
+    return replace(found, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=remark)
+
+
+def _of_each(sides: Mapping[str, Figure]) -> str:
+    """What there is to know of both sides of a ratio."""
+    return "; ".join(f"{name}: {side.remark}" for name, side in sides.items() if side.remark)
 
 
 def _apart(speeds: Sequence[Speed]) -> str:
@@ -104,6 +111,8 @@ def _repeats(speed: Speed, kind: LimitKind) -> Sequence[float]:
 
 
 def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, record: Measurement) -> Figure:
+    if kind.metric in ("vram", "weights") and record.offloaded:
+        raise Unmeasured(Failure(LOAD, "error", record.offloaded), method)
     if kind.metric == "weights":
         return Figure(_need(record.weights, record, LOAD, method))
     if kind.metric == "load_time":
@@ -118,7 +127,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
             raise Unmeasured(Failure(WORKLOAD, "no-gpu", "no GPU was found: device memory has no peak here"), method)
         # Allocations are counted, not sampled: where the repeats agree to the byte, there is nothing to bound.
         bounds = Interval(min(speed.peaks), max(speed.peaks)) if speed.peaks else None
-        return Figure(speed.peak_allocated, bounds=bounds, confidence=1.0, n=len(speed.peaks), of="repeats")
+        peak, n = speed.peak_allocated, len(speed.peaks)
+        return Figure(peak, bounds=bounds, confidence=1.0, n=n, of="repeats", remark=speed.shared)
     repeats = _repeats(speed, kind)
     if kind.metric == "ttft":
         value, detail = speed.median_ttft_s, f"{format_time(min(repeats))} to {format_time(max(repeats))}"
@@ -128,7 +138,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
             f"{format_value(min(repeats), '')} to {format_value(max(repeats), '')}",
         )
     bounds = stats.median_interval(repeats, confidence)
-    return Figure(value, f"{detail} in {len(repeats)} repeats", bounds, n=len(repeats), of="repeats")
+    remark = "; ".join(filter(None, [speed.shared, record.offloaded]))
+    return Figure(value, f"{detail} in {len(repeats)} repeats", bounds, n=len(repeats), of="repeats", remark=remark)
 
 
 def _need(value: T | None, record: Measurement, phase: str, method: str) -> T:

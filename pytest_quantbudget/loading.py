@@ -21,7 +21,10 @@ class Lacking(Exception):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes."""
+    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes.
+
+    `placement` and `offloaded` as in `Measurement`.
+    """
 
     model: Any
     tokenizer: Any
@@ -30,6 +33,8 @@ class Loaded:
     seconds: float
     weights: int
     layers: Layers
+    placement: dict[str, str]
+    offloaded: str
 
 
 def load(
@@ -46,7 +51,7 @@ def load(
     import torch
     from transformers import AutoTokenizer
 
-    from pytest_quantbudget.metrics import memory
+    from pytest_quantbudget.metrics import memory, placement
 
     spec = methods.spec(subject.method)
     settle(spec)
@@ -70,7 +75,18 @@ def load(
         found = ", ".join(f"{count} {name}" for name, count in layers.linear.items()) or "no linear layer"
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {found}")
     tokenizer = AutoTokenizer.from_pretrained(own, trust_remote_code=trust.remote_code)
-    return Loaded(model, tokenizer, revision, describe(device), seconds, memory.weight_bytes(model), layers)
+    outside = placement.outside(model) if device != "cpu" else {}
+    return Loaded(
+        model,
+        tokenizer,
+        revision,
+        describe(device),
+        seconds,
+        memory.weight_bytes(model),
+        layers,
+        placement.of(model),
+        placement.in_words(outside),
+    )
 
 
 def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:

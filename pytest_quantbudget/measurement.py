@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pytest_quantbudget.request import Subject, Task, Text, Workload
+from pytest_quantbudget.usage import Clocks, Occupant, PhaseMemory, Roofline, shared
 
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
 
@@ -41,7 +42,9 @@ class Speed:
     """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes.
 
     `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included.
-    `throttled` says in words what slowed the machine down meanwhile.
+    `throttled` says in words what slowed the machine down meanwhile. `gpu_ttft_s` and `gpu_decode_s` are the same spans
+    between CUDA events, and `warmup_s` how long each warm-up run took. `memory` is that of `prefill` and of `decode`.
+    `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
     """
 
     workload: Workload
@@ -52,6 +55,14 @@ class Speed:
     origin: Origin | None = None
     peaks: tuple[int, ...] = ()
     throttled: tuple[str, ...] = ()
+    gpu_ttft_s: tuple[float, ...] = ()
+    gpu_decode_s: tuple[float, ...] = ()
+    warmup_s: tuple[float, ...] = ()
+    memory: tuple[PhaseMemory, ...] = ()
+    occupants: tuple[Occupant, ...] = ()
+    busy_before: int | None = None
+    clocks: tuple[Clocks, ...] = ()
+    roofline: Roofline | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""
@@ -84,6 +95,11 @@ class Speed:
     def tpot_s(self) -> tuple[float, ...]:
         """Time per output token of each repeat, seconds, the first token left out."""
         return tuple(seconds / (self.workload.new_tokens - 1) for seconds in self.decode_s)
+
+    @property
+    def shared(self) -> str:
+        """Who else used the GPUs, in words; nothing where nobody was seen."""
+        return shared(self.occupants, self.busy_before)
 
 
 @dataclass(frozen=True)
@@ -276,6 +292,9 @@ class Measurement:
     """All that was measured of one subject. None where a figure was not needed or its phase failed.
 
     The store keeps one of these for each phase, in which only that phase's fields are filled.
+
+    `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
+    outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored.
     """
 
     subject: Subject
@@ -286,6 +305,9 @@ class Measurement:
     load_time_s: float | None = None
     weights: int | None = None
     layers: Layers | None = None
+    load_memory: PhaseMemory | None = None
+    placement: dict[str, str] | None = None
+    offloaded: str | None = None
     loaded: Origin | None = None  # of the figures above
     replies: dict[str, str] | None = None  # prompt to greedy continuation
     speeds: tuple[Speed, ...] = ()
