@@ -24,7 +24,7 @@ COPIES = 5
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
-def roofline(model: Any, read: int | None, tpot_s: float) -> Roofline | None:
+def roofline(model: Any, read: int | None, tpot_s: float, *, on_gpu: bool) -> Roofline | None:
     """The figure for decoding in `tpot_s` seconds a step, of which each reads `read` bytes of the cache.
 
     None where it is not known what a step reads: of a mixture of experts, an unknown kind of cache, or a model that is
@@ -36,13 +36,13 @@ def roofline(model: Any, read: int | None, tpot_s: float) -> Roofline | None:
     config, device = model.config.get_text_config(), model.device
     if read is None or any(getattr(config, name, None) for name in EXPERTS):
         return None
-    if device.type != "cpu" and placement.outside(model):
+    if on_gpu and placement.outside(model):
         return None
     bandwidth = copy_bandwidth(device)
     if bandwidth is None:
         return None
     weights = step_weights(model)
-    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    threads = 0 if on_gpu else torch.get_num_threads()
     return Roofline(weights, read, tpot_s, bandwidth, (weights + read) / tpot_s / bandwidth, threads)
 
 
@@ -89,7 +89,11 @@ def copy_bandwidth(device: torch.device) -> float | None:
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.zeros_like(source)  # written once, so that its pages are there
     best = min(_seconds(source, target) for _ in range(COPIES))
-    return 2 * source.nbytes / best
+    moved = 2 * source.nbytes
+    if device.type == "cuda":
+        del source, target
+        torch.cuda.empty_cache()
+    return moved / best
 
 
 def _seconds(source: torch.Tensor, target: torch.Tensor) -> float:

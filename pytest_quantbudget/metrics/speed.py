@@ -99,7 +99,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
         occupants=looks.occupants,
         busy_before=gpus.busy_before,
         clocks=looks.clocks,
-        roofline=roofline(model, first.read, step),
+        roofline=roofline(model, first.read, step, on_gpu=on_gpu),
     )
 
 
