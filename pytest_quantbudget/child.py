@@ -24,8 +24,10 @@ from typing import Any
 
 from pytest_quantbudget import growth, hardware, identity, loading, methods, records, reference, sources
 from pytest_quantbudget.identity import Keys
-from pytest_quantbudget.measurement import Answer, Failure, Measurement, Origin, TaskResult, draft_id
+from pytest_quantbudget.measurement import Answer, Failure, Measurement, Origin, TaskResult, draft_id, merge
 from pytest_quantbudget.metrics import logits, memory
+from pytest_quantbudget.metrics.gpus import Gpus, Sampler
+from pytest_quantbudget.metrics.ledger import Ledger
 from pytest_quantbudget.request import (
     LOAD,
     NO_TRUST,
@@ -79,9 +81,10 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
     fork cannot use it.
     """
     _settle(log, job.environ)
+    gpus = Gpus()
     if not job.last and _spoiled():
         os._exit(FORK_SPOILED)
-    run = _Run(job, tell)
+    run = _Run(job, tell, gpus)
     if job.quantize:
         run.phase(QUANTIZE, run.quantize, fatal=True)
     else:
@@ -144,8 +147,9 @@ def _spoiled() -> bool:
 class _Run:
     """One subject's measurement, phase by phase."""
 
-    def __init__(self, job: Job, tell: Connection) -> None:
+    def __init__(self, job: Job, tell: Connection, gpus: Gpus) -> None:
         self.job = job
+        self.gpus = gpus
         self.subject = job.request.subject
         self.tell = tell
         self.store = Store(job.store, refresh=job.refresh) if job.store and job.keys else None
@@ -153,6 +157,7 @@ class _Run:
         self.tokenizer: Any = None
         self.answers = dict(job.answers)
         self.device = "cpu"
+        self.offloaded = ""
 
     def measure(self) -> None:
         request = self.job.request
@@ -179,7 +184,8 @@ class _Run:
         except Exception as error:  # noqa: BLE001  # whatever a library raises is this phase's result
             traceback.print_exc()
             detail = safe(traceback.format_exc(limit=-4)[-2000:], 2000, lines=True)
-            failure = Failure(name, _kind(error), _words(error), detail, fatal)
+            crowd = self.gpus.crowd() if isinstance(error, loading.Lacking) or memory.is_out_of_memory(error) else ""
+            failure = Failure(name, _kind(error), _words(error) + crowd, detail, fatal)
         if part is None:
             part = Measurement(self.subject, failures=(failure,))
             memory.free()
@@ -211,10 +217,13 @@ class _Run:
     def load(self) -> Measurement:
         keys = self.job.keys
         pins = (keys.revision, keys.checkpoint_revision) if keys else None
-        loaded = loading.load(self.subject, self.job.quantized, self.job.trust, pins)
+        with Sampler(self.gpus.cards) as sampler:
+            loaded = loading.load(self.subject, self.job.quantized, self.job.trust, pins)
+            ledger = Ledger(self.gpus, on_gpu=loaded.device.name != "cpu")
+            ledger.note(LOAD, sampler)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         logits.check(self.model)
-        self.device = loaded.device.name
+        self.device, self.offloaded = loaded.device.name, loaded.offloaded
         part = Measurement(
             self.subject,
             revision=loaded.revision,
@@ -222,22 +231,28 @@ class _Run:
             quantized=Path(self.job.quantized).name if self.job.quantized else None,
             weights=loaded.weights,
             receipt=loaded.receipt,
+            placement=loaded.placement,
             loaded=_origin(),
             libraries=hardware.libraries(),
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
             notes=(loaded.note,) if loaded.note else (),
         )
+        timed = Measurement(self.subject, load_time_s=loaded.seconds, load_memory=next(iter(ledger.phases()), None))
+        if loaded.offloaded:  # for want of memory, for which later runs need not want
+            notes = (f"{self.subject.method}: {loaded.offloaded}",)
+            return merge([part, timed, Measurement(self.subject, offloaded=loaded.offloaded, notes=notes)])
         self.keep(Keys.load, part)
-        self.keep(Keys.load_time, Measurement(self.subject, load_time_s=loaded.seconds))
-        return replace(part, load_time_s=loaded.seconds)
+        self.keep(Keys.load_time, timed)
+        return merge([part, timed])
 
     def speed(self, workload: Workload) -> Measurement:
         from pytest_quantbudget.metrics import speed
 
-        measured = replace(speed.measure(self.model, workload), origin=_origin())
+        measured = replace(speed.measure(self.model, workload, self.gpus), origin=_origin())
         part = Measurement(self.subject, speeds=(measured,))
-        self.keep(lambda keys: keys.workload(workload), part)
+        if not self.offloaded:
+            self.keep(lambda keys: keys.workload(workload), part)
         return part
 
     def reply(self, prompt: str) -> Measurement:

@@ -78,7 +78,8 @@ def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Me
         return _against(budget, method, base, kind, confidence, measured)
     sides = {name: _absolute(budget, name, kind, confidence, measured[name]) for name in (method, base)}
     own, other = sides[method], sides[base]
-    found = Figure(own.value / other.value, f"{_plain(own.value, kind)} against {base}'s {_plain(other.value, kind)}")
+    words = f"{_plain(own.value, kind)} against {base}'s {_plain(other.value, kind)}"
+    found = Figure(own.value / other.value, words, remark=_of_each(sides))
     if kind.metric == "ppl":
         return replace(found, **_by_window(budget, method, base, confidence, measured))
     if kind.metric == "weights":
@@ -90,9 +91,13 @@ def _figure(budget: Budget, method: str, limit: Limit, measured: Mapping[str, Me
     speeds = {name: speed for name in (method, base) if (speed := measured[name].speed(budget.workload)) is not None}
     ours, theirs = (_repeats(speed, kind) for speed in speeds.values())
     bounds = stats.ratio_interval(ours, theirs, confidence)
-    doubts = [f"{name}: {doubt}" for name, speed in speeds.items() for doubt in speed.doubts]
-    remark = "; ".join(filter(None, [_apart(list(speeds.values())), *doubts]))
+    remark = "; ".join(filter(None, [found.remark, _apart(list(speeds.values()))]))
     return replace(found, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=remark)
+
+
+def _of_each(sides: Mapping[str, Figure]) -> str:
+    """What there is to know of both sides of a ratio."""
+    return "; ".join(f"{name}: {side.remark}" for name, side in sides.items() if side.remark)
 
 
 def _apart(speeds: Sequence[Speed]) -> str:
@@ -115,6 +120,8 @@ def _repeats(speed: Speed, kind: LimitKind) -> Sequence[float]:
 
 
 def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, record: Measurement) -> Figure:
+    if kind.metric in ("vram", "weights") and record.offloaded:
+        raise Unmeasured(Failure(LOAD, "error", record.offloaded), method)
     if kind.metric == "weights":
         return Figure(need(record.weights, record, LOAD, method))
     if kind.metric == "quantized":
@@ -132,7 +139,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
             raise Unmeasured(Failure(WORKLOAD, "no-gpu", "no GPU was found: device memory has no peak here"), method)
         # Allocations are counted, not sampled: where the repeats agree to the byte, there is nothing to bound.
         bounds = Interval(min(speed.peaks), max(speed.peaks)) if speed.peaks else None
-        return Figure(speed.peak_allocated, bounds=bounds, confidence=1.0, n=len(speed.peaks), of="repeats")
+        peak, n = speed.peak_allocated, len(speed.peaks)
+        return Figure(peak, bounds=bounds, confidence=1.0, n=n, of="repeats", remark=speed.shared)
     repeats = _repeats(speed, kind)
     if kind.metric == "ttft":
         value, detail = speed.median_ttft_s, f"{format_time(min(repeats))} to {format_time(max(repeats))}"
@@ -142,7 +150,8 @@ def _absolute(budget: Budget, method: str, kind: LimitKind, confidence: float, r
             f"{format_value(min(repeats), '')} to {format_value(max(repeats), '')}",
         )
     bounds = stats.median_interval(repeats, confidence)
-    words, remark = f"{detail} in {len(repeats)} repeats", "; ".join(speed.doubts)
+    remark = "; ".join(filter(None, [*speed.doubts, speed.shared, record.offloaded]))
+    words = f"{detail} in {len(repeats)} repeats"
     return Figure(value, words, bounds, n=len(repeats), of="repeats", remark=remark)
 
 

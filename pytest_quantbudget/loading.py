@@ -25,7 +25,8 @@ class Lacking(Exception):
 class Loaded:
     """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes.
 
-    With dummy weights there is no tokenizer. `note` says what had to be assumed.
+    With dummy weights there is no tokenizer. `note` says what had to be assumed. `placement`
+    and `offloaded` are as in `Measurement`.
     """
 
     model: Any
@@ -35,6 +36,8 @@ class Loaded:
     seconds: float
     weights: int
     receipt: Receipt
+    placement: dict[str, str]
+    offloaded: str
     note: str = ""
 
 
@@ -52,7 +55,7 @@ def load(
     """
     import torch
 
-    from pytest_quantbudget.metrics import kernels, memory
+    from pytest_quantbudget.metrics import kernels, memory, placement
 
     spec = methods.spec(subject.method)
     settle(spec)
@@ -82,7 +85,19 @@ def load(
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
     note = source.note if isinstance(source, Dummy) else ""
     weights = memory.weight_bytes(model)
-    return Loaded(model, _tokenizer(own, trust), revision, describe(device), seconds, weights, receipt, note)
+    outside = placement.outside(model) if device != "cpu" else {}
+    return Loaded(
+        model,
+        _tokenizer(own, trust),
+        revision,
+        describe(device),
+        seconds,
+        weights,
+        receipt,
+        placement.of(model),
+        placement.in_words(outside),
+        note,
+    )
 
 
 def _tokenizer(folder: Path | None, trust: Trust) -> Any:

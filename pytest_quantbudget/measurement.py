@@ -12,6 +12,7 @@ from typing import Any
 from pytest_quantbudget import stats
 from pytest_quantbudget.receipt import Receipt
 from pytest_quantbudget.request import Subject, Task, Text, Workload
+from pytest_quantbudget.usage import Clocks, Occupant, PhaseMemory, Roofline, shared
 
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
 
@@ -43,7 +44,9 @@ class Speed:
     """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes.
 
     `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included.
-    `throttled` says in words what slowed the machine down meanwhile.
+    `throttled` says in words what slowed the machine down meanwhile. `gpu_ttft_s` and `gpu_decode_s` are the same spans
+    between CUDA events, and `warmup_s` how long each warm-up run took. `memory` is that of `prefill` and of `decode`.
+    `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
     """
 
     workload: Workload
@@ -54,6 +57,14 @@ class Speed:
     origin: Origin | None = None
     peaks: tuple[int, ...] = ()
     throttled: tuple[str, ...] = ()
+    gpu_ttft_s: tuple[float, ...] = ()
+    gpu_decode_s: tuple[float, ...] = ()
+    warmup_s: tuple[float, ...] = ()
+    memory: tuple[PhaseMemory, ...] = ()
+    occupants: tuple[Occupant, ...] = ()
+    busy_before: int | None = None
+    clocks: tuple[Clocks, ...] = ()
+    roofline: Roofline | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""
@@ -100,6 +111,11 @@ class Speed:
         if self.throttled:
             told.append(f"throttled while it was timed: {', '.join(self.throttled)}")
         return tuple(told)
+
+    @property
+    def shared(self) -> str:
+        """Who else used the GPUs, in words; nothing where nobody was seen."""
+        return shared(self.occupants, self.busy_before)
 
 
 @dataclass(frozen=True)
@@ -285,6 +301,9 @@ class Measurement:
     """All that was measured of one subject. None where a figure was not needed or its phase failed.
 
     The store keeps one of these for each phase, in which only that phase's fields are filled.
+
+    `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
+    outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored.
     """
 
     subject: Subject
@@ -295,6 +314,9 @@ class Measurement:
     load_time_s: float | None = None
     weights: int | None = None
     receipt: Receipt | None = None
+    load_memory: PhaseMemory | None = None
+    placement: dict[str, str] | None = None
+    offloaded: str | None = None
     loaded: Origin | None = None  # of the figures above
     replies: dict[str, str] | None = None  # prompt to greedy continuation
     speeds: tuple[Speed, ...] = ()

@@ -125,7 +125,7 @@ def test_a_window_bounds_the_cache_but_for_the_prompt() -> None:
 )
 def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load: Workload, slack: float) -> None:
     """Every tensor that torch's operators return is counted until it is freed; what kernels take inside is not seen."""
-    from torch import Tensor
+    from torch import Tensor, inference_mode, ones_like
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
@@ -151,12 +151,13 @@ def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load
             self.now -= size
 
     asked = subject(str(models["llama"]), "fp32")
-    model = methods.spec("fp32").load(models["llama"], {}, "cpu").eval()
+    model: Any = methods.spec("fp32").load(models["llama"], {}, "cpu").eval()
     held = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     known = {storage._cdata for storage in held}
     ids = speed.random_prompts(model, load)
-    with Alive() as alive:
-        speed._timed(model, ids, load.new_tokens)
+    greedy = speed.greedy(model, load.new_tokens, min_new_tokens=load.new_tokens)
+    with inference_mode(), Alive() as alive:
+        model.generate(input_ids=ids, attention_mask=ones_like(ids), generation_config=greedy)
     predicted = memory.estimate(asked, load)
     assert predicted.peak - predicted.weights - memory.WORKSPACE == pytest.approx(alive.peak, rel=slack)
 

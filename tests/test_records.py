@@ -32,6 +32,7 @@ from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
 from pytest_quantbudget.request import Request, Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.stats import OVER
+from pytest_quantbudget.usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.verdict import Verdict
 
 WORKLOAD = Workload(512, 128, 1, 2)
@@ -47,6 +48,7 @@ AGREEMENT, DIVERGENCE = (
 )
 SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
 RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
+MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
 ORIGIN = Origin("2026-01-01T00:00:00Z", True)
 MEASUREMENT = Measurement(
     subject=SUBJECT,
@@ -59,9 +61,31 @@ MEASUREMENT = Measurement(
     receipt=Receipt(
         (Layers("linear", "Linear4bit", "bitsandbytes.nn.modules", "bitsandbytes", 4, 252, 6_945_767_424),)
     ),
+    load_memory=MEMORY,
+    placement={"cuda:0": "all"},
+    offloaded="parts of it are on cpu",
     loaded=ORIGIN,
     replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
-    speeds=(Speed(WORKLOAD, (0.05, 0.06), (1.5, 1.6), 7 * 2**30, 8 * 2**30, ORIGIN, (7 * 2**30,), ("hot",)),),
+    speeds=(
+        Speed(
+            WORKLOAD,
+            (0.05, 0.06),
+            (1.5, 1.6),
+            7 * 2**30,
+            8 * 2**30,
+            ORIGIN,
+            (7 * 2**30,),
+            ("hot",),
+            (0.04, 0.05),
+            (1.4, 1.5),
+            (2.5,),
+            (MEMORY,),
+            (Occupant("GPU-1", 123, "python", 2**30, True),),
+            35,
+            (Clocks("GPU-1", (1400,), (2600,), (312.5,), (61,), 1900, 3100, 400.0),),
+            Roofline(6 * 2**30, 2**26, 0.02, 3e11, 0.7, 4),
+        ),
+    ),
     tasks=(
         TaskResult(
             TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none", 9, "decided", "00ff", "sha256:0"
@@ -140,6 +164,19 @@ def test_a_record_comes_back_equal_through_json(record: Any) -> None:
 def test_a_measurement_without_figures_comes_back_equal() -> None:
     bare = Measurement(SUBJECT)
     assert records.from_builtins(Measurement, records.to_builtins(bare)) == bare
+
+
+def test_figures_stored_before_these_were_measured_are_read() -> None:
+    data = records.to_builtins(Measurement(SUBJECT, speeds=(Speed(WORKLOAD, (0.05,), (1.5,), 7, 8),), weights=5))
+    for field in ("load_memory", "placement", "offloaded"):
+        del data[field]
+    for field in (
+        *("gpu_ttft_s", "gpu_decode_s", "warmup_s", "memory"),
+        *("occupants", "busy_before", "clocks", "roofline"),
+    ):
+        del data["speeds"][0][field]
+    (speed,) = records.from_builtins(Measurement, data).speeds
+    assert (speed.peak_allocated, speed.shared, speed.roofline) == (7, "", None)
 
 
 def test_a_full_report_is_valid_by_its_schema() -> None:

@@ -41,6 +41,8 @@ def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) ->
     assert budget["baseline"] == "fp32"
     assert len(fp32["measurement"]["tasks"][0]["answers"]) == 12
     assert len(fp32["measurement"]["speeds"][0]["decode_s"]) == 2
+    assert fp32["measurement"]["speeds"][0]["roofline"]["fraction"] > 0
+    assert fp32["measurement"]["placement"] == {"cpu": "all"}
     assert fp32["measurement"]["revision"].startswith("sha256:")
     assert fp32["measurement"]["replies"][budget["prompt"]]
     for method in (fp32, bf16):
@@ -73,6 +75,20 @@ def test_the_table_is_printed_again_from_the_report(
     assert main(["table", "r.json"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line for line in printed if line.startswith(("method ", "fp32 ", "bf16 ", "on cpu"))] == before
+
+
+def test_the_share_of_the_roofline_stands_beside_the_speed_and_who_else_was_on_the_gpu_below(
+    reported: pytest.RunResult,
+) -> None:
+    data = json.loads(Path("r.json").read_text())
+    speed = data["budgets"][0]["methods"][0]["measurement"]["speeds"][0]
+    speed["roofline"]["fraction"] = 0.7149
+    speed["occupants"] = [{"gpu": "GPU-1", "pid": 123, "name": "python", "memory": 2**30, "before": True}]
+    Path("r2.json").write_text(json.dumps(data))
+    lines = [line.text for line in terminal.lines(document.read(Path("r2.json")))]
+    assert lines[1].split()[:5] == ["method", "weights", "ratio", "tokens/s", "roofline"]
+    assert lines[2].split()[5:7] == ["71", "%"]
+    assert "fp32: the GPU was shared while it was timed: pid 123 python, 1.00 GiB" in lines
 
 
 def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None:

@@ -195,6 +195,6 @@ def test_doubts_are_notes_of_the_measurement_and_stand_in_the_messages_of_speed_
         told, subject=budget.method("fp32").subject, speeds=(Speed(budget.workload, STEADY, STEADY, None, None),)
     )
     speedup, ttft, weights = (judge(budget, method, limit, {"nf4": told, "fp32": base}) for limit in method.limits)
-    assert f"; nf4: {rose}; nf4: {braked})" in speedup.message
+    assert f"; nf4: {rose}; {braked})" in speedup.message
     assert f"; {rose}; {braked})" in ttft.message
     assert "rose" not in weights.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,16 @@ STATE = ("quant_state", "state2", "CB", "SCB", "absmax", "offset", "code")
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers as loaded, on any device, quantization scales included.
 
-    Storage that several tensors share (tied embeddings) counts once. `get_memory_footprint()` of transformers would
-    leave out the quantization state of bitsandbytes and the inner tensors of torchao.
+    `get_memory_footprint()` of transformers would leave out the quantization state of bitsandbytes and the inner
+    tensors of torchao.
     """
+    return bytes_of((*model.parameters(), *model.buffers()))
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of tensors with all that belongs to them; storage that several share (tied embeddings) counts once."""
     storages: dict[tuple[str, int], int] = {}
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors:
         for part in _parts(tensor):
             storage = part.untyped_storage()
             storages[str(part.device), storage.data_ptr()] = storage.nbytes()

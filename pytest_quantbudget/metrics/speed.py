@@ -1,56 +1,111 @@
-"""Time to first token, decode throughput and peak memory of a workload, on the path that transformers' users run."""
+"""Time to first token, decode throughput and memory of a workload, on the path that transformers' users run."""
 
 from __future__ import annotations
 
+import statistics
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.measurement import Speed
+from pytest_quantbudget.metrics.gpus import Gpus, Looks, Sampler
+from pytest_quantbudget.metrics.ledger import Ledger
+from pytest_quantbudget.metrics.roofline import cache_bytes, roofline
 from pytest_quantbudget.metrics.throttle import Watch
 from pytest_quantbudget.request import Workload
+from pytest_quantbudget.usage import DECODE, PREFILL, GpuMemory
 
 if TYPE_CHECKING:
     import torch
 
+STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
+MOST_WARMUPS = 3
 
-def measure(model: Any, workload: Workload) -> Speed:
-    """Run the workload `repeats` times after one warm-up of the same shape, greedy, with fixed lengths.
+
+@dataclass(frozen=True)
+class Timing:
+    """One run, seconds by the clock and by CUDA events (None on a CPU); its peaks of memory, summed over the GPUs.
+
+    `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
+    """
+
+    ttft_s: float
+    decode_s: float
+    gpu_ttft_s: float | None
+    gpu_decode_s: float | None
+    allocated: int = 0
+    reserved: int = 0
+    read: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the call to the last token."""
+        return self.ttft_s + self.decode_s
+
+
+def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
+    """Run the workload `repeats` times after a warm-up of the same shape, greedy, with fixed lengths.
 
     Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
-    known (prefill); decode time from there to the last token. The clock is read when the device has finished.
+    known (prefill); decode time from there to the last token. The clock is read when the devices have finished, and
+    CUDA events stand beside it.
+
+    The first run is a warm-up, and so are the next ones, up to three in all, until one takes as long as the one before
+    it, within 5 %: that is the first repeat.
+
     Peaks are those of torch's allocator in each run (`max_memory_allocated`, `max_memory_reserved`), summed over the
-    GPUs that the model is spread over; None on a CPU. Those of the warm-up count for the peak over all runs.
+    GPUs that the model is spread over; None on a CPU. Those of the warm-up count for the peak over all runs. NVML is
+    asked in the first warm-up and between the runs only: nothing but the workload runs while it is timed.
+
     Raises ValueError where the model has fewer positions than the workload needs.
     """
-    import torch
-
     check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
-    device = model.device
-    on_gpu = device.type == "cuda"
-    gpus = range(torch.cuda.device_count())  # those that this process was given
     ids = random_prompts(model, workload)
+    on_gpu = is_cuda(ids)
     if on_gpu:
+        import torch
+
         torch.cuda.empty_cache()
-    times, allocated, reserved = [], [], []
-    watch = Watch()
-    for _ in range(workload.repeats + 1):
-        for gpu in gpus if on_gpu else ():
-            torch.cuda.reset_peak_memory_stats(gpu)
-        times.append(_timed(model, ids, workload.new_tokens))
+    gpus = gpus or Gpus()
+    ledger, looks, watch = Ledger(gpus, on_gpu=on_gpu), Looks(gpus), Watch()
+    with Sampler(gpus.cards if on_gpu else []) as sampler:
+        first = _run(model, ids, workload, ledger, sampler)
+    warmups: list[Timing] = [first]
+    repeats: list[Timing] = []
+    while len(repeats) < workload.repeats:
+        timing = _run(model, ids, workload, ledger)
         watch.look()
-        if on_gpu:
-            allocated.append(sum(map(torch.cuda.max_memory_allocated, gpus)))
-            reserved.append(sum(map(torch.cuda.max_memory_reserved, gpus)))
-    ttft, decode = zip(*times[1:], strict=True)
+        looks.look()
+        steady = abs(timing.seconds / warmups[-1].seconds - 1) <= STEADY
+        if repeats or steady or len(warmups) == MOST_WARMUPS:
+            repeats.append(timing)
+            looks.sample()
+        else:
+            warmups.append(timing)
+    runs = [*warmups, *repeats]
+    step = statistics.median(timing.decode_s for timing in repeats) / (workload.new_tokens - 1)
     return Speed(
         workload,
-        ttft,
-        decode,
-        max(allocated, default=None),
-        max(reserved, default=None),
-        peaks=tuple(allocated[1:]),
+        tuple(timing.ttft_s for timing in repeats),
+        tuple(timing.decode_s for timing in repeats),
+        max(timing.allocated for timing in runs) if on_gpu else None,
+        max(timing.reserved for timing in runs) if on_gpu else None,
+        peaks=tuple(timing.allocated for timing in repeats) if on_gpu else (),
         throttled=watch.words(),
+        warmup_s=tuple(timing.seconds for timing in warmups),
+        gpu_ttft_s=tuple(t.gpu_ttft_s for t in repeats if t.gpu_ttft_s is not None),
+        gpu_decode_s=tuple(t.gpu_decode_s for t in repeats if t.gpu_decode_s is not None),
+        memory=ledger.phases(),
+        occupants=looks.occupants,
+        busy_before=gpus.busy_before,
+        clocks=looks.clocks,
+        roofline=roofline(model, first.read, step, on_gpu=on_gpu),
     )
+
+
+def is_cuda(ids: torch.Tensor) -> bool:
+    """Whether what is computed on these tokens is computed on a GPU."""
+    return ids.device.type == "cuda"
 
 
 def check_positions(model: Any, tokens: int, what: str) -> None:
@@ -69,31 +124,79 @@ def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
     return torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator).to(model.device)
 
 
-def _timed(model: Any, ids: torch.Tensor, new_tokens: int) -> tuple[float, float]:
-    """Seconds to the first token and from there to the last."""
+class _Clock:
+    """Moments of a run: by the host's clock once the devices have finished, and by an event that they pass."""
+
+    def __init__(self, model: Any, ids: torch.Tensor) -> None:
+        weights = model.parameters() if is_cuda(ids) else ()
+        self.devices = {weight.device for weight in weights if weight.device.type not in ("cpu", "meta")}
+        self.device = ids.device
+        self.on_gpu = is_cuda(ids)
+        self.marks: list[float] = []
+        self.events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Note this moment."""
+        if self.on_gpu:
+            import torch
+
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            self.events.append(event)
+            for device in {self.device, *self.devices}:
+                torch.cuda.synchronize(device)
+        self.marks.append(time.perf_counter())
+
+    def seconds(self, start: int) -> tuple[float, float | None]:
+        """From one moment to the next: by the clock, and between the events."""
+        wall = self.marks[start + 1] - self.marks[start]
+        if not self.events:
+            return wall, None
+        return wall, float(self.events[start].elapsed_time(self.events[start + 1])) / 1000  # milliseconds
+
+
+def _run(model: Any, ids: torch.Tensor, workload: Workload, ledger: Ledger, sampler: Sampler | None = None) -> Timing:
+    """Time one run; with a sampler also ask NVML about its memory, and look at its cache.
+
+    When the first token is known, the GPU waits and neither span runs: peaks are read and set back there.
+    """
     import torch
     from transformers import StoppingCriteriaList
 
-    marks: list[float] = []
+    clock, last = _Clock(model, ids), ids.shape[1] + workload.new_tokens
+    lengths = {"min_new_tokens": workload.new_tokens, "return_dict_in_generate": sampler is not None}
+    prefill: list[GpuMemory] = []
 
     def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if not marks or tokens.shape[1] == ids.shape[1] + new_tokens:
-            if ids.device.type == "cuda":
-                torch.cuda.synchronize(ids.device)
-            marks.append(time.perf_counter())
+        if len(clock.marks) == 1:
+            clock.mark()
+            prefill.extend(ledger.note(PREFILL, sampler))
+            clock.mark()
+        elif tokens.shape[1] == last:
+            clock.mark()
         return torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
 
-    if ids.device.type == "cuda":
-        torch.cuda.synchronize(ids.device)
-    start = time.perf_counter()
+    ledger.begin()
+    clock.mark()
     with torch.inference_mode():
-        model.generate(
+        said = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            generation_config=greedy(model, new_tokens, min_new_tokens=new_tokens),
+            generation_config=greedy(model, workload.new_tokens, **lengths),
             stopping_criteria=StoppingCriteriaList([mark]),
         )
-    return marks[0] - start, marks[-1] - marks[0]
+    decode = ledger.note(DECODE, sampler)
+    (ttft, gpu_ttft), (decoding, gpu_decoding) = clock.seconds(0), clock.seconds(2)
+    pairs = list(zip(prefill, decode, strict=True))
+    return Timing(
+        ttft,
+        decoding,
+        gpu_ttft,
+        gpu_decoding,
+        sum(max(a.allocated, b.allocated) for a, b in pairs),
+        sum(max(a.reserved, b.reserved) for a, b in pairs),
+        cache_bytes(getattr(said, "past_key_values", None), workload) if sampler is not None else None,
+    )
 
 
 def end_tokens(model: Any) -> list[int]:

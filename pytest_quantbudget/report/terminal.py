@@ -22,6 +22,7 @@ UNFORESEEN = 0.05  # share by which weights may differ from their estimate witho
 NONE = "-"
 NOW = Origin("")
 AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL = "agreement", "ppl ratio", "answer ppl", "KL"
+ROOFLINE = "roofline"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
 def _table(budget: BudgetReport) -> Iterator[Line]:
     baseline = next((m.measurement for m in budget.methods if m.name == budget.baseline), None)
     on_gpu = any(m.measurement and _peak(m.measurement, budget) for m in budget.methods)
-    header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", "speed-up", "first token"]
+    header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", ROOFLINE, "speed-up", "first token"]
     for task in budget.tasks:
         header += [task.name, "drop"]
     compared = [_compared(method.measurement, baseline, budget) for method in budget.methods]
@@ -85,6 +86,7 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
         said = f"ratio, speed-up and drop against {budget.baseline}{read}"
         yield Line(f"on {device.name}, {device.threads} threads; {said}")
     yield from _unforeseen(budget)
+    yield from _shared(budget)
     yield from _cut_off(budget)
     yield from _grown(budget)
     yield from _undecided(budget)
@@ -112,6 +114,14 @@ def _unforeseen(budget: BudgetReport) -> Iterator[Line]:
         if measured and predicted and abs(measured - predicted) > UNFORESEEN * predicted:
             sizes = f"{format_size(predicted)} of weights were predicted, and {format_size(measured)} measured"
             yield Line(f"{method.name}: {sizes}", markup={"yellow": True})
+
+
+def _shared(budget: BudgetReport) -> Iterator[Line]:
+    """Who else used the GPUs while a method was timed."""
+    for method in budget.methods:
+        speed = method.measurement.speed(budget.workload) if method.measurement else None
+        if speed is not None and speed.shared:
+            yield Line(f"{method.name}: {speed.shared}", markup={"yellow": True})
 
 
 def _cut_off(budget: BudgetReport) -> Iterator[Line]:
@@ -182,7 +192,7 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
 def _cells(method: MethodReport, baseline: Measurement | None, budget: BudgetReport, on_gpu: bool) -> list[str]:
     own = method.measurement
     if own is None:
-        return [method.name, *[NONE] * (5 + 2 * len(budget.tasks))]
+        return [method.name, *[NONE] * (6 + 2 * len(budget.tasks))]
     size, base_size = (_peak(m, budget) if on_gpu and m else m.weights if m else None for m in (own, baseline))
     speed, base_speed = (m.speed(budget.workload) if m else None for m in (own, baseline))
     cells = [
@@ -190,6 +200,7 @@ def _cells(method: MethodReport, baseline: Measurement | None, budget: BudgetRep
         format_size(size) if size else NONE,
         f"{size / base_size:.2f}x" if size and base_size else NONE,
         format_value(speed.median_tokens_per_s, "") if speed else NONE,
+        format_value(100 * speed.roofline.fraction, "", 2) + " %" if speed and speed.roofline else NONE,
         f"{speed.median_tokens_per_s / base_speed.median_tokens_per_s:.2f}x" if speed and base_speed else NONE,
         format_time(speed.median_ttft_s) if speed else NONE,
     ]

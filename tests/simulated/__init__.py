@@ -1,0 +1,1 @@
+"""A machine with GPUs for tests that run without one."""
