@@ -186,7 +186,7 @@ WORKLOAD: Sequence[Field] = (
     Field("prompt_tokens", whole(1), "Tokens of each prompt in the prefill.", 512),
     Field("new_tokens", whole(2), "Tokens generated after each prompt; the first belongs to the prefill.", 128),
     Field("batch_size", whole(1), "Sequences at once.", 1),
-    Field("repeats", whole(1), "Measured runs, after one unmeasured warm-up; the median is judged.", 5),
+    Field("repeats", whole(1), "Measured runs, after unmeasured warm-ups; the median is judged.", 5),
     Field(
         "prompt",
         TEXT,
