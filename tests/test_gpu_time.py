@@ -182,12 +182,12 @@ def test_a_window_is_read_whole_and_what_is_no_keys_and_values_is_not_guessed() 
 def test_there_is_no_roofline_where_it_is_not_known_what_a_step_reads(
     monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
-    assert roofline.roofline(model, None, 0.01, on_gpu=False) is None
+    assert roofline.roofline(model, 1, None, 0.01, on_gpu=False) is None
     monkeypatch.setattr(model.config, "num_experts", 8, raising=False)
-    assert roofline.roofline(model, 100, 0.01, on_gpu=False) is None
+    assert roofline.roofline(model, 1, 100, 0.01, on_gpu=False) is None
     monkeypatch.undo()
     monkeypatch.setattr(memory, "free_ram", lambda: 2**26)
-    assert roofline.roofline(model, 100, 0.01, on_gpu=False) is None
+    assert roofline.roofline(model, 1, 100, 0.01, on_gpu=False) is None
 
 
 def test_a_copy_counts_what_is_read_and_what_is_written_and_the_best_counts(monkeypatch: pytest.MonkeyPatch) -> None:

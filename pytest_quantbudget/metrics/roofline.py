@@ -24,8 +24,8 @@ COPIES = 5
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
-def roofline(model: Any, read: int | None, tpot_s: float, *, on_gpu: bool) -> Roofline | None:
-    """The figure for decoding in `tpot_s` seconds a step, of which each reads `read` bytes of the cache.
+def roofline(model: Any, weights: int, read: int | None, tpot_s: float, *, on_gpu: bool) -> Roofline | None:
+    """The figure for decoding in `tpot_s` seconds a step, which reads `weights` and `read` bytes of the cache.
 
     None where it is not known what a step reads: of a mixture of experts, an unknown kind of cache, or a model that is
     partly outside its GPU; and where there is no room for a copy. The layers of a model that is spread over several
@@ -41,7 +41,6 @@ def roofline(model: Any, read: int | None, tpot_s: float, *, on_gpu: bool) -> Ro
     bandwidth = copy_bandwidth(device)
     if bandwidth is None:
         return None
-    weights = step_weights(model)
     threads = 0 if on_gpu else torch.get_num_threads()
     return Roofline(weights, read, tpot_s, bandwidth, (weights + read) / tpot_s / bandwidth, threads)
 
@@ -49,7 +48,8 @@ def roofline(model: Any, read: int | None, tpot_s: float, *, on_gpu: bool) -> Ro
 def step_weights(model: Any) -> int:
     """Bytes of the weights that a step reads: all but the input embedding, of which each row reads one line.
 
-    Unless the output layer uses the same table.
+    Unless the output layer uses the same table. To be asked before the first pass: bitsandbytes then moves scales out
+    of sight, and gptqmodel adds what its layers need.
     """
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
     total = memory.weight_bytes(model)

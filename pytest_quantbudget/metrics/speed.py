@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.measurement import Speed
 from pytest_quantbudget.metrics.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.metrics.ledger import Ledger
-from pytest_quantbudget.metrics.roofline import cache_bytes, roofline
+from pytest_quantbudget.metrics.roofline import cache_bytes, roofline, step_weights
 from pytest_quantbudget.metrics.throttle import Watch
 from pytest_quantbudget.request import Workload
 from pytest_quantbudget.usage import DECODE, PREFILL, GpuMemory
@@ -66,7 +66,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
         import torch
 
         torch.cuda.empty_cache()
-    gpus = gpus or Gpus()
+    gpus, weights = gpus or Gpus(), step_weights(model)
     ledger, looks, watch = Ledger(gpus, on_gpu=on_gpu), Looks(gpus), Watch()
     with Sampler(gpus.cards if on_gpu else []) as sampler:
         first = _run(model, ids, workload, ledger, sampler)
@@ -99,7 +99,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
         occupants=looks.occupants,
         busy_before=gpus.busy_before,
         clocks=looks.clocks,
-        roofline=roofline(model, first.read, step, on_gpu=on_gpu),
+        roofline=roofline(model, weights, first.read, step, on_gpu=on_gpu),
     )
 
 
