@@ -158,6 +158,7 @@ class _Run:
         self.answers = dict(job.answers)
         self.device = "cpu"
         self.offloaded = ""
+        self.weights = 0
 
     def measure(self) -> None:
         request = self.job.request
@@ -223,7 +224,7 @@ class _Run:
             ledger.note(LOAD, sampler)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         logits.check(self.model)
-        self.device, self.offloaded = loaded.device.name, loaded.offloaded
+        self.device, self.offloaded, self.weights = loaded.device.name, loaded.offloaded, loaded.weights
         part = Measurement(
             self.subject,
             revision=loaded.revision,
@@ -249,7 +250,7 @@ class _Run:
     def speed(self, workload: Workload) -> Measurement:
         from pytest_quantbudget.metrics import speed
 
-        measured = replace(speed.measure(self.model, workload, self.gpus), origin=_origin())
+        measured = replace(speed.measure(self.model, workload, self.gpus, self.weights), origin=_origin())
         part = Measurement(self.subject, speeds=(measured,))
         if not self.offloaded:
             self.keep(lambda keys: keys.workload(workload), part)

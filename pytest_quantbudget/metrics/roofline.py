@@ -45,14 +45,12 @@ def roofline(model: Any, weights: int, read: int | None, tpot_s: float, *, on_gp
     return Roofline(weights, read, tpot_s, bandwidth, (weights + read) / tpot_s / bandwidth, threads)
 
 
-def step_weights(model: Any) -> int:
-    """Bytes of the weights that a step reads: all but the input embedding, of which each row reads one line.
+def step_weights(model: Any, total: int) -> int:
+    """Bytes that a step reads of `total`, which are all weights as loaded.
 
-    Unless the output layer uses the same table. To be asked before the first pass: bitsandbytes then moves scales out
-    of sight, and gptqmodel adds what its layers need.
+    That is all but the input embedding, of which each row reads one line, unless the output layer uses the same table.
     """
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
-    total = memory.weight_bytes(model)
     weight = getattr(output, "weight", None)
     tied = weight is not None and weight.untyped_storage().data_ptr() == table.weight.untyped_storage().data_ptr()
     return total if tied else total - memory.bytes_of(table.parameters())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.measurement import Speed
+from pytest_quantbudget.metrics import memory
 from pytest_quantbudget.metrics.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.metrics.ledger import Ledger
 from pytest_quantbudget.metrics.roofline import cache_bytes, roofline, step_weights
@@ -43,7 +44,7 @@ class Timing:
         return self.ttft_s + self.decode_s
 
 
-def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
+def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: int | None = None) -> Speed:
     """Run the workload `repeats` times after a warm-up of the same shape, greedy, with fixed lengths.
 
     Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
@@ -57,6 +58,9 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
     GPUs that the model is spread over; None on a CPU. Those of the warm-up count for the peak over all runs. NVML is
     asked in the first warm-up and between the runs only: nothing but the workload runs while it is timed.
 
+    `weights` are the bytes of all weights as loaded, where they were counted before the first pass: with that,
+    bitsandbytes moves scales out of sight, and gptqmodel adds what its layers need.
+
     Raises ValueError where the model has fewer positions than the workload needs.
     """
     check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
@@ -66,7 +70,8 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
         import torch
 
         torch.cuda.empty_cache()
-    gpus, weights = gpus or Gpus(), step_weights(model)
+    gpus = gpus or Gpus()
+    read = step_weights(model, weights or memory.weight_bytes(model))
     ledger, looks, watch = Ledger(gpus, on_gpu=on_gpu), Looks(gpus), Watch()
     with Sampler(gpus.cards if on_gpu else []) as sampler:
         first = _run(model, ids, workload, ledger, sampler)
@@ -99,7 +104,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None) -> Speed:
         occupants=looks.occupants,
         busy_before=gpus.busy_before,
         clocks=looks.clocks,
-        roofline=roofline(model, weights, first.read, step, on_gpu=on_gpu),
+        roofline=roofline(model, read, first.read, step, on_gpu=on_gpu),
     )
 
 
