@@ -227,7 +227,7 @@ class Bench:
         tasks, compared = [], []
         for task in request.tasks:
             part, _ = self._stored(keys.task(task, draft_id(drafts.get(task))), request.subject)
-            if part and self._enough(request, part, drafts.get(task)):
+            if part and self._enough(request, task, part, drafts.get(task)):
                 path = references.get(task)
                 results = [_compared(replace(result, task=task), path) for result in part.tasks]
                 self._parts.append(replace(part, tasks=tuple(results)))
@@ -250,11 +250,14 @@ class Bench:
         rest = replace(request, workloads=tuple(workloads), prompts=tuple(prompts), tasks=tuple(tasks))
         return replace(rest, texts=tuple(texts), divergence=divergence)
 
-    def _enough(self, request: Request, part: Measurement, baseline: TaskResult | None) -> bool:
-        """Whether stored answers decide what the request wants decided: a growing task's may have ended before."""
+    def _enough(self, request: Request, task: Task, part: Measurement, baseline: TaskResult | None) -> bool:
+        """Whether stored answers decide what the request wants decided: a growing task's may have ended before.
+
+        They are read as the task reads them now: under another name, or another extraction, they may decide less.
+        """
         device = self.gpus[0].name if self.gpus else "cpu"
         return all(
-            len(result.answers) == result.total or growth.stopped(request, device, result, baseline)
+            len(result.answers) == result.total or growth.stopped(request, device, replace(result, task=task), baseline)
             for result in part.tasks
         )
 

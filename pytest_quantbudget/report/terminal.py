@@ -219,9 +219,10 @@ def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> l
     if result is None:
         return [NONE, NONE]
     score = f"{result.accuracy:.1f} %"
-    if before is None or own is baseline or len(before.answers) != len(result.answers):
+    n = len(result.answers) if task.start is not None else len(before.answers) if before else 0
+    if before is None or own is baseline or n != len(result.answers) or n > len(before.answers):
         return [score, NONE]
-    return [score, f"{stats.pair(before.correct, result.correct).drop:.1f}"]
+    return [score, f"{stats.pair(before.correct[:n], result.correct).drop:.1f}"]
 
 
 def _compared(own: Measurement | None, baseline: Measurement | None, budget: BudgetReport) -> dict[str, str]:
