@@ -445,3 +445,13 @@ def test_what_was_thought_of_other_answers_decides_nothing(load: Load) -> None:
     assert verdict(budget, after, before).message.endswith("compared with other answers than fp16's")
     plain = measured(budget, "nf4", tasks=before.tasks)
     assert "cannot be fed the baseline's answers" in verdict(budget, plain, before).message
+
+
+def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 58")
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.decision) == (FAILED, "")
+    assert found.message == (
+        "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
+    )
+    assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
