@@ -24,7 +24,7 @@ from pytest_quantbudget.measurement import (
 )
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
-from pytest_quantbudget.request import LOAD
+from pytest_quantbudget.request import DUMMY, LOAD, Subject
 from pytest_quantbudget.session import Options, Session
 from pytest_quantbudget.tasks import prompts
 from pytest_quantbudget.verdict import SKIPPED, Verdict
@@ -408,3 +408,18 @@ def test_the_gpus_of_a_spread_model_are_those_of_its_name(room: Path) -> None:
     source = stored.Stored("r", replace(found, machine=replace(found.machine, gpus=(twin, small, H100))), room)
     assert [(gpu.uuid, gpu.free) for gpu in source.gpus(ON_H100)] == [("GPU-1", 80 * GIB), ("GPU-2", 80 * GIB)]
     assert judging(room, found).lacking(GpuNeed(count=9)) is not None
+
+
+def test_figures_of_dummy_weights_are_none_of_real_ones(room: Path) -> None:
+    made = report(read(room, TEXT))
+    (budget,) = made.budgets
+    methods = tuple(
+        replace(m, measurement=m.measurement and replace(m.measurement, subject=_dummy(m.measurement.subject)))
+        for m in budget.methods
+    )
+    verdicts = judged(room, TEXT, replace(made, budgets=(replace(budget, methods=methods),)))
+    assert refused(verdicts, "load_format is auto here and dummy in report.json") == ALL
+
+
+def _dummy(subject: Subject) -> Subject:
+    return replace(subject, load_format=DUMMY)
