@@ -455,3 +455,21 @@ def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> Non
         "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
     )
     assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
+
+
+def test_agreement_on_a_growing_tasks_answers_is_bounded_as_widely_as_its_look(load: Load) -> None:
+    budget = load("min_token_agreement: 84")
+    before, after = compared(budget)
+    (told,) = after.tasks
+    assert told.agreement is not None
+    parts = replace(told.agreement, each_tokens=(3, 3), each_agreed=(3, 2), each_lost=(0.2, 1.0))
+    task = replace(budget.tasks["gsm8k"], start=10)
+    budget = replace(budget, tasks={"gsm8k": task})
+    levels = []
+    for planned in (2, 1000):
+        grown = replace(told, task=task, agreement=parts, planned=planned)
+        base = replace(before, tasks=(replace(before.tasks[0], task=task),))
+        levels.append(verdict(budget, replace(after, tasks=(grown,)), base).confidence)
+    assert levels[0] is not None
+    assert levels[1] is not None
+    assert levels[0] < levels[1]
