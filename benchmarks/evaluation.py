@@ -23,12 +23,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import hardware, loading, methods, sources
-from pytest_quantbudget.files import BUILTIN_DIR
-from pytest_quantbudget.measurement import TaskResult
-from pytest_quantbudget.request import NO_TRUST, Subject, Task
-from pytest_quantbudget.tasks import ask, plain, prompts
-from pytest_quantbudget.tasks.decoding import ALL, Techniques
+from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.request import NO_TRUST, Subject, Task
+from pytest_quantbudget.engine.hf import ask, plain_generate, quantize
+from pytest_quantbudget.engine.hf import load as loading
+from pytest_quantbudget.engine.hf.decoding import ALL, Techniques
+from pytest_quantbudget.measure import hardware
+from pytest_quantbudget.models import hub, methods
+from pytest_quantbudget.tasks import prompts
 
 OFF = {
     "nothing off": ALL,
@@ -129,8 +132,8 @@ def load(model: str, method: str, group_size: int) -> tuple[Any, Any]:
     if spec.quantize is not None:
         loading.settle(spec)
         cache = Path(tempfile.gettempdir()) / "evaluation-benchmark"
-        revision = sources.content_hash(Path(place))
-        quantized = str(sources.quantized(subject, spec, Path(place), revision, cache, NO_TRUST))
+        revision = hub.content_hash(Path(place))
+        quantized = str(quantize.quantized(subject, spec, Path(place), revision, cache, NO_TRUST))
     loaded = loading.load(subject, quantized)
     return loaded.model, loaded.tokenizer
 
@@ -162,7 +165,7 @@ def apart(
         differ, turned = 0, 0
         for start in range(0, len(order), size):
             part = list(order[start : start + size])
-            texts = plain.generate(model, tokenizer, [asking.prompts[i] for i in part], asking.ends, "all")
+            texts = plain_generate.generate(model, tokenizer, [asking.prompts[i] for i in part], asking.ends, "all")
             for i, decoded in zip(part, texts, strict=True):
                 answer = asking.read(i, decoded)
                 differ += answer.text != fast.answers[i].text

@@ -15,8 +15,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_quantbudget import stats
-from pytest_quantbudget.stats import Interval, Paired, normal_quantile
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.distributions import normal_quantile
+from pytest_quantbudget.judge.intervals import Interval, Paired
 
 CONFIDENCE = 0.95
 ACCURACY = 0.85  # of the baseline, for Newcombe's interval
@@ -96,24 +97,24 @@ def tokens(rng: np.random.Generator, share: float, alike: float, m: int) -> Inte
     """Bounds of a share of tokens: `m` answers of 20 to 99 tokens, whose intraclass correlation is `alike`."""
     sizes = rng.integers(20, 100, m)
     each = rng.beta(share * (1 / alike - 1), (1 - share) * (1 / alike - 1), m) if alike else share
-    return stats.clustered_proportion(rng.binomial(sizes, each).tolist(), sizes.tolist(), CONFIDENCE)
+    return intervals.clustered_proportion(rng.binomial(sizes, each).tolist(), sizes.tolist(), CONFIDENCE)
 
 
 def mean(rng: np.random.Generator, m: int) -> Interval:
     """Bounds of a mean over tokens, of which each answer's is drawn from an exponential distribution of mean 1."""
     sizes = rng.integers(20, 100, m)
-    return stats.clustered_mean((sizes * rng.exponential(1.0, m)).tolist(), sizes.tolist(), CONFIDENCE)
+    return intervals.clustered_mean((sizes * rng.exponential(1.0, m)).tolist(), sizes.tolist(), CONFIDENCE)
 
 
 def median(rng: np.random.Generator, n: int) -> Interval:
     """Bounds of the median of `n` repeats around 1."""
-    return stats.median_interval(rng.lognormal(0, 0.1, n).tolist(), CONFIDENCE)
+    return intervals.median_interval(rng.lognormal(0, 0.1, n).tolist(), CONFIDENCE)
 
 
 def ratio(rng: np.random.Generator, n: int) -> Interval:
     """Bounds of the factor between `n` repeats and `n` others of the same median."""
     own, base = rng.lognormal(0, 0.1, (2, n)).tolist()
-    return stats.ratio_interval(own, base, CONFIDENCE)
+    return intervals.ratio_interval(own, base, CONFIDENCE)
 
 
 def others(rng: np.random.Generator, draws: int) -> None:

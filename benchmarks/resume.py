@@ -24,7 +24,7 @@ from typing import Any
 # Loaded into the pytest process: notes every measuring process, and whether it came to its end.
 PLUGIN = """
 import os
-from pytest_quantbudget import process
+from pytest_quantbudget.measure import process
 
 original = process.run
 

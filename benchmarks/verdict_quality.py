@@ -28,16 +28,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_quantbudget import growth, planning
-from pytest_quantbudget.budget import load_budget
-from pytest_quantbudget.measurement import Answer, Measurement, TaskResult
-from pytest_quantbudget.stats import OVER, UNDECIDED, WITHIN, Paired, normal_quantile
-from pytest_quantbudget.verdict import judge
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core import limits
+from pytest_quantbudget.core.answers import Answer, TaskResult
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.verdict import OVER, UNDECIDED, WITHIN
+from pytest_quantbudget.judge import sample_size, sequential
+from pytest_quantbudget.judge.distributions import normal_quantile
+from pytest_quantbudget.judge.intervals import Paired
+from pytest_quantbudget.judge.verdict import judge
 
 Counts = NDArray[np.int64]
 Told = NDArray[np.bool_]
 
-POLICIES = (planning.ESTIMATE, planning.FAIL, planning.PASS)
+POLICIES = (limits.ESTIMATE, limits.FAIL, limits.PASS)
 START, CONFIDENCE = 50, 0.95
 LIMIT = 2.0  # points
 FLIPS = (2.0, 5.0, 8.0)  # percent
@@ -86,9 +90,9 @@ class Ended:
 
     def failed(self, policy: str) -> Told:
         """In which of them the test fails."""
-        if policy == planning.ESTIMATE:
+        if policy == limits.ESTIMATE:
             return self.over | (~self.within & self.above)
-        return self.over if policy == planning.PASS else ~self.within
+        return self.over if policy == limits.PASS else ~self.within
 
 
 def plugin(found: Draws, limit: float) -> Ended:
@@ -100,7 +104,7 @@ def plugin(found: Draws, limit: float) -> Ended:
     above: Told = np.zeros_like(within)
     asked = np.full(len(within), total)
     for n, lost, won in zip(looks, found.lost, found.won, strict=True):
-        low, high = decided(n, lost, won, limit, planning.confidence_at(n, start, total, CONFIDENCE))
+        low, high = decided(n, lost, won, limit, sequential.confidence_at(n, start, total, CONFIDENCE))
         going = ~within & ~over
         asked[going & (low | high)] = n
         within, over = within | going & low, over | going & high
@@ -125,7 +129,7 @@ def unpaired(rng: np.random.Generator, found: Draws, limit: float) -> dict[str, 
 
 def verdicts(rng: np.random.Generator, n: int, flips: float, drop: float, draws: int) -> tuple[dict[str, float], float]:
     """Percent of tests that fail under each rule at one true drop, and the mean number of questions when growing."""
-    found = draw(rng, planning.looks(START, n), flips, drop, draws)
+    found = draw(rng, sequential.looks(START, n), flips, drop, draws)
     last = Draws((n,), found.lost[-1:], found.won[-1:], found.kept[-1:])
     growing = plugin(found, LIMIT)
     failed = {f"plugin, `{policy}`": plugin(last, LIMIT).failed(policy) for policy in POLICIES}
@@ -169,11 +173,11 @@ def asked_for(rng: np.random.Generator, draws: int) -> None:
             for policy in POLICIES:
                 row = [f"{limit:g}", f"{flips:g} %", f"`{policy}`"]
                 for start in (None, START):
-                    last = planning.confidence_at(10**9, start, 10**9, CONFIDENCE)
-                    n = planning.asked_for(limit, flips, last, policy)
+                    last = sequential.confidence_at(10**9, start, 10**9, CONFIDENCE)
+                    n = sample_size.asked_for(limit, flips, last, policy)
                     row.append(f"{n:,}")
                     for drop in (limit / 2, limit * 2):
-                        ended = plugin(draw(rng, planning.looks(start, n), flips, drop, draws), limit)
+                        ended = plugin(draw(rng, sequential.looks(start, n), flips, drop, draws), limit)
                         failed = ended.failed(policy)
                         row.append(f"{100 * float((failed if drop < limit else ~failed).mean()):.2f}")
                         row += [f"{ended.asked.mean():,.0f}"] * (start is not None)
@@ -187,7 +191,7 @@ def broken(rng: np.random.Generator, draws: int) -> None:
     rows = []
     for n in SIZES:
         for limit in (2.0, 3.0):
-            ended = plugin(draw(rng, planning.looks(START, n), 22.0, 20.0, draws), limit)
+            ended = plugin(draw(rng, sequential.looks(START, n), 22.0, 20.0, draws), limit)
             stopped = (100 * float((ended.over & (ended.asked <= most)).mean()) for most in (50, 100, 200))
             rows.append([f"{n:,}", f"{limit:g}", *(f"{share:.2f}" for share in stopped), f"{ended.asked.mean():.0f}"])
     table(("at most", "limit", "by 50", "by 100", "by 200", "asked"), rows)
@@ -206,7 +210,7 @@ def check(rng: np.random.Generator, folder: Path) -> int:
         task, method = budget.tasks["gsm8k"], budget.method("nf4")
         request = budget.request(method)
         for drop in (0.0, 2.0, 6.0):
-            found = draw(rng, planning.looks(START, 200), 5.0, drop, 40)
+            found = draw(rng, sequential.looks(START, 200), 5.0, drop, 40)
             ended = plugin(found, LIMIT)
             failed = ended.failed(policy)
             for i, asked in enumerate(ended.asked.tolist()):
@@ -214,7 +218,7 @@ def check(rng: np.random.Generator, folder: Path) -> int:
                 for n, lost, won, kept in zip(found.looks, found.lost, found.won, found.kept, strict=True):
                     before, after = outcomes(n, int(lost[i]), int(won[i]), int(kept[i]))
                     results = [TaskResult(task, each, 1.0, planned=200) for each in (before, after)]
-                    why = growth.stopped(request, "cpu", results[1], results[0])
+                    why = sequential.stopped(request, "cpu", results[1], results[0])
                     if why or n == asked:
                         break
                 records = {

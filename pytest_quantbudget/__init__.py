@@ -1,9 +1,9 @@
 """pytest-quantbudget: quantization budgets as tests."""
 
-from pytest_quantbudget.collect import QuantBudgetWarning
-from pytest_quantbudget.fixtures import QuantModel
-from pytest_quantbudget.hardware import Gpu
-from pytest_quantbudget.measurement import Measurement
-from pytest_quantbudget.yamlfile import BudgetError
+from pytest_quantbudget.core.gpus import Gpu
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.problems import BudgetError
+from pytest_quantbudget.plugin.collect import QuantBudgetWarning
+from pytest_quantbudget.plugin.fixtures import QuantModel
 
 __all__ = ["BudgetError", "Gpu", "Measurement", "QuantBudgetWarning", "QuantModel"]

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_quantbudget import schema
-from pytest_quantbudget.budget import load_budget
-from pytest_quantbudget.report import document, terminal
-from pytest_quantbudget.safetext import printable
-from pytest_quantbudget.session import find_budgets
-from pytest_quantbudget.yamlfile import BudgetError, display_path, named_folder
+from pytest_quantbudget.budget import schema
+from pytest_quantbudget.budget.find import find_budgets
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.files import named_folder
+from pytest_quantbudget.core.problems import BudgetError, display_path
+from pytest_quantbudget.core.safetext import printable
+from pytest_quantbudget.report import document
+from pytest_quantbudget.report import table as report_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +63,7 @@ def check(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """The table of a report, with the replies."""
-    for line in terminal.lines(document.read(options.report), replies=True):
+    for line in report_table.lines(document.read(options.report), replies=True):
         print(f"== {line.text} ==" if line.title else line.text)
 
 

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import loading
-from pytest_quantbudget.budget import load_budget
-from pytest_quantbudget.request import Workload
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.engine.hf import load
 
 MIB = 2**20
 
@@ -63,7 +63,7 @@ def main() -> None:
     budget = load_budget(path)
     workload = budget.workload
     before = used()
-    model = loading.load(budget.method(method).subject, None).model
+    model = load.load(budget.method(method).subject, None).model
     loaded = used()
     once(model, workload)
     times = [once(model, workload) for _ in range(workload.repeats)]

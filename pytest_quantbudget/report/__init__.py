@@ -1,1 +1,1 @@
-"""What a run leaves: the table on the terminal and the JSON document."""
+"""What a run leaves: the JSON document and the table; and judging a report again."""

@@ -10,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import files, hardware, planning, records
-from pytest_quantbudget.budget import Budget, Method
-from pytest_quantbudget.calibrate import Update
-from pytest_quantbudget.estimate import memory
-from pytest_quantbudget.estimate.memory import Estimate
-from pytest_quantbudget.hardware import Commit, Machine
-from pytest_quantbudget.measurement import Measurement, draft_id
-from pytest_quantbudget.noise import Noise
-from pytest_quantbudget.request import REAL, Task, Text, Workload
-from pytest_quantbudget.session import Entry, Session
-from pytest_quantbudget.verdict import Verdict
+from pytest_quantbudget.core import codec, files
+from pytest_quantbudget.core.answers import draft_id
+from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.gpus import Commit, Machine
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import REAL, Task, Text, Workload
+from pytest_quantbudget.core.verdict import Entry, Update, Verdict
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.noise import Noise
+from pytest_quantbudget.measure import hardware
+from pytest_quantbudget.models.estimate import memory
+from pytest_quantbudget.models.estimate.memory import Estimate
+from pytest_quantbudget.plugin.session import Session
 
 VERSION = 1
 MAX_BYTES = 100_000_000
@@ -163,7 +165,7 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
 
 def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
     told = [(entry.id, entry.verdict.p_over) for entry in entries if entry.verdict.p_over is not None]
-    adjusted = planning.holm([p for _, p in told])
+    adjusted = intervals.holm([p for _, p in told])
     return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
 
 
@@ -181,7 +183,7 @@ def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
 
 def write(path: Path, report: Report) -> bool:
     """Write a report, whole or not at all. True: there is always one."""
-    records.write_json(path, report)
+    codec.write_json(path, report)
     return True
 
 
@@ -191,19 +193,19 @@ def read(path: Path) -> Report:
     Raises ValueError where the file is none, or of another version; OSError where it cannot be opened.
     """
     try:
-        data = records.read_json(files.read(path, MAX_BYTES))
+        data = codec.read_json(files.read(path, MAX_BYTES))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON that can be used: {error}") from None
     found = data.get("version") if isinstance(data, dict) else None
     if found != VERSION:
         raise ValueError(f"{path} is a report of version {found!r:.60}; this release reads version {VERSION}")
-    return records.from_builtins(Report, data)
+    return codec.from_builtins(Report, data)
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a report, generated from these records."""
     definitions: dict[str, Any] = {}
-    top = records.schema_of(Report, definitions)
+    top = codec.schema_of(Report, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pytest-quantbudget report",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import sources
-from pytest_quantbudget.request import Task
+from pytest_quantbudget.core.files import file_hash
+from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
 from pytest_quantbudget.tasks.styles import STYLES
@@ -57,7 +57,7 @@ def _pairs(examples: Sequence[Question]) -> tuple[tuple[str, str], ...]:
 def state(task: Task) -> str:
     """What a task's files hold: hashes. Raises OSError."""
     files = [Path(name) for name in (task.file, task.shots_file) if name is not None]
-    return "+".join(map(sources.file_hash, files))
+    return "+".join(map(file_hash, files))
 
 
 class Prompter:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantbudget import files
-from pytest_quantbudget.yamlfile import BudgetError, Problem, path_from
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.files import path_from
+from pytest_quantbudget.core.problems import BudgetError, Problem, text_lines
 
 BUILTIN = "builtin"
 MAX_BYTES = 200_000_000
 BUILTIN_DIR = files.BUILTIN_DIR
+
+
 # Task name to data set and configuration on the Hugging Face hub.
 HUB_SETS = {"gsm8k": ("openai/gsm8k", "main"), "gsm8k_cot": ("openai/gsm8k", "main")}
 HUB_SIZES = {"gsm8k": 1319, "gsm8k_cot": 1319}  # questions of the test split, by the data set's card
@@ -42,7 +45,7 @@ def read_file(path: Path) -> list[Question]:
     """
     questions: list[Question] = []
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in text_lines(path):
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -58,21 +61,6 @@ def read_file(path: Path) -> list[Question]:
     if not questions:
         raise BudgetError(Problem(path, 0, "holds no questions"))
     return questions
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. Raises BudgetError where the file cannot be read as text."""
-    try:
-        text = files.read(path, MAX_BYTES).decode("utf-8")
-    except OSError as error:
-        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
-    except UnicodeDecodeError:
-        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
-    except files.TooLarge as error:
-        raise BudgetError(Problem(path, 0, f"is {error}; a file of texts has at most {MAX_BYTES:,}")) from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside texts, at U+2028
-        if line.strip():
-            yield number, line
 
 
 def read_hub(name: str, split: str, commit: str | None = None) -> list[Question]:
@@ -106,29 +94,3 @@ def harness_shots(pool: Sequence[Question], questions: int, shots: int) -> list[
     """
     drawing = random.Random(FEWSHOT_SEED)
     return [drawing.sample(list(pool), shots) for _ in range(questions)]
-
-
-def calibration_texts(path: Path, count: int, seed: int) -> list[str]:
-    """`count` random texts to quantize on: JSONL lines with `text`, or with `question` and `answer`; else plain lines.
-
-    Raises ValueError where the file holds fewer, or a line without them; BudgetError where it cannot be read.
-    """
-    as_json = path.suffix in (".jsonl", ".json")
-    texts = [_calibration_text(path.name, number, line) if as_json else line for number, line in _lines(path)]
-    if len(texts) < count:
-        raise ValueError(f"{path.name} holds {len(texts)} calibration texts and {count} were asked for")
-    return random.Random(seed).sample(texts, count)
-
-
-def _calibration_text(name: str, number: int, line: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    row = row if isinstance(row, dict) else {}
-    question, answer = row.get("question"), row.get("answer")
-    if isinstance(row.get("text"), str):
-        return str(row["text"])
-    if isinstance(question, str) and isinstance(answer, str):
-        return f"Question: {question}\nAnswer: {answer}"
-    raise ValueError(f"{name}:{number}: wants an object with the text `text`, or with `question` and `answer`")

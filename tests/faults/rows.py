@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults import models
-from pytest_quantbudget.store import encode, now
+from pytest_quantbudget.measure.store import encode, now
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 LIMITS = ("max_weights", "min_wordmath")

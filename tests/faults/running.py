@@ -30,9 +30,10 @@ LEAVE_S = 15.0
 CONFTEST = """
 import pathlib
 
-from pytest_quantbudget import process, sources
+from pytest_quantbudget.measure import process
+from pytest_quantbudget.models import hub
 
-sources.HUB_SECONDS = 3
+hub.HUB_SECONDS = 3
 
 real = process.run
 
@@ -55,7 +56,7 @@ contexts = process.contexts
 
 def warm():
     found = contexts()
-    found[0].set_forkserver_preload(["pytest_quantbudget.preload", "faults.warm"])
+    found[0].set_forkserver_preload(["pytest_quantbudget.measure.preload", "faults.warm"])
     return found
 
 process.contexts = warm

@@ -6,9 +6,9 @@ import sys
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
 from faults import strikes
-from pytest_quantbudget import sources
+from pytest_quantbudget.models import hub
 
-sources.HUB_SECONDS = 3  # as in the conftest of these runs
+hub.HUB_SECONDS = 3  # as in the conftest of these runs
 
 if strikes.is_faked("bitsandbytes"):
     with strikes.without_fakes():

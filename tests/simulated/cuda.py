@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pytest_quantbudget.metrics import speed
+from pytest_quantbudget.engine.hf import speed
 
 
 class Cuda:

@@ -17,16 +17,21 @@ from typing import Any
 
 from fuzz_targets import KEY, SEPARATOR
 
-from pytest_quantbudget import budget, grammar, limitkinds, methods, records, store, units
-from pytest_quantbudget.measurement import Measurement, TaskResult
+from pytest_quantbudget.budget import keys, reader
+from pytest_quantbudget.core import codec, limits, units
+from pytest_quantbudget.core import fields as grammar
+from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import Task, Workload
+from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
+from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.measure import store
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
-from pytest_quantbudget.request import Task, Workload
-from pytest_quantbudget.stats import OVER, WITHIN
-from pytest_quantbudget.verdict import FAILED, NOT_RUN, SKIPPED
 
 WORDS = (
-    *methods.MODULES, *limitkinds.LIMITS, *budget.TOP, *budget.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
+    *methods.MODULES, *limit_names.LIMITS, *reader.TOP, *reader.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
     "gsm8k", "t", "min_t", "max_t_drop", "max_t_flips", "strict", "flexible", "builtin", "cpu", "NVIDIA H100*", "*",
     "Qwen/Qwen3-8B", ".", "./parent.yaml", "./questions.jsonl", "budget.yaml", "a", "slow", "GiB", "x", "%", "points",
 )  # fmt: skip
@@ -97,7 +102,7 @@ class Records:
         known = self.shared.setdefault(cls, [])
         if cls in (Workload, Task) and known and self.rng.random() < 0.9:
             return self.rng.choice(known)
-        hints = records._hints(cls)
+        hints = codec._hints(cls)
         drawn = {field.name: self.draw(hints[field.name]) for field in dataclasses.fields(cls)}
         if cls is TaskResult and self.rng.random() < 0.8:
             drawn["answers"] = (drawn["answers"] * 2 or [])[:2] if isinstance(drawn["answers"], list) else []
@@ -203,10 +208,10 @@ def _question(rng: Random) -> str:
 
 def _budget(rng: Random, *, with_parent: bool) -> str:
     tasks = {
-        rng.choice(("t", "gsm8k")): {**_fields(rng, grammar.TASK), "file": "./questions.jsonl"}
+        rng.choice(("t", "gsm8k")): {**_fields(rng, keys.TASK), "file": "./questions.jsonl"}
         for _ in range(rng.randrange(3))
     }
-    kinds = limitkinds.limit_kinds(list(tasks))
+    kinds = limit_names.limit_kinds(list(tasks))
     root: dict[str, Any] = {"model": rng.choice(("builtin", ".", "Qwen/Qwen3-8B", text(rng)))}
     if with_parent:
         root["extends"] = "parent.yaml"
@@ -217,9 +222,9 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
     if rng.random() < 0.5:
         root["calibration"] = "./questions.jsonl"
     if rng.random() < 0.5:
-        root["workload"] = _fields(rng, grammar.WORKLOAD)
+        root["workload"] = _fields(rng, keys.WORKLOAD)
     if rng.random() < 0.2:
-        root["gpu"] = rng.choice((True, False, _fields(rng, grammar.GPU)))
+        root["gpu"] = rng.choice((True, False, _fields(rng, keys.GPU)))
     names = {"fp32", *(rng.choice(list(methods.MODULES)) for _ in range(2))}
     root["methods"] = {name: _method(rng, name, kinds) for name in sorted(names)}
     if rng.random() < 0.1:
@@ -227,7 +232,7 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
     return "\n".join(f"{flow(key)}: {flow(value)}" for key, value in root.items()) + "\n"
 
 
-def _method(rng: Random, name: str, kinds: Mapping[str, limitkinds.LimitKind]) -> dict[str, Any]:
+def _method(rng: Random, name: str, kinds: Mapping[str, limits.LimitKind]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     chosen = [rng.choice(list(kinds)) for _ in range(rng.randrange(4))]
     if chosen:
@@ -236,11 +241,11 @@ def _method(rng: Random, name: str, kinds: Mapping[str, limitkinds.LimitKind]) -
     if options and rng.random() < 0.5:
         found["options"] = _fields(rng, options)
     if rng.random() < 0.1:
-        found[rng.choice(budget.METHOD)] = rng.choice((text(rng), ["slow", "a"], odd(rng)))
+        found[rng.choice(reader.METHOD)] = rng.choice((text(rng), ["slow", "a"], odd(rng)))
     return found
 
 
-def _limit(rng: Random, kind: limitkinds.LimitKind) -> Any:
+def _limit(rng: Random, kind: limits.LimitKind) -> Any:
     if rng.random() < 0.2:
         return {rng.choice(("cpu", "NVIDIA*", "*", text(rng))): _value(rng, kind.kind) for _ in range(2)}
     return _value(rng, kind.kind)

@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget import records, store
-from pytest_quantbudget.budget import Budget, load_budget
-from pytest_quantbudget.hardware import Gpu, Machine, lacking
-from pytest_quantbudget.measurement import Measurement, TaskResult
-from pytest_quantbudget.report import document, terminal
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.gpus import Gpu, Machine, lacking
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.problems import BudgetError
+from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.measure import store
+from pytest_quantbudget.report import document, table
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
-from pytest_quantbudget.verdict import judge
-from pytest_quantbudget.yamlfile import BudgetError
 
 SEPARATOR = b"\n%%%%\n"
 BUDGET_FILES = ("budget.yaml", "parent.yaml", "questions.jsonl")
@@ -127,9 +130,9 @@ def report(data: bytes, folder: Path) -> None:
             raise AssertionError(f"{type(error).__name__} is a detail of the reader") from error
         _printable(str(error))
         return
-    for line in terminal.lines(found, replies=True):
+    for line in table.lines(found, replies=True):
         line.text.encode()
-    records.write_json(path, found)
+    codec.write_json(path, found)
     assert document.read(path) == found, "this report does not come back"
 
 
@@ -147,7 +150,7 @@ def entry(data: bytes, judged: Budget) -> None:
     found.younger_than(1)
     for cls in (Measurement, TaskResult):
         try:
-            record = records.from_builtins(cls, found.payload)
+            record = codec.from_builtins(cls, found.payload)
         except ValueError as error:
             _printable(str(error))
             continue

@@ -1,0 +1,1 @@
+"""Budget files: found, read, checked, described by a schema, and edited in place."""

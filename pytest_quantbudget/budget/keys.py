@@ -1,0 +1,178 @@
+"""The words of a budget file, once: the parser checks against these tables, and the JSON Schema is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quantbudget.core import limits
+from pytest_quantbudget.core.fields import (
+    CAPABILITY,
+    FLAG,
+    FLAG_OR_AUTO,
+    SIZE,
+    TEXT,
+    WHOLE_OR_AUTO,
+    Field,
+    Kind,
+    choice,
+    number,
+    whole,
+)
+from pytest_quantbudget.core.problems import Marked, Problems, nearest
+from pytest_quantbudget.core.request import DUMMY, REAL
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Questions that are asked step by step: `start` first, and at most `max` (None: all that there are)."""
+
+    start: int
+    max: int | None = None
+
+
+def _read_questions(value: object) -> int | Growth:
+    if not isinstance(value, dict):
+        return int(whole(1).read(value))
+    unknown = [key for key in value if key not in ("start", "max")]
+    if unknown:
+        raise ValueError(f"has no key {unknown[0]!r}{nearest(str(unknown[0]), ('start', 'max'))}")
+    if "start" not in value:
+        raise ValueError("wants a `start`, the number of questions after which the answers are first looked at")
+    start = int(whole(10).read(value["start"]))
+    most = None if value.get("max") is None else int(whole(1).read(value["max"]))
+    if most is not None and most <= start:
+        raise ValueError(f"max {most} leaves nothing to grow to from start {start}")
+    return Growth(start, most)
+
+
+TIMEOUT_S = 2 * 3600.0  # for one method, where the file is silent
+DEFAULT_PROMPT = "The three primary colours are"
+WORKLOAD: Sequence[Field] = (
+    Field("prompt_tokens", whole(1), "Tokens of each prompt in the prefill.", 512),
+    Field("new_tokens", whole(2), "Tokens generated after each prompt; the first belongs to the prefill.", 128),
+    Field("batch_size", whole(1), "Sequences at once.", 1),
+    Field("repeats", whole(1), "Measured runs, after unmeasured warm-ups; the median is judged.", 5),
+    Field(
+        "prompt",
+        TEXT,
+        "A text whose greedy continuation the report shows, to see that the model talks.",
+        DEFAULT_PROMPT,
+    ),
+)
+QUESTIONS_KIND = Kind(
+    _read_questions,
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 1},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["start"],
+                "properties": {
+                    "start": {"type": "integer", "minimum": 10},
+                    "max": {"type": ["integer", "null"], "minimum": 1},
+                },
+            },
+        ]
+    },
+)
+
+
+# How limits are judged: on the file, a method, or a task, of which the last one holds that says anything.
+JUDGING: Sequence[Field] = (
+    Field(
+        "undecided",
+        choice(limits.ESTIMATE, limits.FAIL, limits.PASS),
+        "What decides where the confidence bounds lie on both sides of a limit: the estimate, or neither.",
+    ),
+    Field("confidence", number(0.5, 1), "Confidence of each bound, one-sided; 0.95 where nothing is said."),
+    Field(
+        "expected_flips",
+        number(0, 100, closed="high"),
+        "Percent of questions whose outcome a method is expected to change: what so many questions can tell.",
+    ),
+)
+QUESTIONS = Field("questions", whole(1), "How many questions, drawn at random by `seed`; all of them where not given.")
+GROWING = Field(
+    "questions",
+    QUESTIONS_KIND,
+    "How many questions, drawn at random by `seed`; `{start, max}`: only as many as decide.",
+)
+SEED = Field("seed", whole(0), "Seed of the drawing of questions and examples.", 0)
+CHAT: Sequence[Field] = (
+    Field("chat_template", FLAG_OR_AUTO, "Ask through the model's chat template; `auto` where it has one.", False),
+    Field("system_prompt", TEXT, "The conversation's system message."),
+    Field("enable_thinking", FLAG, "Given to the chat template, for models that can think first."),
+)
+TASK: Sequence[Field] = (
+    GROWING,
+    Field("shots", whole(0), "Worked examples in front of each question; the harness's number where it chooses them."),
+    SEED,
+    Field(
+        "file", TEXT, "JSON lines with `question` and `answer`, instead of the hub's set; `builtin` is the shipped one."
+    ),
+    Field(
+        "style", choice("gsm8k", "gsm8k_cot"), "Whose prompts, stops and extraction; the task's own name by default."
+    ),
+    Field("shots_file", TEXT, "JSON lines that worked examples are drawn from, instead of the task's own questions."),
+    Field(
+        "fewshot",
+        choice("harness", "fixed"),
+        "Worked examples as lm-evaluation-harness chooses them (default where it can), or the same for all questions.",
+    ),
+    *CHAT,
+    Field("max_new_tokens", whole(1), "Where an answer is cut off.", 256),
+    Field(
+        "max_truncated", number(0, 100, closed="low high"), "Percent of cut-off answers above which none count.", 2.0
+    ),
+    Field("batch_size", WHOLE_OR_AUTO, "Questions at once; `auto` goes by memory. Halved when memory runs out."),
+    Field("extract", choice("strict", "flexible"), "Which answer counts: after `####`, or the last number.", "strict"),
+    Field("divergence", FLAG, "Compare full logits with the baseline's on a sample of its answers (KL, top-1).", False),
+)
+HARNESS: Sequence[Field] = (
+    Field("harness", TEXT, "A task of lm-evaluation-harness, by name, or by the path of a YAML file."),
+    Field("limit", whole(1), "Only the first so many questions, as the harness's own `--limit`."),
+    QUESTIONS,
+    SEED,
+    Field("shots", whole(0), "Worked examples; the task's own number where not given."),
+    Field("metric", TEXT, "The figure that counts, right or wrong a question; by default the task's first such one."),
+    *CHAT,
+    Field("batch_size", whole(1), "Requests at once.", 16),
+)
+PERPLEXITY: Sequence[Field] = (
+    Field("file", TEXT, "A text file, read whole."),
+    Field("window", whole(2), "Tokens that the model sees at once.", 512),
+    Field("stride", whole(1), "Tokens by which the window moves: so many are scored in each, but for the first.", 256),
+)
+GPU: Sequence[Field] = (
+    Field("min_vram", SIZE, "Memory that the GPU must have, and have free."),
+    Field("min_capability", CAPABILITY, "Smallest CUDA compute capability, quoted."),
+    Field("count", whole(1), "How many GPUs must be visible.", 1),
+)
+SPREAD: Sequence[Field] = (Field("gpus", whole(1), "How many GPUs the model is spread over.", 1),)
+LOAD_FORMAT = Field(
+    "load_format",
+    choice(REAL, DUMMY),
+    "`dummy` builds the models from config.json alone, with random weights: limits on quality are skipped.",
+    REAL,
+)
+
+
+def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:
+    """The values of a mapping's keys, defaults filled in; what is unknown or wrong goes to `problems`."""
+    known = {field.name: field for field in fields}
+    values = {field.name: field.default for field in fields}
+    if not isinstance(node.value, dict):
+        problems.add(node, f"{what} wants keys ({', '.join(known)}), not {node.plain!r}")
+        return values
+    for key, value in node.entries.items():
+        if key not in known:
+            problems.add(value, f"{what} has no key {key!r}{nearest(key, known)}")
+            continue
+        try:
+            values[key] = known[key].kind.read(value.plain)
+        except ValueError as error:
+            problems.add(value, f"{key}: {error}")
+    return values

@@ -1,0 +1,72 @@
+"""A limit: its record, how a budget's line becomes one, and which limits contradict each other."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+
+from pytest_quantbudget.core import units
+from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
+from pytest_quantbudget.core.problems import Marked, Problems, nearest
+
+MAX_PATTERNS = 100  # what is checked pair by pair must stay few
+
+
+def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judging, problems: Problems) -> Limit | None:
+    """The limit on one line; None, and a problem noted, where it is none."""
+    kind = kinds.get(name)
+    if kind is None:
+        of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
+        why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
+        problems.add(node, f"there is no limit {name!r}{why}{nearest(name, kinds)}")
+        return None
+    by_name = node.entries or {"*": node}
+    if len(by_name) > MAX_PATTERNS:
+        problems.add(node, f"{name} names {len(by_name):,} devices, and at most {MAX_PATTERNS} are allowed")
+        return None
+    targets: list[Target] = []
+    for pattern, value in by_name.items():
+        earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
+        if earlier is not None:
+            problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
+        if value.value == AUTO and kind.metric != "kernel":
+            targets.append(Target(pattern, None, AUTO, kind.unit))
+            continue
+        try:
+            base = kind.kind.read(value.plain)
+        except ValueError as error:
+            problems.add(value, f"{name}: {error}")
+            continue
+        unit = kind.unit or units.QUANTITY.fullmatch(str(value.plain).strip())[2]  # type: ignore[index]
+        targets.append(Target(pattern, float(base), str(value.plain), unit))
+    return Limit(kind, tuple(targets), node.file, node.line, judging) if targets else None
+
+
+def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
+    """Note limits of one method of which one can never be the one that fails, so that it promises nothing."""
+    for inner, _, message in contradictions(limits):
+        problems.add(Marked(None, inner.file, inner.line), message)
+
+
+def contradictions(limits: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
+    """Limits on a part and on the whole, of which the part's lies higher, with words."""
+    plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
+    found = []
+    for inner, outer, why in _nested(plain):
+        low, high = plain[outer].targets[0], plain[inner].targets[0]
+        if low.value is not None and high.value is not None and high.value > low.value:
+            message = f"{inner} {high.text} contradicts {outer} {low.text}: {why}"
+            found.append((plain[inner], plain[outer], message))
+    return found
+
+
+def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:
+    """Pairs (part, whole, why) that are both limited: a limit on the part above that on the whole says nothing."""
+    pairs = [("max_weights", "max_vram", "the weights are part of that memory")]
+    pairs += [
+        (f"max_{k.kind.task}_drop", f"max_{k.kind.task}_flips", "a drop is at most the share of flips")
+        for k in limits.values()
+        if k.kind.relation == "flips"
+    ]
+    return [(part, whole, why) for part, whole, why in pairs if part in limits and whole in limits]

@@ -1,0 +1,160 @@
+"""The `tasks` of a budget file: which questions are asked of the model, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.budget import keys
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.problems import BudgetError, Marked, Problems
+from pytest_quantbudget.core.request import Task
+from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.tasks import harness_file, questions
+from pytest_quantbudget.tasks.styles import STYLES
+
+MAX_TASKS = 100  # what is checked pair by pair must stay few
+FindFile = Callable[[Marked, str], Path | None]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A task, how its limits are judged, and how many questions it has, where the file tells."""
+
+    task: Task
+    judging: Mapping[str, Any]
+    total: int | None
+
+
+def read_tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Declared]:
+    """The tasks that a file declares, by name; `find` gives the file that a key names."""
+    if not isinstance(node.value, dict):
+        problems.add(node, "tasks wants a name and settings for each question set")
+    if len(node.entries) > MAX_TASKS:
+        problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
+        return {}
+    reader = _Reader(find, problems)
+    found: dict[str, Declared] = {}
+    for name, settings in node.entries.items():
+        taken = [k.name for k in limit_names.task_limits(name) if k.name in limit_names.LIMITS]
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
+            why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
+            problems.add(settings, f"{name!r} cannot name a task: {why}")
+            continue
+        entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
+        judging, rest = _apart(entry, problems)
+        of_harness = isinstance(rest.value, dict) and "harness" in rest.entries
+        task, total = reader.harness(name, rest) if of_harness else reader.task(name, rest)
+        found[name] = Declared(task, judging, total)
+    return found
+
+
+def _apart(node: Marked, problems: Problems) -> tuple[dict[str, Any], Marked]:
+    """What a task says of judging, and the rest, which says how it is asked."""
+    if not isinstance(node.value, dict):
+        return {}, node
+    names = [field.name for field in keys.JUDGING]
+    mine = Marked({k: v for k, v in node.value.items() if k in names}, node.file, node.line)
+    rest = Marked({k: v for k, v in node.value.items() if k not in names}, node.file, node.line)
+    return keys.read_fields(mine, keys.JUDGING, "a task", problems), rest
+
+
+class _Reader:
+    def __init__(self, find: FindFile, problems: Problems) -> None:
+        self.find, self.problems = find, problems
+        self.pools: dict[Path, list[questions.Question]] = {}
+
+    def task(self, name: str, node: Marked) -> tuple[Task, int | None]:
+        """A set of questions with worked answers, and how many are asked at most."""
+        values = keys.read_fields(node, keys.TASK, f"task {name}", self.problems)
+        path, shots_path = self.find(node, "file"), self.find(node, "shots_file")
+        values["file"], values["shots_file"] = (str(p) if p else None for p in (path, shots_path))
+        if path is None and "file" not in node.entries and name not in questions.HUB_SETS:
+            known = ", ".join(questions.HUB_SETS)
+            self.problems.add(
+                node, f"task {name!r} wants a `file`: only {known} have a set on the hub; `harness` names other tasks"
+            )
+        values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
+        asked = values["questions"]
+        if isinstance(asked, keys.Growth):
+            values["start"], values["questions"] = asked.start, asked.max
+        self.shots(name, node, values)
+        total = values["questions"] or (questions.HUB_SIZES.get(name) if path is None else None)
+        if path is not None and all(each.is_file() for each in (path, shots_path or path)):
+            total = self.question_file(node, path, shots_path, values)
+        if total is not None and values.get("start", 0) >= total:
+            self.problems.add(
+                node.entries["questions"], f"start {values['start']} leaves nothing of {total:,} to grow to"
+            )
+        return Task(name=name, **values), total
+
+    def shots(self, name: str, node: Marked, values: dict[str, Any]) -> None:
+        """How worked examples are chosen, and how many."""
+        style = STYLES[values["style"]]
+        own = "file" in node.entries and "shots_file" not in node.entries  # they come from among the questions
+        can = bool(style.examples) or not own
+        if values["fewshot"] is None:
+            values["fewshot"] = "harness" if can else "fixed"
+        elif values["fewshot"] == "harness" and not can:
+            self.problems.add(
+                node.entries["fewshot"], "lm-evaluation-harness draws worked examples from a `shots_file` of their own"
+            )
+        by_harness = values["fewshot"] == "harness"
+        if values["shots"] is None:
+            values["shots"] = style.shots if by_harness else 0
+        if by_harness and style.examples and values["shots"] > len(style.examples):
+            self.problems.add(node.entries["shots"], f"{values['style']} has {len(style.examples)} worked examples")
+
+    def question_file(self, node: Marked, path: Path, shots_path: Path | None, values: Mapping[str, Any]) -> int | None:
+        """Check what the files hold; how many questions are asked at most."""
+        own = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
+        try:
+            for each in filter(None, (path, shots_path)):
+                if each not in self.pools:
+                    self.pools[each] = questions.read_file(each)
+            asked, _ = questions.draw(self.pools[path], values["questions"], own, values["seed"])
+            if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
+                held = len(self.pools[shots_path])
+                self.problems.add(
+                    node, f"{values['shots']} shots were asked of {shots_path.name}, which holds {held:,}"
+                )
+            return len(asked)
+        except BudgetError as error:
+            self.problems.extend(error.problems)
+        except ValueError as error:
+            self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
+        return None
+
+    def harness(self, name: str, node: Marked) -> tuple[Task, int | None]:
+        """A task of lm-evaluation-harness, and how many questions are asked of it, where the file says so."""
+        if isinstance(node.entries.get("questions", node).value, dict) and "questions" in node.entries:
+            why = "the harness asks all questions of a task at once: `questions` wants a whole number here"
+            self.problems.add(node.entries["questions"], why)
+            node = Marked({k: v for k, v in node.entries.items() if k != "questions"}, node.file, node.line)
+        values = keys.read_fields(node, keys.HARNESS, f"task {name}", self.problems)
+        if values["limit"] and values["questions"]:
+            self.problems.add(
+                node.entries["questions"], "`limit` takes the first, `questions` draws at random: give one of them"
+            )
+        named = str(values["harness"])
+        if harness_file.is_file(named):
+            path = self.find(node, "harness")
+            values["harness"] = str(path or named)
+            if path is not None and path.is_file():
+                self.task_file(node, path)
+        elif not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", named):
+            self.problems.add(
+                node.entries["harness"], f"harness {named!r} is neither a task's name nor the path of a YAML file"
+            )
+        task = Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)
+        return task, task.limit or task.questions
+
+    def task_file(self, node: Marked, path: Path) -> None:
+        """What a task file of the harness reaches for: that must lie where a budget may reach, too."""
+        try:
+            self.problems.extend(harness_file.described(path, self.find).problems)
+        except (OSError, files.TooLarge) as error:
+            self.problems.add(node.entries["harness"], f"harness: the file cannot be read: {error}")

@@ -1,0 +1,152 @@
+"""Kinds of values in a budget file: how each is read, and how JSON Schema describes it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_quantbudget.core import problems, units
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of value: how it is read (ValueError in words for the user) and how JSON Schema says it."""
+
+    read: Callable[[object], Any]
+    schema: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A key of a mapping: its kind, what it means, and its value where the file is silent."""
+
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = None
+
+
+def whole(minimum: int, maximum: int | None = None) -> Kind:
+    """A whole number from `minimum`."""
+    bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"wants a whole number {bounds}, not {value!r}")
+        if value < minimum or (maximum is not None and value > maximum):
+            raise ValueError(f"wants a whole number {bounds}, not {value}")
+        return value
+
+    top = {} if maximum is None else {"maximum": maximum}
+    return Kind(read, {"type": "integer", "minimum": minimum, **top})
+
+
+def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Kind:
+    """A finite number between the bounds; `closed` names the ends ("low", "high", "low high") that belong to it."""
+
+    def read(value: object) -> float:
+        if isinstance(value, str):
+            raise ValueError(f"wants a bare number, and {value!r} is text")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"wants a number, not {value!r}")
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            value = math.inf
+        if not math.isfinite(value):
+            raise ValueError(f"{value} can never be met or missed; write a finite number")
+        too_low = value < minimum if "low" in closed else value <= minimum
+        too_high = value > maximum if "high" in closed else value >= maximum
+        if too_low or (too_high and math.isfinite(maximum)):
+            low = f"{'at least' if 'low' in closed else 'above'} {minimum:g}"
+            high = f" and {'at most' if 'high' in closed else 'below'} {maximum:g}" if math.isfinite(maximum) else ""
+            raise ValueError(f"must be {low}{high}, not {value:g}")
+        return float(value)
+
+    schema: dict[str, object] = {"type": "number"}
+    schema["minimum" if "low" in closed else "exclusiveMinimum"] = minimum
+    if math.isfinite(maximum):
+        schema["maximum" if "high" in closed else "exclusiveMaximum"] = maximum
+    return Kind(read, schema)
+
+
+def choice(*names: str) -> Kind:
+    """One of a few words."""
+
+    def read(value: object) -> str:
+        if value not in names:
+            raise ValueError(f"{value!r} is none of {', '.join(names)}{problems.nearest(str(value), names)}")
+        return str(value)
+
+    return Kind(read, {"enum": list(names)})
+
+
+def one_of(*numbers: int) -> Kind:
+    """One of a few whole numbers."""
+
+    def read(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in numbers:
+            raise ValueError(f"{value!r} is none of {', '.join(map(str, numbers))}")
+        return value
+
+    return Kind(read, {"enum": list(numbers)})
+
+
+def _read_text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"wants text, not {value!r}" + ("; quote it" if value is not None else ""))
+    return value
+
+
+def _read_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"wants true or false, not {value!r}")
+    return value
+
+
+def _read_names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) and v.isidentifier() for v in value):
+        raise ValueError(f"wants a list of marker names, such as [slow], not {value!r}")
+    return tuple(value)
+
+
+def _read_capability(value: object) -> str:
+    parts = str(value).split(".")
+    if not isinstance(value, str) or len(parts) != 2 or not all(p.isdecimal() and len(p) < 4 for p in parts):
+        raise ValueError(f'wants a compute capability in quotes, such as "8.0", not {value!r}')
+    return value
+
+
+def _quantity(known: Mapping[str, float]) -> str:
+    """A positive number with one of the units, as a pattern for JSON Schema."""
+    return rf"^\+?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*({'|'.join(known)})$"
+
+
+def _read_flag_or_auto(value: object) -> bool | None:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError(f"wants true, false or auto, not {value!r}")
+    return None if value == "auto" else bool(value)
+
+
+def _read_whole_or_auto(value: object) -> int | None:
+    if value != "auto" and isinstance(value, str):
+        raise ValueError(f"wants a whole number of at least 1, or auto, not {value!r}")
+    return None if value == "auto" else int(whole(1).read(value))
+
+
+TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
+FLAG = Kind(_read_flag, {"type": "boolean"})
+FLAG_OR_AUTO = Kind(_read_flag_or_auto, {"enum": [True, False, "auto"]})
+WHOLE_OR_AUTO = Kind(_read_whole_or_auto, {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
+NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
+CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d{1,3}\.\d{1,3}$"})
+SIZE = Kind(
+    lambda value: units.parse_size(value)[0],
+    {"type": "string", "pattern": _quantity(units.SIZES), "examples": ["17 GiB", "16 GB"]},
+)
+TIME = Kind(
+    lambda value: units.parse_time(value)[0],
+    {"type": "string", "pattern": _quantity(units.TIMES), "examples": ["80 ms"]},
+)
+DTYPES = ("bfloat16", "float16", "float32")

@@ -1,0 +1,179 @@
+"""Files that others wrote or named: which may be opened at all, and reading them without waiting or without end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from pytest_quantbudget.core import files
+
+BUILTIN_DIR = Path(__file__).resolve().parents[1] / "builtin"
+LONGEST = 5000  # characters of a name; no system has longer paths, and looking each of its folders up takes long
+
+
+class TooLarge(ValueError):
+    """A file is longer than what is read of its kind; `size` in bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"{size:,} bytes long")
+        self.size = size
+
+
+def opened(path: Path) -> BinaryIO:
+    """A regular file, opened for reading. Raises OSError, also for a directory, a pipe or a device."""
+    _check_regular(os.stat(path))  # noqa: PTH116  # opening some devices does something already
+    # Should a pipe have come in between, opening it must not wait for a writer.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _check_regular(os.fstat(handle))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _check_regular(found: os.stat_result) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+def read(path: Path, limit: int) -> bytes:
+    """All of a regular file.
+
+    Raises OSError where it cannot be read, TooLarge where it holds more than `limit` bytes.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = b"" if size > limit else file.read(limit + 1)
+    if max(size, len(data)) > limit:
+        raise TooLarge(max(size, len(data)))
+    return data
+
+
+class Roots:
+    """The folders that a budget may reach into, besides the package's own data; everything where `folders` is None.
+
+    What a path leads to is looked up when it is checked. Whoever can change the folders between check and use can
+    change the files in them as well, so that race gives nothing that was not to be had before.
+    """
+
+    def __init__(self, folders: Sequence[Path] | None) -> None:
+        self.folders = None if folders is None else tuple(_real(folder) for folder in (*folders, BUILTIN_DIR))
+
+    def hold(self, path: Path) -> bool:
+        """Whether a path leads to something inside, links followed."""
+        return self.folders is None or _within(_real(path), self.folders)
+
+    def refuse(self, folder: Path, name: str) -> str | None:
+        """Why `name`, seen from `folder`, must not be followed; None where it may.
+
+        The words depend on the name alone, so that they tell nothing about what lies outside.
+        """
+        if self.folders is None:
+            return None
+        try:
+            path = _real(folder) / Path(name[:LONGEST]).expanduser()
+        except RuntimeError:  # the home of somebody who is not known here
+            path = Path(os.sep, name)
+        if self.hold(path):
+            return None
+        named = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would show where links outside lead
+        if _within(named, self.folders):
+            return f"{name!r} leads outside the repository; the ini line `quant_allow_paths = DIR` allows a directory"
+        return f"{name!r} lies outside the repository; the ini line `quant_allow_paths = {named}` allows it"
+
+    def stray(self, folder: Path) -> Path | None:
+        """A link in a directory, or in one directly in it, that leads outside; None where there is none."""
+        level = [folder] if self.folders is not None else []
+        for _ in range(2):
+            entries = [entry for parent in level for entry in _entries(parent)]
+            for entry in entries:
+                if entry.is_symlink() and not self.hold(entry):
+                    return entry
+            level = [entry for entry in entries if entry.is_dir()]
+        return None
+
+
+def _entries(folder: Path) -> Sequence[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return ()
+
+
+def _real(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a null byte
+        return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _within(path: Path, folders: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def write_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Write so that a reader sees the old file or the new one, never half of one.
+
+    The file gets the rights of any new one, or those of `mode`; line ends are those of the text.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(name).chmod(0o666 & ~umask() if mode is None else mode)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def umask() -> int:
+    """The process's file mode creation mask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def default_cache() -> Path:
+    """`$XDG_CACHE_HOME/pytest-quantbudget`, by default under `~/.cache`."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pytest-quantbudget"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file. Raises OSError."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_from(folder: Path, name: str) -> Path:
+    """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
+    try:
+        path = folder / Path(name[: files.LONGEST]).expanduser()
+        path.resolve().exists()
+    except (OSError, RuntimeError, ValueError):
+        return Path(os.devnull, "nothing")
+    return path
+
+
+def named_folder(base: Path, name: str) -> Path:
+    """The folder that naming a budget on the command line opens to it: a directory, or that of a file or a glob.
+
+    Whoever names a link means the file that it leads to. What a directory or glob finds was not named, so a link there
+    opens nothing.
+    """
+    path = path_from(base, name)
+    if path.is_file():
+        return path.resolve().parent
+    plain = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
+    return path if path.is_dir() else Path(*plain)

@@ -1,0 +1,115 @@
+"""GPUs and machines as records, and which GPUs a process may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_quantbudget.core import units
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU. `index` is NVML's, in the order of PCI bus ids; memory in bytes; `free` when it was asked."""
+
+    index: int
+    name: str
+    uuid: str
+    total: int
+    free: int
+    capability: str
+    driver: str
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """What a test needs of the machine's GPUs: the arguments of the marker `gpu`. `min_vram` in bytes."""
+
+    min_vram: float | None = None
+    min_capability: str | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine of a run, for its report. Sizes in bytes."""
+
+    platform: str
+    python: str
+    cpu: str
+    cores: int
+    ram: int | None
+    gpus: tuple[Gpu, ...]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The commit of the repository that holds the run's root directory; `dirty` where files were changed since."""
+
+    sha: str
+    dirty: bool
+
+
+def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
+    """Those of `gpus` that `CUDA_VISIBLE_DEVICES` leaves, in its order.
+
+    Entries are indices or (abbreviated) UUIDs; as in CUDA, the list ends at the first entry that names no device
+    (CUDA C++ Programming Guide, "CUDA Environment Variables"). Indices are taken in PCI bus order, which need
+    not be CUDA's own; the measuring processes are given the UUID.
+    """
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return list(gpus)
+    chosen: list[Gpu] = []
+    for entry in listed.split(","):
+        entry = entry.strip()
+        fitting = [g for g in gpus if str(g.index) == entry or (entry.startswith("GPU-") and g.uuid.startswith(entry))]
+        if len(fitting) != 1:
+            break
+        chosen += fitting
+    return chosen
+
+
+def lacking(need: GpuNeed, gpus: Sequence[Gpu]) -> str | None:
+    """What the machine lacks for `need`, naming what was found; None where it has all."""
+    wanted = _need_words(need)
+    if not gpus:
+        return f"needs {wanted}; no GPU was found"
+    able = [g for g in gpus if _version(g.capability) >= _version(need.min_capability or "0.0")]
+    large = [g for g in able if g.total >= (need.min_vram or 0)]
+    free = [g for g in large if g.free >= (need.min_vram or 0)]
+    if len(free) >= need.count:
+        return None
+    found = "; ".join(
+        f"{g.name} ({units.format_size(g.total)}, {units.format_size(g.free)} free, capability {g.capability})"
+        for g in gpus
+    )
+    why = "too little free memory" if len(large) >= need.count else "found"
+    return f"needs {wanted}; {why}: {found}"
+
+
+def _need_words(need: GpuNeed) -> str:
+    parts = ["a GPU" if need.count == 1 else f"{need.count} GPUs"]
+    if need.min_vram:
+        parts.append(f"with {units.format_size(need.min_vram)}")
+    if need.min_capability:
+        parts.append(f"of compute capability {need.min_capability}")
+    return " ".join(parts)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def share(gpus: Sequence[Gpu], worker: int | None) -> list[Gpu]:
+    """The GPUs of one process of a run, in the order in which it takes them: its own first, then those that follow.
+
+    Workers take only GPUs of the first one's name: a ratio between unlike GPUs would mean nothing. Workers whose turns
+    meet on a GPU wait for each other there.
+    """
+    if worker is None or not gpus:
+        return list(gpus)
+    alike = [gpu for gpu in gpus if gpu.name == gpus[0].name]
+    own = worker % len(alike)
+    return alike[own:] + alike[:own]

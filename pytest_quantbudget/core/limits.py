@@ -1,0 +1,89 @@
+"""A limit: what its name means, its value by device, and how it is judged."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pytest_quantbudget.core import units
+from pytest_quantbudget.core.fields import SIZE, TIME, Kind
+
+ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
+Bound = Literal["min", "max"]
+Metric = Literal[
+    "vram", "weights", "tokens_per_s", "ttft", "load_time", "task", "agreement", "answer_ppl", "kl", "top1", "ppl",
+    "quantized", "kernel",
+]  # fmt: skip
+Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
+
+
+@dataclass(frozen=True)
+class LimitKind:
+    """What a limit's name means: which way it bounds, which metric, how it relates to the baseline, in which unit."""
+
+    name: str
+    bound: Bound
+    metric: Metric
+    relation: Relation
+    unit: str
+    kind: Kind
+    doc: str
+    task: str = ""
+
+    def unit_of(self, value: float) -> str:
+        """The unit in which a figure is written where no user gave one: of sizes and times, what suits it."""
+        known = units.SIZES if self.kind is SIZE else units.TIMES if self.kind is TIME else None
+        return units.pick_unit(value, known) if known else self.unit
+
+
+AUTO = "auto"  # instead of a limit's value: --quant-update writes one
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a limit is judged: see `grammar.JUDGING`. `expected_flips` in percent; None where the budget is silent."""
+
+    undecided: str = ESTIMATE
+    confidence: float = 0.95
+    expected_flips: float | None = None
+
+    def under(self, told: Mapping[str, object]) -> Judging:
+        """What holds where something nearer says `told` (None: nothing)."""
+        said = {name: value for name, value in told.items() if value is not None}
+        return replace(self, **said)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit's value for the devices whose name matches `pattern`; in base units, and as the user wrote it.
+
+    `value` is None where it reads `auto`.
+    """
+
+    pattern: str
+    value: float | None
+    text: str
+    unit: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line of a budget: one test."""
+
+    kind: LimitKind
+    targets: tuple[Target, ...]
+    file: Path
+    line: int
+    judging: Judging = Judging()
+
+    @property
+    def name(self) -> str:
+        """`max_vram`, `min_gsm8k`: the last part of the test's id."""
+        return self.kind.name
+
+    def target(self, device: str) -> Target | None:
+        """The value that holds for a device, or None where the budget names none for it."""
+        return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)

@@ -1,0 +1,229 @@
+"""What came out of measuring: the records that cross the process and land in the report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pytest_quantbudget.core.answers import Origin, TaskResult
+from pytest_quantbudget.core.gpu_usage import Clocks, Occupant, PhaseMemory, Roofline, shared
+from pytest_quantbudget.core.layers import Receipt
+from pytest_quantbudget.core.request import Subject, Task, Text, Workload
+from pytest_quantbudget.judge import intervals
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a phase has no figures.
+
+    `kind` is `error`, or one of two that skip: `no-gpu` (no GPU, or too little memory) and `skip` (a missing package).
+    """
+
+    phase: str
+    kind: str
+    message: str
+    detail: str = ""
+    fatal: bool = True  # nothing after this phase was measured either
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes.
+
+    `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included.
+    `throttled` says in words what slowed the machine down meanwhile. `gpu_ttft_s` and `gpu_decode_s` are the same spans
+    between CUDA events, and `warmup_s` how long each warm-up run took. `memory` is that of `prefill` and of `decode`.
+    `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
+    """
+
+    workload: Workload
+    ttft_s: tuple[float, ...]
+    decode_s: tuple[float, ...]
+    peak_allocated: int | None
+    peak_reserved: int | None
+    origin: Origin | None = None
+    peaks: tuple[int, ...] = ()
+    throttled: tuple[str, ...] = ()
+    gpu_ttft_s: tuple[float, ...] = ()
+    gpu_decode_s: tuple[float, ...] = ()
+    warmup_s: tuple[float, ...] = ()
+    memory: tuple[PhaseMemory, ...] = ()
+    occupants: tuple[Occupant, ...] = ()
+    busy_before: int | None = None
+    clocks: tuple[Clocks, ...] = ()
+    roofline: Roofline | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, timings that have no median or no rate."""
+        for name in ("ttft_s", "decode_s"):
+            times = getattr(self, name)
+            if not times or not all(0 < seconds < math.inf for seconds in times):
+                raise ValueError(f"{name} wants finite times above 0, at least one")
+        if self.peak_allocated is not None and self.peak_allocated <= 0:
+            raise ValueError("peak_allocated wants a size above 0")
+        if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
+            raise ValueError("no token was generated after the first")
+
+    @property
+    def tokens_per_s(self) -> tuple[float, ...]:
+        """Decode throughput of each repeat over the whole batch, the first token of each sequence left out."""
+        tokens = self.workload.batch_size * (self.workload.new_tokens - 1)
+        return tuple(tokens / seconds for seconds in self.decode_s)
+
+    @property
+    def median_tokens_per_s(self) -> float:
+        """Median of the repeats."""
+        return statistics.median(self.tokens_per_s)
+
+    @property
+    def median_ttft_s(self) -> float:
+        """Median time to first token, seconds."""
+        return statistics.median(self.ttft_s)
+
+    @property
+    def tpot_s(self) -> tuple[float, ...]:
+        """Time per output token of each repeat, seconds, the first token left out."""
+        return tuple(seconds / (self.workload.new_tokens - 1) for seconds in self.decode_s)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why these timings may not be the method's own, in words: a drift over the repeats, a machine slowed down."""
+        told = []
+        changes = {"time to first token": intervals.drift(self.ttft_s), "decode time": intervals.drift(self.decode_s)}
+        found = {name: change for name, change in changes.items() if change is not None}
+        if found:
+            moved = (f"{name} {'rose' if by > 0 else 'fell'} by {100 * abs(by):.0f} %" for name, by in found.items())
+            asked = "slowing down" if max(found.values()) > 0 else "still warming up"
+            told.append(f"{' and '.join(moved)} over the {len(self.ttft_s)} repeats: is the machine {asked}?")
+        if self.throttled:
+            told.append(f"throttled while it was timed: {', '.join(self.throttled)}")
+        return tuple(told)
+
+    @property
+    def shared(self) -> str:
+        """Who else used the GPUs, in words; nothing where nobody was seen."""
+        return shared(self.occupants, self.busy_before)
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens.
+
+    `each_tokens` and `each_nll` are the parts of single windows. `source` is a hash of the text.
+    """
+
+    text: Text
+    nll: float
+    tokens: int
+    origin: Origin | None = None
+    each_tokens: tuple[int, ...] = ()
+    each_nll: tuple[float, ...] = ()
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, a sum over nothing, or one that is no number."""
+        if self.tokens < 1 or not 0 < self.nll < math.inf:
+            raise ValueError("a perplexity wants tokens and a finite sum above 0")
+
+    @property
+    def value(self) -> float:
+        """The exponential of the mean."""
+        return math.exp(min(self.nll / self.tokens, 700.0))
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a measurement ran. `name` is the GPU's, or `cpu`; sizes in bytes."""
+
+    name: str
+    uuid: str | None
+    total: int | None
+    capability: str | None
+    cuda: str | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that was measured of one subject. None where a figure was not needed or its phase failed.
+
+    The store keeps one of these for each phase, in which only that phase's fields are filled.
+
+    `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
+    outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored.
+    """
+
+    subject: Subject
+    revision: str | None = None  # commit of a hub model, content hash of a directory
+    device: Device | None = None
+    quantized: str | None = None  # name, in the cache, of the method's own quantization
+    quantize_s: float | None = None
+    load_time_s: float | None = None
+    weights: int | None = None
+    receipt: Receipt | None = None
+    load_memory: PhaseMemory | None = None
+    placement: dict[str, str] | None = None
+    offloaded: str | None = None
+    loaded: Origin | None = None  # of the figures above
+    replies: dict[str, str] | None = None  # prompt to greedy continuation
+    speeds: tuple[Speed, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
+    perplexities: tuple[Perplexity, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    libraries: dict[str, str] | None = None
+    notes: tuple[str, ...] = ()  # what went wrong and cost no figure
+    checkpoint_revision: str | None = None  # as `revision`, of the checkpoint
+    calibration: str | None = None  # content hash of the calibration text
+
+    def speed(self, workload: Workload) -> Speed | None:
+        """The figures of a workload, if it was measured."""
+        return next((s for s in self.speeds if s.workload == workload), None)
+
+    def task(self, task: Task) -> TaskResult | None:
+        """The answers to a task, if it was asked."""
+        return next((t for t in self.tasks if t.task == task), None)
+
+    def perplexity(self, text: Text) -> Perplexity | None:
+        """The perplexity of a text, if it was measured."""
+        return next((p for p in self.perplexities if p.text == text), None)
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, figures that nothing can be divided by."""
+        for name in ("weights", "load_time_s"):
+            figure = getattr(self, name)
+            if figure is not None and not 0 < figure < math.inf:
+                raise ValueError(f"{name} wants a finite figure above 0")
+
+    def origins(self) -> Iterator[Origin]:
+        """When each of the figures was measured: those of loading, every workload, every task, every text."""
+        origins = [*[s.origin for s in self.speeds], *[t.origin for t in self.tasks]]
+        for origin in (self.loaded, *origins, *[p.origin for p in self.perplexities]):
+            if origin is not None:
+                yield origin
+
+    def failure(self, phase: str) -> Failure | None:
+        """Why a phase has no figures: its own failure, else one that ended the measurement before it."""
+        own = [f for f in self.failures if f.phase == phase]
+        return next(iter(own or [f for f in self.failures if f.fatal]), None)
+
+
+def merge(parts: Iterable[Measurement]) -> Measurement:
+    """Parts of one subject's measurement as one; where a figure comes twice, the later one holds."""
+    first, *others = parts
+    for part in others:
+        told: dict[str, Any] = {}
+        for field in fields(Measurement):
+            old, new = getattr(first, field.name), getattr(part, field.name)
+            if field.name == "tasks":  # answers are told first, and again with what they were compared with
+                told["tasks"] = (*[t for t in old if t.task not in [n.task for n in new]], *new)
+            elif isinstance(new, tuple):
+                told[field.name] = (*old, *new)
+            elif isinstance(new, dict):
+                told[field.name] = {**(old or {}), **new}
+            elif new is not None:
+                told[field.name] = new
+        first = replace(first, **told)
+    return first

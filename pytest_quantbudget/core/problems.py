@@ -1,0 +1,146 @@
+"""Mistakes in files, each with its file and line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.safetext import printable
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, with their numbers. Raises BudgetError where the file cannot be read as text."""
+    try:
+        text = files.read(path, MAX_BYTES).decode("utf-8")
+    except OSError as error:
+        raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
+    except UnicodeDecodeError:
+        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
+    except files.TooLarge as error:
+        raise BudgetError(Problem(path, 0, f"is {error}; a file of texts has at most {MAX_BYTES:,}")) from None
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside texts, at U+2028
+        if line.strip():
+            yield number, line
+
+
+MAX_BYTES = 200_000_000  # of a file of texts, a line each
+MAX_NAMES = 500  # that a word is compared with
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name closest to `word`, or all of them where none is close.
+
+    Nothing where there are so many that comparing takes long.
+    """
+    names = list(known)
+    if len(names) > MAX_NAMES:
+        return ""
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    folded = [name for name in names if name.lower() == word.lower()]
+    if folded or close:
+        return f"; did you mean {(folded or close)[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+MAX_PROBLEMS = 50
+MAX_MESSAGE = 1000
+MAX_QUOTED = 10_000_000  # bytes of a file from which a line is quoted
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A YAML value with the file and line it was written on: for a mapping's entry, the line of its key."""
+
+    value: object
+    file: Path
+    line: int
+
+    @property
+    def entries(self) -> Mapping[str, Marked]:
+        """The entries of a mapping; empty for anything else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> tuple[Marked, ...]:
+        """The items of a list; empty for anything else."""
+        return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def plain(self) -> object:
+        """The value without positions, as `yaml.safe_load` would give it."""
+        if isinstance(self.value, dict):
+            return {key: node.plain for key, node in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [node.plain for node in self.value]
+        return self.value
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in one place; `line` is 0 where it is the file as a whole."""
+
+    file: Path
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        """`FILE:LINE: message`, the user's own line under it."""
+        where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
+        quoted = _line_of(self.file, self.line)
+        message = printable(self.message)
+        if len(message) > MAX_MESSAGE:  # it repeats what the user wrote; what is wrong with that stands at the end
+            message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
+        return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
+
+
+class BudgetError(Exception):
+    """A budget cannot be used. `problems` holds every mistake that was found, in the order of the file."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass
+class Problems:
+    """Collects mistakes, so that one run shows all of them; who makes very many sees the first."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, node: Marked, message: str) -> None:
+        """Note a mistake at a node. Raises BudgetError where it is one too many."""
+        self.extend([Problem(node.file, node.line, message)])
+
+    def extend(self, problems: Sequence[Problem]) -> None:
+        """Note mistakes. Raises BudgetError where they are too many."""
+        self.found.extend(problems)
+        if len(self.found) >= MAX_PROBLEMS:
+            self.raise_any()
+
+    def raise_any(self) -> None:
+        """Raise BudgetError if anything was found."""
+        if self.found:
+            raise BudgetError(*sorted(dict.fromkeys(self.found), key=lambda p: (str(p.file), p.line)))
+
+
+def display_path(path: Path) -> str:
+    """The path as a user would type it from here, fit to be printed."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        relative = os.pardir
+    return printable(str(path) if relative.startswith(os.pardir) else relative)
+
+
+def _line_of(file: Path, line: int) -> str:
+    if not line:
+        return ""
+    try:
+        lines = files.read(file, MAX_QUOTED).decode("utf-8").splitlines()
+    except (OSError, files.TooLarge, UnicodeDecodeError):
+        return ""
+    return printable(lines[line - 1].strip())[:200] if line <= len(lines) else ""

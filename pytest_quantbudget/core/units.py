@@ -1,0 +1,112 @@
+"""Sizes and times with their units, parsed strictly and printed so that a comparison stays visible.
+
+A bare number is refused: GB (1e9 bytes) and GiB (2**30 bytes) differ by 7 %, which is more than many budgets leave.
+Prefixes follow IEC 80000-13 (KiB, MiB, GiB are powers of 1024; kB, MB, GB powers of 1000).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+
+from pytest_quantbudget.core.problems import nearest
+
+SIZES: Mapping[str, float] = {
+    "B": 1,
+    "kB": 1e3,
+    "KB": 1e3,
+    "MB": 1e6,
+    "GB": 1e9,
+    "TB": 1e12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+TIMES: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+QUANTITY = re.compile(r"([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)")
+
+
+def parse_quantity(text: object, units: Mapping[str, float], example: str) -> tuple[float, str]:
+    """`'17 GiB'` -> (bytes, 'GiB'); `'80 ms'` -> (seconds, 'ms').
+
+    Raises ValueError, in words for the user, where the unit is missing or unknown or the number is not finite and
+    positive.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        raise ValueError(f"wants a number with a unit, such as {example}")
+    match = QUANTITY.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a number with a unit, such as {example}")
+    number, unit = float(match[1].replace("_", "")), match[2]
+    if not unit:
+        why = "GB and GiB differ by 7 %" if units is SIZES else "seconds and milliseconds differ by 1,000"
+        raise ValueError(f"{text} has no unit, and {why}; write for example {example}")
+    if unit not in units:
+        raise ValueError(f"{text!r} has an unknown unit {unit!r}{nearest(unit, units)}")
+    if not math.isfinite(number * units[unit]) or number <= 0:
+        raise ValueError(f"{text!r} must be a finite number above 0")
+    # As floats, 1.001 * 1000 is below 1001, and a limit would be missed that is met exactly.
+    return float(Decimal(match[1].replace("_", "")) * Decimal(units[unit])), unit
+
+
+def parse_size(text: object) -> tuple[float, str]:
+    """Bytes and the unit they were written in; see `parse_quantity`."""
+    return parse_quantity(text, SIZES, "17 GiB or 16 GB")
+
+
+def parse_time(text: object) -> tuple[float, str]:
+    """Seconds and the unit they were written in; see `parse_quantity`."""
+    return parse_quantity(text, TIMES, "80 ms or 2.5 s")
+
+
+def factor(unit: str) -> float:
+    """How many base units (bytes, seconds; 1 for everything else) one `unit` is."""
+    return SIZES.get(unit) or TIMES.get(unit) or 1.0
+
+
+def format_value(value: float, unit: str, digits: int = 3, *, show_unit: bool = True) -> str:
+    """`value` in base units, written in `unit` with `digits` significant digits (whole digits are never dropped).
+
+    Points and percentages keep one decimal, as papers print them, unless more digits are asked for.
+    """
+    scaled = value / factor(unit)
+    magnitude = math.floor(math.log10(abs(scaled))) if scaled and math.isfinite(scaled) else 0
+    decimals = max(0, digits - 1 - magnitude)
+    if unit in ("points", "%"):
+        decimals = max(1, digits - 2)
+    text = f"{scaled:,.{decimals}f}"
+    if decimals > 2 and unit not in ("points", "%"):
+        text = text.rstrip("0").rstrip(".") if float(text.replace(",", "")) else "0"
+    if not show_unit or not unit:
+        return text
+    return f"{text} %" if unit == "%" else f"{text}{unit}" if unit == "x" else f"{text} {unit}"
+
+
+def format_apart(left: float, right: float, unit: str) -> tuple[str, str]:
+    """Both values with as many digits as it takes to tell them apart: `1.0` against `1.0` explains no failure."""
+    for digits in range(3, 17):
+        pair = format_value(left, unit, digits), format_value(right, unit, digits)
+        if pair[0] != pair[1] or left == right:
+            return pair
+    return repr(left), repr(right)
+
+
+def pick_unit(value: float, units: Mapping[str, float]) -> str:
+    """The largest common unit in which `value` is at least 1 (binary for sizes), for figures no user gave a unit to."""
+    ladder = [u for u in units if units is not SIZES or u == "B" or "i" in u]
+    fitting = [u for u in ladder if units[u] <= abs(value)]
+    return max(fitting or ladder[:1], key=lambda u: units[u])
+
+
+def format_size(value: float) -> str:
+    """Bytes in words: `6.12 GiB`."""
+    return format_value(value, pick_unit(value, SIZES))
+
+
+def format_time(value: float) -> str:
+    """Seconds in words: `80.2 ms`; minutes are not used, so that columns compare."""
+    unit = "s" if abs(value) >= 1 else "ms"
+    return format_value(value, unit)

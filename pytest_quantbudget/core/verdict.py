@@ -1,0 +1,69 @@
+"""What became of a limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Update:
+    """What --quant-update did to a limit: the old text, and the new one (none where `why` says why not).
+
+    `words` tell the measured value, the margin and the noise that it is for; `rate` is the share of equal runs that may
+    fail.
+    """
+
+    old: str
+    new: str = ""
+    words: str = ""
+    rate: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One selected limit of the run and what became of it."""
+
+    id: str
+    file: Path
+    method: str
+    limit: str
+    verdict: Verdict
+    updated: Update | None = None
+
+
+WITHIN, OVER, UNDECIDED = "within", "over", "undecided"
+SKIPPED, FAILED, NOT_RUN = "skipped", "failed", "not run"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one limit.
+
+    `outcome`: `within` and `over` the budget were measured; `skipped` could not be judged on this machine; `failed`
+    could not be measured; `not run` was selected and never judged. `measured` and `limit` are in base units (bytes,
+    seconds, tokens/s, percent, percentage points, ratio); `limit` is as the user wrote it in `limit_text`.
+
+    `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
+    the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
+    they are infinite, or where there are none). `p_over` belongs to a drop: how likely at least the measured one would
+    be if the true one were at the limit. `noise` says how much equal runs of the baseline differ in this figure, and
+    `inside_noise` whether that alone may decide.
+    """
+
+    outcome: str
+    message: str
+    measured: float | None = None
+    limit: float | None = None
+    limit_text: str = ""
+    unit: str = ""
+    detail: str = ""
+    for_want_of_gpu: bool = False
+    decision: str = ""
+    low: float | None = None
+    high: float | None = None
+    confidence: float | None = None
+    p_over: float | None = None
+    noise: str = ""
+    inside_noise: bool = False

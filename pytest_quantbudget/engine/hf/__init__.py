@@ -1,0 +1,1 @@
+"""The engine `transformers`: models run by Hugging Face transformers in this process."""

@@ -1,0 +1,175 @@
+"""How far a method's next-token distributions are from the baseline's, on a sample of the baseline's own answers.
+
+Defined as by llama.cpp's `--kl-divergence` (tools/perplexity/perplexity.cpp): of each token the divergence
+`sum_i p_i (log p_i - log q_i)` in nats, p the baseline's distribution and q the method's, over the whole vocabulary;
+its mean, maximum and 99 % quantile (interpolated linearly); and the share of tokens whose likeliest next token is the
+same.
+Two things differ, both for exactness: llama.cpp keeps the baseline's log-probabilities in 16 bits and leaves out tokens
+with a probability below e^-16; here the logits are kept just as the model gave them, in its own data type, and nothing
+is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.answers import Answer, Divergence
+from pytest_quantbudget.core.request import Task
+from pytest_quantbudget.engine import logits_file
+from pytest_quantbudget.engine.hf.logits import NotFinite
+from pytest_quantbudget.engine.hf.predictions import Predictor
+from pytest_quantbudget.tasks.prompts import Asked, Prompter
+
+TOKENS = 1024  # of the baseline's answers
+BLOCK = 1 << 22  # elements at once in float64
+LOGITS = "logits"
+
+Sample = list[tuple[list[int], list[int]]]
+
+
+def sample(tokenizer: Any, task: Task, asked: Sequence[Asked], answers: Sequence[Answer], most: int = TOKENS) -> Sample:
+    """Prompts with the baseline's answers (token ids), from the first question on, until there are `most` tokens.
+
+    The last answer is cut there. Raises ValueError where the answers are not to these prompts, or have no tokens.
+    """
+    prompter = Prompter(tokenizer, task)
+    found: Sample = []
+    for each, answer in zip(asked, answers, strict=True):
+        text = prompter.text(each)
+        if hashlib.sha256(text.encode()).hexdigest()[:16] != answer.prompt:
+            raise ValueError(f"the baseline was asked question {answer.question} of {task.name} in other words")
+        if answer.ids:
+            found.append((prompter.tokens([text])[0], list(answer.ids[:most])))
+        most -= len(answer.ids)
+        if most <= 0:
+            break
+    if not found:
+        raise ValueError(f"the baseline's answers to {task.name} hold no tokens")
+    return found
+
+
+def keep(model: Any, pairs: Sample, path: Path) -> None:
+    """Write a baseline's logits for its own answers, and the ids they belong to, to a file that appears as a whole.
+
+    The sample is cut where the logits would take more than reference.MAX_BYTES. Raises NotFinite where logits break
+    down, OSError where the file cannot be written.
+    """
+    predictor = Predictor(model, max(len(prompt) + len(answer) for prompt, answer in pairs))
+    wanted = sum(len(answer) for _, answer in pairs)
+    kept: torch.Tensor | None = None
+    done, used = 0, []
+    for prompt, answer in pairs:
+        if kept is not None and done == len(kept):
+            break
+        before = done
+        for _, logits in predictor.blocks([*prompt, *answer], len(prompt)):
+            if kept is None:
+                room = logits_file.MAX_BYTES // (logits.shape[1] * logits.element_size())
+                kept = torch.empty((min(wanted, room), logits.shape[1]), dtype=logits.dtype)
+            part = logits[: len(kept) - done]
+            kept[done : done + len(part)] = part.cpu()
+            done += len(part)
+        used.append((prompt, answer[: done - before]))
+    assert kept is not None
+    _write(path, kept, used)
+
+
+def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
+    raw: Any = kept.view(torch.uint8).numpy()  # bfloat16 has no numpy type of its own
+    told = {
+        "against": path.stem,
+        "ids": json.dumps(pairs),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, half = tempfile.mkstemp(dir=path.parent, prefix=".half-")
+    os.close(handle)
+    try:
+        save_file({LOGITS: kept}, half, told)
+        Path(half).chmod(0o666 & ~files.umask())
+        Path(half).replace(path)
+    except SafetensorError as error:
+        raise OSError(f"the baseline's logits cannot be written: {error}") from error
+    finally:
+        Path(half).unlink(missing_ok=True)
+
+
+def compare(model: Any, pairs: Sample, path: Path) -> Divergence:
+    """What a method predicts for the baseline's answers, against the baseline's logits in a file, in float64.
+
+    Raises OSError and reference.Unusable where the file is not there, is damaged, or holds the logits of other tokens;
+    ValueError where the vocabularies differ in size; NotFinite where logits break down.
+    """
+    theirs = _read(path, pairs)
+    predictor = Predictor(model, max(len(prompt) + len(answer) for prompt, answer in pairs))
+    told: list[torch.Tensor] = []
+    same, sizes = [], []
+    done = 0
+    for prompt, answer in pairs:
+        ids = [*prompt, *answer][: len(prompt) + len(theirs) - done]
+        if len(ids) == len(prompt):
+            break
+        same.append(0)
+        sizes.append(len(ids) - len(prompt))
+        for _, logits in predictor.blocks(ids, len(prompt)):
+            if logits.shape[1] != theirs.shape[1]:
+                raise ValueError(f"the vocabulary holds {logits.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
+            rows = max(1, BLOCK // logits.shape[1])
+            for at in range(0, len(logits), rows):
+                part = logits[at : at + rows]
+                base = theirs[done : done + len(part)].to(logits.device)
+                told.append(divergences(base, part).cpu())
+                same[-1] += int((base.argmax(-1) == part.argmax(-1)).sum())
+                done += len(part)
+    values = torch.cat(told)
+    if not bool(values.isfinite().all()):
+        raise NotFinite("the divergence is infinite: a token that the baseline may choose has the probability 0")
+    p99 = float(values.quantile(0.99))
+    sums = [float(part.sum()) for part in values.split(sizes)]
+    most = float(values.max())
+    return Divergence(
+        len(values), sum(same), float(values.mean()), most, p99, path.stem, tuple(sizes), tuple(same), tuple(sums)
+    )
+
+
+def divergences(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """KL divergences (nats, float64), one a row, of two logits of shape (rows, vocabulary)."""
+    p, q = base.double().log_softmax(-1), own.double().log_softmax(-1)
+    # What the baseline never chooses counts as 0, even where both call it impossible.
+    terms = torch.where(p > -torch.inf, p.exp() * (p - q), 0.0)
+    return terms.sum(-1).clamp(min=0)  # below 0 only by rounding
+
+
+def _read(path: Path, pairs: Sample) -> torch.Tensor:
+    """The logits in a file, of shape (tokens, vocabulary), once it is clear that they are those of this sample."""
+    ids = logits_file.check(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            logits: torch.Tensor = file.get_tensor(LOGITS)
+    except SafetensorError as error:
+        raise logits_file.Unusable(f"it cannot be read: {error}") from None
+    if logits.dim() != 2 or not len(logits) or not logits.is_floating_point():
+        raise logits_file.Unusable(f"it holds {logits.dtype} of shape {tuple(logits.shape)}")
+    if ids != _first(pairs, len(logits)):
+        raise logits_file.Unusable("it holds the logits of other tokens")
+    return logits
+
+
+def _first(pairs: Sample, tokens: int) -> list[list[list[int]]]:
+    found = []
+    for prompt, answer in pairs:
+        if tokens > 0:
+            found.append([prompt, answer[:tokens]])
+        tokens -= len(answer)
+    return found

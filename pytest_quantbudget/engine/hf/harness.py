@@ -1,0 +1,308 @@
+"""Tasks of lm-evaluation-harness 0.4, run by the library itself, with every question's outcome kept."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import hashlib
+import itertools
+import logging
+import math
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import lm_eval.tasks
+import lm_eval.utils
+from jinja2.sandbox import SandboxedEnvironment
+from lm_eval.models.huggingface import HFLM
+from transformers import LogitsProcessorList
+
+from pytest_quantbudget.core import problems
+from pytest_quantbudget.core.answers import Answer, TaskResult
+from pytest_quantbudget.core.request import NO_TRUST, Task, Trust
+from pytest_quantbudget.engine.hf import logits, memory
+from pytest_quantbudget.tasks import harness_file
+
+BATCH = 16  # requests at once where the budget is silent
+PREFERRED = ("exact_match", "acc")  # of several figures that are right or wrong a question
+ALLOW = "--quant-trust-remote-code allows it"
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]  # outcomes by task, as `simple_evaluate` logs them
+
+
+def run(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    trust: Trust = NO_TRUST,
+    source: str | None = None,
+    shrunk: Callable[[int, int], None] | None = None,
+) -> TaskResult:
+    """Let the library ask a loaded model the questions of a task.
+
+    `source` is the state of its files that was found before (`harnessfile.state`); `shrunk` is told when memory ran
+    out with so many requests at once, and to how many they were halved. Raises ValueError for a task that does not
+    exist, cannot be read, wants to run code that `trust` does not allow, or has no figure that is right or wrong a
+    question; logits.NotFinite where the model's logits break down.
+    """
+    began = time.perf_counter()
+    tasks = _load(task, trust, source)
+    told = _evaluate(_Model, model, tokenizer, task, tasks, trust, shrunk)
+    metric, filtering = _choose(task, told)
+    answers: list[Answer] = []
+    before = 0
+    for name, each in tasks.items():
+        samples = [s for s in told["samples"].get(name, ()) if s["filter"] == filtering]
+        answers += [_answer(each, sample, metric, before) for sample in samples]
+        before += len(each.eval_docs)
+    return TaskResult(task, tuple(answers), time.perf_counter() - began, metric=f"{metric},{filtering}")
+
+
+class _Model(HFLM):  # type: ignore[misc]  # the library has no types
+    """The library's own model, which besides notes whether its logits are numbers while it writes."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.watch = logits.Watch()
+
+    def _model_generate(self, *args: Any, **more: Any) -> Any:
+        return super()._model_generate(*args, logits_processor=LogitsProcessorList([self.watch]), **more)
+
+
+def _evaluate(
+    wrap: Callable[..., Any],
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    tasks: Mapping[str, Any],
+    trust: Trust,
+    shrunk: Callable[[int, int], None] | None,
+) -> Mapping[str, Any]:
+    """What `simple_evaluate` returns; the requests at once are halved where memory runs out."""
+    chats = _chats(tokenizer, task)
+    drawn = _drawn(task, tasks)
+    size = task.batch_size or BATCH
+    while True:
+        # A copy, because the library sets the padding token.
+        lm = wrap(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=size,
+            enable_thinking=task.enable_thinking,
+            think_end_token="</think>" if task.enable_thinking else None,  # which the library then wants to know
+        )
+        try:
+            told: Mapping[str, Any] = lm_eval.simple_evaluate(
+                lm,
+                tasks=[each for name, each in tasks.items() if drawn is None or drawn[name]],
+                num_fewshot=task.shots,
+                limit=task.limit,
+                samples=drawn,
+                system_instruction=task.system_prompt,
+                apply_chat_template=chats,
+                fewshot_as_multiturn=chats,
+                task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
+                bootstrap_iters=0,
+                log_samples=True,
+                confirm_run_unsafe_code=trust.remote_code,
+            )
+        except Exception as error:
+            if size == 1 or not memory.is_out_of_memory(error):
+                raise
+        else:
+            lm.watch.check(task.phase)
+            return told
+        memory.free()
+        if shrunk is not None:
+            shrunk(size, size // 2)
+        size //= 2
+
+
+def _chats(tokenizer: Any, task: Task) -> bool:
+    has_one = getattr(tokenizer, "chat_template", None) is not None
+    if task.chat_template and not has_one:
+        raise ValueError(f"task {task.name} asks for a chat template, and the model's tokenizer has none")
+    return has_one if task.chat_template is None else task.chat_template
+
+
+def _drawn(task: Task, tasks: Mapping[str, Any]) -> dict[str, list[int]] | None:
+    """Which questions of each subtask are asked, drawn by the seed from all of them; None for all, or the first."""
+    if task.questions is None:
+        return None
+    pool = [(name, i) for name, each in tasks.items() for i in range(len(each.eval_docs))]
+    if task.questions > len(pool):
+        raise ValueError(f"{task.questions:,} questions were asked of {task.harness}, which has {len(pool):,}")
+    drawn = random.Random(task.seed).sample(pool, task.questions)
+    # In order: the library numbers the questions that it takes by their place in this list.
+    return {name: sorted(i for other, i in drawn if other == name) for name in tasks}
+
+
+def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
+    """The library's tasks by name: one, or those of a group or tag."""
+    name = str(task.harness)
+    if harness_file.is_file(name):
+        path = Path(name)
+        if source is not None and not source.endswith(f" {harness_file.state(path)}"):
+            raise ValueError(f"{path.name} or a file that it names was changed while the run was going on")
+        described = harness_file.described(path)
+        _refuse(path, described, trust)
+        if not trust.remote_code:
+            _sandbox()
+        manager, spec, folder = lm_eval.tasks.TaskManager(include_defaults=False), name, path.parent
+    else:
+        manager, spec, folder = _named(name)
+        described = harness_file.described(Path(spec)) if harness_file.is_file(spec) else harness_file.Described()
+    try:
+        with contextlib.chdir(folder):  # what a task file names is relative to it
+            tasks: dict[str, Any] = manager.load([spec])["tasks"]
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        of_data = isinstance(error, OSError) and "module script" not in str(error)  # of the library `evaluate`
+        if not of_data and "find cache for" not in str(error):
+            raise
+        named = f" {', '.join(described.datasets)}" if described.datasets else ""
+        raise ValueError(f"the data set{named} of {name} cannot be had: {_first_line(error)}") from error
+    for each in tasks.values():
+        if getattr(each, "UNSAFE_CODE", False) and not trust.remote_code:
+            raise ValueError(f"{name} runs code that the model writes; {ALLOW}")
+        if task.shots and each.get_config("num_fewshot") == 0:
+            raise ValueError(f"{each.task_name} takes no worked examples (`num_fewshot: 0`), and shots asks for some")
+    return tasks
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _refuse(path: Path, described: harness_file.Described, trust: Trust) -> None:
+    """Raise ValueError for a task file that would do what nobody, or nobody but the command line, may allow."""
+    if described.problems:
+        raise ValueError(str(described.problems[0]).splitlines()[0])
+    if trust.remote_code:
+        return
+    import lm_eval.api.metrics  # noqa: F401  # fills the registry
+    from lm_eval.api.registry import metric_registry
+
+    if described.code:
+        raise ValueError(f"{path.name} runs code that comes with it ({described.code[0]}); {ALLOW}")
+    for where, name in described.metrics:
+        if name not in metric_registry:
+            raise ValueError(f"{where}: the metric {name!r} is none of the harness's own, and would be code; {ALLOW}")
+
+
+def _sandbox() -> None:
+    """Fill the templates of task files, which can call any Python otherwise, as transformers fills chat templates."""
+    plain = lm_eval.utils.env
+    if isinstance(plain, SandboxedEnvironment):
+        return
+    sandbox = SandboxedEnvironment(
+        loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline
+    )
+    sandbox.filters.update(plain.filters)
+    lm_eval.utils.env = sandbox
+
+
+def _named(name: str) -> tuple[Any, str, Path]:
+    """A task manager that knows a task of the library, what to load from it, and a folder to do it in.
+
+    The library reads all of its 14,000 files to know its tasks, which takes 16 s; looking for one name takes 2 s.
+    """
+    root = Path(lm_eval.tasks.__file__).resolve().parent
+    declares = re.compile(rf"^(?:task|group|tag):[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*$", re.MULTILINE)
+    found = []
+    for path in sorted(root.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if name in text and declares.search(text):
+            found.append((path, text))
+    if len(found) == 1 and not re.search(r"^group:|^task:[ \t]*$", found[0][1], re.MULTILINE):
+        path, text = found[0]
+        if not re.search(rf"^tag:[ \t]*[\"']?{re.escape(name)}[\"']?[ \t]*$", text, re.MULTILINE):
+            return lm_eval.tasks.TaskManager(include_defaults=False), str(path), path.parent
+    manager = lm_eval.tasks.TaskManager()
+    if name not in manager.all_tasks:
+        close = difflib.get_close_matches(name, manager.all_tasks, n=1)
+        raise ValueError(f"lm-evaluation-harness has no task {name!r}{problems.nearest(name, close)}")
+    return manager, name, root
+
+
+def _choose(task: Task, told: Mapping[str, Any]) -> tuple[str, str]:
+    """The figure and the filter that count: those asked for, else the first that are right or wrong a question.
+
+    Raises ValueError where there are none, naming what there is.
+    """
+    samples: Samples = told["samples"]
+    known: dict[tuple[str, str], bool] = {}
+    for sample in itertools.chain(*samples.values()):
+        for metric in sample["metrics"]:
+            key = metric, sample["filter"]
+            known[key] = known.get(key, True) and _is_binary(sample[metric])
+    for key, binary in known.items():
+        known[key] = binary and all(_is_mean(told, name, *key) for name in samples)
+    names = ", ".join(f"{metric},{filtering}" for metric, filtering in known)
+    if task.metric is not None:
+        wanted, _, filtering = task.metric.partition(",")
+        found = [key for key in known if key[0] == wanted and filtering in ("", key[1])]
+        if not found:
+            raise ValueError(
+                f"{task.harness} has no metric {task.metric!r}{problems.nearest(task.metric, names.split(', '))}"
+            )
+        if not known[found[0]]:
+            raise ValueError(f"the metric {task.metric!r} of {task.harness} is not right or wrong a question ({names})")
+        return found[0]
+    fit = [key for key in known if known[key]]
+    if not fit:
+        raise ValueError(f"{task.harness} has no metric that is right or wrong a question, only {names}")
+    return min(fit, key=lambda key: PREFERRED.index(key[0]) if key[0] in PREFERRED else len(PREFERRED))
+
+
+def _is_binary(value: Any) -> bool:
+    try:
+        return not isinstance(value, str | tuple | list) and float(value) in (0.0, 1.0)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_mean(told: Mapping[str, Any], name: str, metric: str, filtering: str) -> bool:
+    """Whether the library's own figure is the share of ones, and more of it is better."""
+    values = [float(s[metric]) for s in told["samples"][name] if s["filter"] == filtering and metric in s["metrics"]]
+    own = told["results"][name].get(f"{metric},{filtering}")
+    if not values or not isinstance(own, int | float) or told["higher_is_better"].get(name, {}).get(metric) is False:
+        return False
+    return len(values) == _asked(told["samples"][name]) and math.isclose(sum(values) / len(values), own, abs_tol=1e-9)
+
+
+def _asked(samples: Sequence[Mapping[str, Any]]) -> int:
+    return len({sample["doc_id"] for sample in samples})
+
+
+def _answer(each: Any, sample: Mapping[str, Any], metric: str, before: int) -> Answer:
+    """One question's outcome; `before` questions stand in the subtasks before this one."""
+    if each.OUTPUT_TYPE in ("multiple_choice", "loglikelihood"):
+        text, read = _chosen(each, sample)
+    else:
+        text, read = str(sample["resps"][0][0]), str(sample["filtered_resps"][0])
+    right = float(sample[metric]) == 1.0
+    prompt = hashlib.sha256(str(sample["arguments"][0][0]).encode()).hexdigest()[:16]
+    return Answer(before + sample["doc_id"], text, read, read, right, right, False, 0, prompt=prompt)
+
+
+def _chosen(each: Any, sample: Mapping[str, Any]) -> tuple[str, str]:
+    """The likeliest option and its number, or whether the target was the likeliest text."""
+    weights = [float(response[0][0]) for response in sample["resps"]]
+    if any(math.isnan(weight) for weight in weights):
+        raise logits.NotFinite(f"logits became NaN or infinite while answering {each.task_name}")
+    if each.OUTPUT_TYPE == "loglikelihood":
+        greedy = str(bool(sample["resps"][0][0][1])).lower()
+        return greedy, greedy
+    options = each.doc_to_choice(sample["doc"]) if hasattr(each, "doc_to_choice") else []
+    best = max(range(len(options) or len(weights)), key=weights.__getitem__)
+    return str(options[best]) if options else str(best), str(best)
+
+
+logging.getLogger("lm_eval").setLevel(logging.WARNING)

@@ -1,0 +1,84 @@
+"""Which layers a loaded model has, and in how many bits their values are stored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.core.layers import EMBEDDING, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Group = tuple[str, type, int]  # kind, class and bits
+
+
+def receipt(model: Any) -> Receipt:
+    """The layers of a model by kind, class and bits; only those that hold values themselves."""
+    counts: defaultdict[Group, int] = defaultdict(int)
+    values: defaultdict[Group, int] = defaultdict(int)
+    seen: set[tuple[str, int]] = set()
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        main = True
+        for bits, number, tensor in _held(module):
+            group = (_kind(module, module is head) if main else OTHER, type(module), bits)
+            place = str(tensor.device), tensor.data_ptr()
+            counts[group] += 1
+            values[group] += 0 if place in seen else number
+            seen.add(place)
+            main = False
+    found = [
+        Layers(kind, cls.__name__, cls.__module__, _kernel(cls), bits, count, values[kind, cls, bits])
+        for (kind, cls, bits), count in counts.items()
+    ]
+    return Receipt(tuple(sorted(found, key=lambda layers: (-layers.parameters, layers.kind, layers.name, layers.bits))))
+
+
+def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """What a module holds itself: bits of a value, number of values of the unquantized model, and where they lie.
+
+    The weight comes first. Layers of gptqmodel hold tensors besides it that belong to no unquantized model.
+    """
+    packed = getattr(module, "qweight", None)
+    if packed is not None:
+        layer: Any = module
+        yield int(layer.bits), layer.in_features * layer.out_features, packed
+        if layer.bias is not None:
+            yield 8 * layer.bias.element_size(), layer.bias.numel(), layer.bias
+        return
+    own = dict(module.named_parameters(recurse=False))
+    for name in sorted(own, key=lambda name: name != "weight"):
+        tensor = own[name]
+        state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two 4-bit values into a byte
+        number = state.shape.numel() if state is not None else tensor.numel()
+        yield round(8 * _stored(tensor) / number) if number else 0, number, tensor
+
+
+def _stored(tensor: Any) -> int:
+    """Bytes of a tensor's values; of a tensor subclass those of the largest tensor inside, which its scales are not."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return max(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return int(tensor.numel() * tensor.element_size())
+
+
+def _kind(module: nn.Module, is_head: bool) -> str:
+    import torch
+
+    if is_head:
+        return LM_HEAD
+    if isinstance(module, torch.nn.Embedding):
+        return EMBEDDING
+    if isinstance(module, torch.nn.Linear) or hasattr(module, "qweight"):
+        return LINEAR
+    return NORM if "norm" in type(module).__name__.lower() else OTHER
+
+
+def _kernel(cls: type) -> str:
+    """What gptqmodel calls the kernel behind a class of layers; of others the library that they come from."""
+    backends = getattr(cls, "SUPPORTS_BACKENDS", None)
+    if backends:
+        return str(getattr(backends[0], "value", backends[0]))
+    return cls.__module__.partition(".")[0]

@@ -1,0 +1,192 @@
+"""Loading one subject in this process: the right weights, checked before and after."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core import units
+from pytest_quantbudget.core.layers import Receipt
+from pytest_quantbudget.core.measurement import Device
+from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
+from pytest_quantbudget.models import checkpoint, dummy, hub, methods
+from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.methods import Spec
+
+
+class Lacking(Exception):
+    """The machine lacks what the subject needs: a skip, not a failure."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes.
+
+    With dummy weights there is no tokenizer. `note` says what had to be assumed. `placement`
+    and `offloaded` are as in `Measurement`.
+    """
+
+    model: Any
+    tokenizer: Any
+    revision: str
+    device: Device
+    seconds: float
+    weights: int
+    receipt: Receipt
+    placement: dict[str, str]
+    offloaded: str
+    note: str = ""
+
+
+def load(
+    subject: Subject, quantized: str | None, trust: Trust = NO_TRUST, pins: tuple[str, str | None] | None = None
+) -> Loaded:
+    """Load a subject; `quantized` is the directory of its own quantization, where it has one.
+
+    `pins` are the revisions of model and checkpoint, where they are known already.
+
+    The time runs from local files to a model ready on its device; downloads and imports come before it. Dummy weights
+    come from no file: they are drawn within that time. Raises Lacking
+    where the weights do not fit, ValueError where a directory must not be loaded, is not whole or is of another format,
+    or nothing ended up quantized, and whatever the libraries raise.
+    """
+    import torch
+
+    from pytest_quantbudget.engine.hf import layers, memory, placement
+
+    spec = methods.spec(subject.method)
+    settle(spec)
+    spread = subject.gpus > 1 and torch.cuda.device_count() > 1
+    device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
+    source: Path | Dummy
+    if subject.load_format == DUMMY:
+        own, source = None, dummy.find(subject, spec.packed and spec.packed(subject.options), trust)
+        revision, ready = source.revision, source.ready
+    else:
+        own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
+        source = Path(quantized) if quantized else own
+        if subject.checkpoint is not None:
+            source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
+        ready = subject.checkpoint is not None or quantized is not None
+    check_format(spec, source, ready=ready, trust=trust)
+    check_room(spec, source, device, trust)
+    _import_ahead(spec, source, trust)
+    start = time.perf_counter()
+    model = spec.load(source, subject.options, device, trust)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    model.eval()
+    receipt = layers.receipt(model)
+    if spec.bits < 16 and not receipt.quantized:
+        raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
+    note = source.note if isinstance(source, Dummy) else ""
+    weights = memory.weight_bytes(model)
+    outside = placement.outside(model) if device != "cpu" else {}
+    return Loaded(
+        model,
+        _tokenizer(own, trust),
+        revision,
+        describe(device),
+        seconds,
+        weights,
+        receipt,
+        placement.of(model),
+        placement.in_words(outside),
+        note,
+    )
+
+
+def _tokenizer(folder: Path | None, trust: Trust) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code) if folder else None
+
+
+def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+    """`sources.fetch`, whose result may at least give its tokenizer; a directory is checked before it is hashed."""
+    if Path(name).is_absolute():
+        checkpoint.check(Path(name), trust, weights=False)
+        return hub.fetch(name, revision, trust)
+    found, commit = hub.fetch(name, revision, trust)
+    checkpoint.check(found, trust, weights=False)
+    return found, commit
+
+
+def settle(spec: Spec) -> None:
+    """Set the environment that the method's libraries need before their import."""
+    for name, value in spec.environ.items():
+        os.environ.setdefault(name, value)
+
+
+def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
+    """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    for package in spec.extras:
+        importlib.import_module(package)
+    if isinstance(source, Dummy):
+        return  # its parameters have been counted, which imports the model's code
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
+    config.quantization_config = None
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
+
+
+def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust = NO_TRUST) -> None:
+    """Raise ValueError where a directory must not be loaded or is not whole.
+
+    Also where a checkpoint is not of the method's format, or `model` itself is quantized already.
+    """
+    if isinstance(source, Dummy):
+        found = source.format
+    else:
+        checkpoint.check(source, trust)
+        found = checkpoint.format_of(source)
+    wanted = spec.checkpoint_format if ready else None
+    if found != wanted:
+        what = "the checkpoint" if ready else "the model"
+        is_, should = (
+            found or "nothing",
+            f"with {wanted}" if wanted else f"at all: {spec.name} starts from dense weights",
+        )
+        raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
+
+
+def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_TRUST) -> None:
+    """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
+    import torch
+
+    from pytest_quantbudget.engine.hf import memory
+
+    if isinstance(source, Dummy):
+        need = source.parameters * spec.bits / 8
+    elif checkpoint.format_of(source):
+        need = float(checkpoint.size(source, trust))
+    else:
+        need = checkpoint.parameters(source, trust) * spec.bits / 8
+    gpus = range(torch.cuda.device_count() if device == methods.BALANCED else 1)
+    free = memory.free_ram() if device == "cpu" else sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+    if free is not None and need > free:
+        where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)
+        raise Lacking(
+            f"too little free memory: the weights take {units.format_size(need)} in {spec.name}, and "
+            f"{units.format_size(free)} of {where} is free"
+        )
+
+
+def describe(device: str) -> Device:
+    """The device for the record."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        return Device("cpu", None, None, None, None, threads)
+    found = torch.cuda.get_device_properties(0)
+    uuid = f"GPU-{found.uuid}" if hasattr(found, "uuid") else None
+    return Device(found.name, uuid, found.total_memory, f"{found.major}.{found.minor}", torch.version.cuda, threads)

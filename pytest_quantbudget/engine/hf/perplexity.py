@@ -1,0 +1,84 @@
+"""Perplexity of a text in a sliding window.
+
+After "Perplexity of fixed-length models" in the documentation of Hugging Face transformers
+(https://huggingface.co/docs/transformers/perplexity). The whole text is one sequence of tokens, with what special
+tokens the tokenizer adds to any text: a start token stands in front once and not in later windows, and no window is
+padded. Windows of `window` tokens begin every `stride` tokens; in each, the tokens are scored that no earlier window
+has held, after all that stand before them in this one: at least `window - stride`. The last window ends where the text
+ends, and is as short as that makes it. A token with nothing before it is not scored: the text's first, and, where
+`stride` equals `window`, the first of each window. Every other token counts once, and all count alike, where the page's
+example weighs windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.measurement import Perplexity
+from pytest_quantbudget.core.request import Text
+from pytest_quantbudget.engine.hf.logits import NotFinite
+from pytest_quantbudget.engine.hf.predictions import Predictor
+from pytest_quantbudget.engine.hf.speed import check_positions
+
+MAX_BYTES = 200_000_000  # of the file
+
+
+def measure(model: Any, tokenizer: Any, text: Text, state: str | None = None) -> Perplexity:
+    """The perplexity of a text file under a model: log-softmax in float32, summed in float64, in nats.
+
+    `state` is the file's hash (`sources.file_hash`), where it has to be what it was. Raises OSError and ValueError for
+    a file that cannot be read, is too large, is not UTF-8, has changed, or makes fewer than 2 tokens; ValueError where
+    the window is longer than the model's positions; logits.NotFinite where its logits break down.
+    """
+    check_positions(model, text.window, "the window of perplexity")
+    name = Path(text.file).name
+    ids = tokenizer(read(Path(text.file), state), verbose=False)["input_ids"]
+    if len(ids) < 2:
+        raise ValueError(f"{name} makes {len(ids)} tokens, and a perplexity wants at least 2")
+    predictor = Predictor(model, min(text.window, len(ids)))
+    nlls, sizes = [], []
+    for begin, first, end in windows(len(ids), text.window, text.stride):
+        nlls.append(0.0)
+        sizes.append(end - first)
+        for at, logits in predictor.blocks(ids[begin:end], first - begin):
+            wanted = torch.tensor(ids[begin + at : begin + at + len(logits)], device=logits.device)[:, None]
+            told = logits.float().log_softmax(-1).gather(-1, wanted)
+            nlls[-1] -= float(told.double().sum())
+    nll = sum(nlls)
+    if not nll < float("inf"):
+        raise NotFinite(f"a token of {name} has the probability 0")
+    return Perplexity(text, nll, sum(sizes), each_tokens=tuple(sizes), each_nll=tuple(nlls))
+
+
+def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Where each window begins, its first token that is scored, and where it ends, for so many `tokens`."""
+    end = 0
+    for begin in range(0, tokens, stride):
+        first, end = max(end, begin + 1), min(begin + window, tokens)
+        if first < end:
+            yield begin, first, end
+        if end == tokens:
+            return
+
+
+def read(path: Path, state: str | None = None) -> str:
+    """A file's text, its line ends as they are, a byte-order mark left out. Raises OSError and ValueError."""
+    try:
+        data = files.read(path, MAX_BYTES)
+        if state is not None and f"sha256:{hashlib.sha256(data).hexdigest()}" != state:
+            raise ValueError("was changed while the run was going on")
+        return data.decode("utf-8-sig")
+    except files.TooLarge as error:
+        raise ValueError(f"{path.name} is {error}, and at most {MAX_BYTES:,} are read") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: byte {error.start:,} is not UTF-8 text") from None
+    except OSError as error:
+        raise OSError(error.errno, f"{path.name}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path.name} {error}") from None

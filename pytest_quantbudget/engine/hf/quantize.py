@@ -1,0 +1,67 @@
+"""GPTQ and AWQ checkpoints of the user's own model, made once and kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.files import file_hash
+from pytest_quantbudget.core.request import Subject, Trust
+from pytest_quantbudget.core.versions import libraries
+from pytest_quantbudget.models.calibration import calibration_texts
+from pytest_quantbudget.models.hub import content_hash
+from pytest_quantbudget.models.methods import Spec
+
+
+def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path, trust: Trust) -> Path:
+    """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
+
+    The key holds what the result depends on: weights, method, options, calibration text and library versions. A
+    directory appears under its final name only when it is complete, so a killed run leaves none that is half made; one
+    whose files are not what they were is set aside and made again.
+    """
+    assert spec.quantize is not None
+    assert subject.calibration is not None
+    calibration = Path(subject.calibration)
+    versions = libraries()
+    identity = {
+        "revision": revision,
+        "method": subject.method,
+        "options": subject.options,
+        "calibration": file_hash(calibration),
+        "libraries": {name: versions.get(name) for name in ("gptqmodel", "transformers", "torch")},
+    }
+    target = cache / "quantized" / f"{subject.method}-{codec.key_of(identity)}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if target.is_dir() and not _whole(target):
+            logging.getLogger(__name__).warning("%s is not what was written there: set aside, and made again", target)
+            shutil.rmtree(f"{target}.damaged", ignore_errors=True)
+            target.replace(f"{target}.damaged")
+        if not target.is_dir():
+            making = target.with_name(f"{target.name}.making")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            spec.quantize(source, subject.options, _texts(calibration, subject.options), making, trust)
+            codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
+            making.replace(target)
+    return target
+
+
+def _whole(target: Path) -> bool:
+    try:
+        told = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
+        return bool(told["content"] == content_hash(target))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _texts(calibration: Path, options: Mapping[str, Any]) -> Sequence[str]:
+    return calibration_texts(calibration, options["texts"], options["seed"])

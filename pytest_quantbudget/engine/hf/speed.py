@@ -1,0 +1,224 @@
+"""Time to first token, decode throughput and memory of a workload, on the path that transformers' users run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, GpuMemory
+from pytest_quantbudget.core.measurement import Speed
+from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.engine.hf import memory
+from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_weights
+from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
+from pytest_quantbudget.engine.machine.memory_phases import Ledger
+from pytest_quantbudget.engine.machine.throttle import Watch
+
+if TYPE_CHECKING:
+    import torch
+
+STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
+MOST_WARMUPS = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run, seconds by the clock and by CUDA events (None on a CPU); its peaks of memory, summed over the GPUs.
+
+    `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
+    """
+
+    ttft_s: float
+    decode_s: float
+    gpu_ttft_s: float | None
+    gpu_decode_s: float | None
+    allocated: int = 0
+    reserved: int = 0
+    read: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """From the call to the last token."""
+        return self.ttft_s + self.decode_s
+
+
+def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: int | None = None) -> Speed:
+    """Run the workload `repeats` times after a warm-up of the same shape, greedy, with fixed lengths.
+
+    Time to first token runs from the call of `generate` to the moment when the first token of every sequence is
+    known (prefill); decode time from there to the last token. The clock is read when the devices have finished, and
+    CUDA events stand beside it.
+
+    The first run is a warm-up, and so are the next ones, up to three in all, until one takes as long as the one before
+    it, within 5 %: that is the first repeat.
+
+    Peaks are those of torch's allocator in each run (`max_memory_allocated`, `max_memory_reserved`), summed over the
+    GPUs that the model is spread over; None on a CPU. Those of the warm-up count for the peak over all runs. NVML is
+    asked in the first warm-up and between the runs only: nothing but the workload runs while it is timed.
+
+    `weights` are the bytes of all weights as loaded, where they were counted before the first pass: with that,
+    bitsandbytes moves scales out of sight, and gptqmodel adds what its layers need.
+
+    Raises ValueError where the model has fewer positions than the workload needs.
+    """
+    check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
+    ids = random_prompts(model, workload)
+    on_gpu = is_cuda(ids)
+    if on_gpu:
+        import torch
+
+        torch.cuda.empty_cache()
+    gpus = gpus or Gpus()
+    read = step_weights(model, weights or memory.weight_bytes(model))
+    ledger, looks, watch = Ledger(gpus, on_gpu=on_gpu), Looks(gpus), Watch()
+    with Sampler(gpus.cards if on_gpu else []) as sampler:
+        first = _run(model, ids, workload, ledger, sampler)
+    warmups: list[Timing] = [first]
+    repeats: list[Timing] = []
+    while len(repeats) < workload.repeats:
+        timing = _run(model, ids, workload, ledger)
+        watch.look()
+        looks.look()
+        steady = abs(timing.seconds / warmups[-1].seconds - 1) <= STEADY
+        if repeats or steady or len(warmups) == MOST_WARMUPS:
+            repeats.append(timing)
+            looks.sample()
+        else:
+            warmups.append(timing)
+    runs = [*warmups, *repeats]
+    step = statistics.median(timing.decode_s for timing in repeats) / (workload.new_tokens - 1)
+    return Speed(
+        workload,
+        tuple(timing.ttft_s for timing in repeats),
+        tuple(timing.decode_s for timing in repeats),
+        max(timing.allocated for timing in runs) if on_gpu else None,
+        max(timing.reserved for timing in runs) if on_gpu else None,
+        peaks=tuple(timing.allocated for timing in repeats) if on_gpu else (),
+        throttled=watch.words(),
+        warmup_s=tuple(timing.seconds for timing in warmups),
+        gpu_ttft_s=tuple(t.gpu_ttft_s for t in repeats if t.gpu_ttft_s is not None),
+        gpu_decode_s=tuple(t.gpu_decode_s for t in repeats if t.gpu_decode_s is not None),
+        memory=ledger.phases(),
+        occupants=looks.occupants,
+        busy_before=gpus.busy_before,
+        clocks=looks.clocks,
+        roofline=roofline(model, read, first.read, step, on_gpu=on_gpu),
+    )
+
+
+def is_cuda(ids: torch.Tensor) -> bool:
+    """Whether what is computed on these tokens is computed on a GPU."""
+    return ids.device.type == "cuda"
+
+
+def check_positions(model: Any, tokens: int, what: str) -> None:
+    """Raise ValueError where `tokens` do not fit into the positions that the model was trained with."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and tokens > positions:
+        raise ValueError(f"{what} needs {tokens} tokens and the model has {positions} positions")
+
+
+def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
+    """Token ids of shape (batch_size, prompt_tokens), drawn evenly from the vocabulary by a fixed seed."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (workload.batch_size, workload.prompt_tokens)
+    return torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator).to(model.device)
+
+
+class _Clock:
+    """Moments of a run: by the host's clock once the devices have finished, and by an event that they pass."""
+
+    def __init__(self, model: Any, ids: torch.Tensor) -> None:
+        weights = model.parameters() if is_cuda(ids) else ()
+        self.devices = {weight.device for weight in weights if weight.device.type not in ("cpu", "meta")}
+        self.device = ids.device
+        self.on_gpu = is_cuda(ids)
+        self.marks: list[float] = []
+        self.events: list[torch.cuda.Event] = []
+
+    def mark(self) -> None:
+        """Note this moment."""
+        if self.on_gpu:
+            import torch
+
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self.device))
+            self.events.append(event)
+            for device in {self.device, *self.devices}:
+                torch.cuda.synchronize(device)
+        self.marks.append(time.perf_counter())
+
+    def seconds(self, start: int) -> tuple[float, float | None]:
+        """From one moment to the next: by the clock, and between the events."""
+        wall = self.marks[start + 1] - self.marks[start]
+        if not self.events:
+            return wall, None
+        return wall, float(self.events[start].elapsed_time(self.events[start + 1])) / 1000  # milliseconds
+
+
+def _run(model: Any, ids: torch.Tensor, workload: Workload, ledger: Ledger, sampler: Sampler | None = None) -> Timing:
+    """Time one run; with a sampler also ask NVML about its memory, and look at its cache.
+
+    When the first token is known, the GPU waits and neither span runs: peaks are read and set back there.
+    """
+    import torch
+    from transformers import StoppingCriteriaList
+
+    clock, last = _Clock(model, ids), ids.shape[1] + workload.new_tokens
+    lengths = {"min_new_tokens": workload.new_tokens, "return_dict_in_generate": sampler is not None}
+    prefill: list[GpuMemory] = []
+
+    def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if len(clock.marks) == 1:
+            clock.mark()
+            prefill.extend(ledger.note(PREFILL, sampler))
+            clock.mark()
+        elif tokens.shape[1] == last:
+            clock.mark()
+        return torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
+
+    ledger.begin()
+    clock.mark()
+    with torch.inference_mode():
+        said = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=greedy(model, workload.new_tokens, **lengths),
+            stopping_criteria=StoppingCriteriaList([mark]),
+        )
+    decode = ledger.note(DECODE, sampler)
+    (ttft, gpu_ttft), (decoding, gpu_decoding) = clock.seconds(0), clock.seconds(2)
+    pairs = list(zip(prefill, decode, strict=True))
+    return Timing(
+        ttft,
+        decoding,
+        gpu_ttft,
+        gpu_decoding,
+        sum(max(a.allocated, b.allocated) for a, b in pairs),
+        sum(max(a.reserved, b.reserved) for a, b in pairs),
+        cache_bytes(getattr(said, "past_key_values", None), workload) if sampler is not None else None,
+    )
+
+
+def end_tokens(model: Any) -> list[int]:
+    """The tokens that end what a model generates, of its generation config or its own."""
+    own = model.generation_config.eos_token_id
+    eos = own if own is not None else model.config.get_text_config().eos_token_id
+    return list(eos) if isinstance(eos, list | tuple) else [] if eos is None else [eos]
+
+
+def greedy(model: Any, max_new_tokens: int, **more: Any) -> Any:
+    """Greedy decoding, whatever sampling the model's own generation config prefers."""
+    from transformers import GenerationConfig
+
+    eos = end_tokens(model)
+    pad = model.generation_config.pad_token_id
+    pad = next(iter(eos), 0) if pad is None else pad
+    return GenerationConfig(
+        do_sample=False, num_beams=1, repetition_penalty=1.0, use_cache=True, max_new_tokens=max_new_tokens,
+        eos_token_id=eos or None, pad_token_id=pad, **more,
+    )  # fmt: skip

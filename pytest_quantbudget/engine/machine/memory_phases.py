@@ -1,0 +1,69 @@
+"""Memory of one phase after another on the GPUs of this process: torch's peaks, and what NVML says at their ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory, larger, summed
+from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
+
+
+class Ledger:
+    """Keeps the largest figures of each phase, by GPU. Without `on_gpu` there is nothing to keep."""
+
+    def __init__(self, gpus: Gpus, *, on_gpu: bool) -> None:
+        import torch
+
+        self.gpus = gpus
+        self.indices = range(torch.cuda.device_count()) if on_gpu else range(0)  # those that this process was given
+        self.rows: dict[str, list[GpuMemory]] = {}
+        self.found: dict[str, list[str]] = {}
+
+    def begin(self) -> None:
+        """Let torch's peaks start anew: counters of its allocator, on the host; no GPU is asked."""
+        import torch
+
+        for index in self.indices:
+            torch.cuda.reset_peak_memory_stats(index)
+
+    def note(self, phase: str, sampler: Sampler | None = None) -> list[GpuMemory]:
+        """What has peaked since `begin` or the last `note` belongs to this phase; with a sampler NVML is asked, too."""
+        import torch
+
+        now = [
+            GpuMemory(torch.cuda.max_memory_allocated(index), torch.cuda.max_memory_reserved(index))
+            for index in self.indices
+        ]
+        if sampler is not None and now:
+            peaks = [*sampler.take(), *[None] * len(now)]
+            now = [self._asked(phase, index, row, peaks[index]) for index, row in enumerate(now)]
+        earlier = self.rows.get(phase, now)
+        self.rows[phase] = [larger(pair) for pair in zip(earlier, now, strict=True)]
+        self.begin()
+        return now
+
+    def _asked(self, phase: str, index: int, row: GpuMemory, peak: int | None) -> GpuMemory:
+        """A row with NVML's part."""
+        import torch
+
+        process, how = self.gpus.own_memory(index)
+        self.found.setdefault(phase, []).append(how)
+        before = self.gpus.known[index].used_before if index < len(self.gpus.known) else None
+        used = self.gpus.cards[index].used() if before is not None else None
+        grown = used - before if used is not None and before is not None else None
+        outside = process if process is not None else grown
+        overhead = None if outside is None else outside - torch.cuda.memory_reserved(index)
+        return replace(row, process=process, device=peak, device_before=before, overhead=overhead)
+
+    def phases(self) -> tuple[PhaseMemory, ...]:
+        """The record of all phases, in the order in which they were first noted."""
+        return tuple(
+            PhaseMemory(
+                phase,
+                summed(rows),
+                {self.gpus.name(index): row for index, row in enumerate(rows)},
+                "; ".join(dict.fromkeys(self.found.get(phase, []))),
+            )
+            for phase, rows in self.rows.items()
+            if rows
+        )

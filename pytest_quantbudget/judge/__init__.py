@@ -1,0 +1,1 @@
+"""Figures, intervals and verdicts: pure functions of measurements, without torch or pytest."""

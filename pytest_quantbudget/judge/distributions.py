@@ -1,0 +1,73 @@
+"""Quantiles and tails of the normal, Student's t and beta distributions."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+
+TINY = 1e-300  # keeps a fraction that is continued from dividing by 0
+
+
+def beyond(z: float) -> float:
+    """The probability of more than `z` standard deviations above the mean, exact far out too."""
+    return math.erfc(z / math.sqrt(2)) / 2
+
+
+def normal_quantile(confidence: float) -> float:
+    """How many standard deviations a one-sided bound of that confidence is away."""
+    return statistics.NormalDist().inv_cdf(confidence)
+
+
+def t_quantile(confidence: float, freedom: float) -> float:
+    """How many standard errors a one-sided bound is away, with Student's t of so many degrees of freedom."""
+
+    def short(t: float) -> float:
+        return confidence - 1 + _beta_cdf(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
+
+    high = 1.0
+    while short(high) > 0:
+        high *= 2
+    return root(short, 0.0, high)
+
+
+def beta_quantile(probability: float, a: float, b: float) -> float:
+    """The quantile of the beta distribution with the parameters `a` and `b`."""
+    return root(lambda x: probability - _beta_cdf(x, a, b), 0.0, 1.0)
+
+
+def _beta_cdf(x: float, a: float, b: float) -> float:
+    """The regularized incomplete beta function, by its continued fraction (DLMF, https://dlmf.nist.gov/8.17.E22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - _beta_cdf(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or TINY)
+    value = d
+    for m in range(1, 10_000):  # Lentz's method
+        for factor in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
+            d = 1 / (1 + factor * d or TINY)
+            c = 1 + factor / c or TINY
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * value / a
+
+
+def root(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function that falls from `low` to `high` passes 0; an end where it does not."""
+    if falling(low) <= 0:
+        return low
+    if falling(high) >= 0:
+        return high
+    for _ in range(80):
+        middle = (low + high) / 2
+        if falling(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

@@ -1,0 +1,1 @@
+"""From a request to a measurement: the store, locks, the measuring process and its phases."""

@@ -1,0 +1,59 @@
+"""How many answers each method flipped when it was last measured, kept in the cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.resolution import NONE_KNOWN, FlipRate, FlipRates, flip_key
+from pytest_quantbudget.measure.store import ISO, now
+
+FEWEST = 50  # questions from which a rate of flips is remembered
+
+
+def remembered(folder: Path) -> FlipRates:
+    """What earlier runs with this cache have measured; nothing where that cannot be read."""
+    try:
+        return codec.from_builtins(FlipRates, codec.read_json(_file(folder).read_bytes()))
+    except (OSError, ValueError):
+        return NONE_KNOWN
+
+
+def remember(folder: Path, budgets: Iterable[Budget], measured: Mapping[str, Measurement]) -> None:
+    """Keep the rates of flips of a run. A cache that takes nothing costs only that."""
+    found = {key: rate for budget in budgets for key, rate in _measured(budget, measured)}
+    if not found:
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{_file(folder)}.lock"):
+            codec.write_json(_file(folder), FlipRates({**remembered(folder).rates, **found}))
+
+
+def _file(folder: Path) -> Path:
+    return folder / "flips.json"
+
+
+def _measured(budget: Budget, measured: Mapping[str, Measurement]) -> Iterator[tuple[str, FlipRate]]:
+    base = measured.get(budget.method(budget.baseline).subject.key) if budget.baseline is not None else None
+    for method in budget.methods:
+        own = measured.get(method.subject.key)
+        if base is None or own is None or own is base:
+            continue
+        for task in budget.tasks.values():
+            before, after = base.task(task), own.task(task)
+            if before is None or after is None or len(after.answers) < FEWEST:
+                continue
+            n = len(after.answers)
+            if [a.question for a in before.answers[:n]] == [a.question for a in after.answers]:
+                paired = intervals.pair(before.correct[:n], after.correct)
+                # One more than was seen: no flips so far does not mean that there are none.
+                percent = 100 * (paired.b + paired.c + 1) / (n + 1)
+                yield flip_key(method, task), FlipRate(percent, now().strftime(ISO))

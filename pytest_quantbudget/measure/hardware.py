@@ -1,0 +1,84 @@
+"""What machine this is: GPUs as seen by NVML (no torch, no CUDA context), versions, the commit. Never guesses."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
+from pytest_quantbudget.core.versions import libraries
+
+
+def all_gpus() -> list[Gpu]:
+    """Every GPU that NVML reports; none where there is no NVIDIA driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        gpus = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            name, uuid = _text(pynvml.nvmlDeviceGetName(handle)), _text(pynvml.nvmlDeviceGetUUID(handle))
+            gpus.append(Gpu(index, name, uuid, int(memory.total), int(memory.free), f"{major}.{minor}", driver))
+        return gpus
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def machine() -> Machine:
+    """This machine, without importing any heavy library."""
+    return Machine(
+        platform=platform.platform(),
+        python=platform.python_version(),
+        cpu=cpu(),
+        cores=os.cpu_count() or 1,
+        ram=_ram(),
+        gpus=tuple(all_gpus()),
+        libraries=libraries(),
+    )
+
+
+def cpu() -> str:
+    """The CPU's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _ram() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def commit(root: Path) -> Commit | None:
+    """The commit checked out at `root`; None outside a git repository or without git."""
+    try:
+        sha = _git(root, "rev-parse", "HEAD")
+        return Commit(sha, bool(_git(root, "status", "--porcelain")))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *args: str) -> str:
+    command = ["git", "-C", str(root), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

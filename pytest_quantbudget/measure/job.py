@@ -1,0 +1,42 @@
+"""What a measuring process is told to do; both sides read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.request import NO_TRUST, Request, Task, Trust
+from pytest_quantbudget.measure.keys import Keys
+
+Drafts = Mapping[Task, TaskResult]
+NO_DRAFTS: Drafts = {}
+References = Mapping[Task, Path]
+FORK_SPOILED = 78
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a measuring process is told to do, and where.
+
+    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the
+    directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `drafts` are the
+    baseline's answers, and `references` the files of its logits. `answers` are the subject's own, where they were
+    stored. `last` says that there is no other way to start a process.
+    """
+
+    request: Request
+    cache: str
+    scratch: str
+    keys: Keys | None = None
+    store: str | None = None
+    refresh: bool = False
+    quantize: bool = False
+    quantized: str | None = None
+    trust: Trust = NO_TRUST
+    environ: Mapping[str, str] = field(default_factory=dict)
+    last: bool = True
+    drafts: Mapping[Task, TaskResult] = field(default_factory=dict)
+    references: Mapping[Task, Path] = field(default_factory=dict)
+    answers: Mapping[Task, TaskResult] = field(default_factory=dict)

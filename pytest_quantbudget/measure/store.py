@@ -1,0 +1,255 @@
+"""The results store: what was measured, under a key that holds all it depends on, checksummed, written at once."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pytest_quantbudget.core import codec, files
+from pytest_quantbudget.core.safetext import safe
+
+MAGIC = "quantbudget-entry-1"
+MAX_BYTES = 200_000_000
+ISO = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class Damaged(ValueError):
+    """An entry that is not what its name promises; the message says why."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Where an entry lies, and all that its figures depend on. `folder` and `label` are for people."""
+
+    folder: str
+    label: str
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The entry's path in the store: it differs where the content does."""
+        return f"{self.folder}/{self.label}-{codec.key_of(dict(self.content))}.entry"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was stored, and when (UTC)."""
+
+    payload: Any
+    made: datetime.datetime
+
+    @property
+    def at(self) -> str:
+        """The time in ISO 8601."""
+        return self.made.strftime(ISO)
+
+    def younger_than(self, seconds: float) -> bool:
+        """Whether it was made in the last `seconds`; not so for one from the future, left by a clock that jumped."""
+        return 0 <= (now() - self.made).total_seconds() <= seconds
+
+
+def now() -> datetime.datetime:
+    """The time in UTC, in whole seconds."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+def encode(key: Mapping[str, Any], payload: Any, made: datetime.datetime) -> bytes:
+    """An entry as bytes: a line with its checksum, then JSON."""
+    content = {"key": key, "made": made.strftime(ISO), "payload": payload}
+    body = json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    return f"{MAGIC} {hashlib.sha256(body).hexdigest()}\n".encode() + body + b"\n"
+
+
+def decode(data: bytes, key: Mapping[str, Any]) -> Entry:
+    """The inverse of `encode`. Raises Damaged where the bytes are not a whole entry of exactly this key."""
+    head, _, body = data.partition(b"\n")
+    body = body.removesuffix(b"\n")
+    if head.decode("ascii", "replace") != f"{MAGIC} {hashlib.sha256(body).hexdigest()}":
+        raise Damaged("its checksum is wrong")
+    try:
+        content = codec.read_json(body)
+        if not isinstance(content, dict) or set(content) != {"key", "made", "payload"}:
+            raise ValueError("it holds other fields")
+        made = datetime.datetime.strptime(content["made"], ISO).replace(tzinfo=datetime.UTC)
+        if made.strftime(ISO) != content["made"]:  # strptime takes `2026-1-2T3:4:5Z` too
+            raise ValueError("its time has another form")
+    except (TypeError, ValueError) as error:
+        raise Damaged(f"it cannot be read: {error}") from None
+    if content["key"] != json.loads(json.dumps(key)):
+        raise Damaged("it belongs to another measurement")
+    return Entry(content["payload"], made)
+
+
+class Place(Protocol):
+    """Where entries lie. Every method raises OSError where the place cannot be used."""
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes under a name, or None."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put bytes under a name: a reader sees all of them or none."""
+
+    def move(self, name: str, new: str) -> None:
+        """Rename."""
+
+    def remove(self, name: str) -> None:
+        """Remove what is there."""
+
+
+class Folder:
+    """A local directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes under a name, or None."""
+        try:
+            if (self.path / name).stat().st_size > MAX_BYTES:
+                return b""  # none of ours, and damaged as such
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put bytes under a name: a reader sees all of them or none."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, half = tempfile.mkstemp(dir=target.parent, prefix=".half-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # a name must not outlive a power cut that its bytes did not
+            Path(half).chmod(0o666 & ~files.umask())
+            Path(half).replace(target)
+        except BaseException:
+            Path(half).unlink(missing_ok=True)
+            raise
+
+    def move(self, name: str, new: str) -> None:
+        """Rename."""
+        (self.path / name).replace(self.path / new)
+
+    def remove(self, name: str) -> None:
+        """Remove what is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+
+class Remote:
+    """Any URL that fsspec knows. Half-written entries get a name of their own, and a rename at the end."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.system, self.root = fsspec.core.url_to_fs(url)
+
+    @contextlib.contextmanager
+    def _as_os_error(self) -> Any:
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error  # each file system raises its own
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes under a name, or None."""
+        with self._as_os_error():
+            try:
+                return bytes(self.system.cat_file(f"{self.root}/{name}"))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put bytes under a name: a reader sees all of them or none."""
+        target = f"{self.root}/{name}"
+        half = f"{target}.half-{os.getpid()}"
+        with self._as_os_error():
+            self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self.system.pipe_file(half, data)
+            self.system.mv(half, target)
+
+    def move(self, name: str, new: str) -> None:
+        """Rename."""
+        with self._as_os_error():
+            self.system.mv(f"{self.root}/{name}", f"{self.root}/{new}")
+
+    def remove(self, name: str) -> None:
+        """Remove what is there."""
+        with self._as_os_error(), contextlib.suppress(FileNotFoundError):
+            self.system.rm_file(f"{self.root}/{name}")
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL rather than a directory."""
+    return "://" in place
+
+
+class Store:
+    """Entries at a place. What goes wrong there is noted and costs reuse, never a measurement."""
+
+    def __init__(self, place: str, *, refresh: bool = False) -> None:
+        self.place = place
+        self.refresh = refresh  # measure everything again, and keep that
+        self.notes: list[str] = []
+        self._at: Place | None = None
+
+    def get(self, key: Key) -> Entry | None:
+        """The entry of a key, or None. A damaged one is set aside and noted."""
+        if self.refresh:
+            return None
+        try:
+            data = self._opened().read(key.name)
+        except OSError as error:
+            self._note(f"the cache {self.place} cannot be read ({_words(error)}); what is kept there is measured again")
+            return None
+        if data is None:
+            return None
+        try:
+            return decode(data, key.content)
+        except Damaged as error:
+            self.set_aside(key, str(error))
+            return None
+
+    def put(self, key: Key, payload: Any) -> None:
+        """Keep a payload (JSON values) under a key, at once."""
+        try:
+            self._opened().write(key.name, encode(key.content, payload, now()))
+        except OSError as error:
+            why = f"({_words(error)}); the next run measures again what it could not keep"
+            self._note(f"the cache {self.place} cannot be written {why}")
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        """Remove entries whose content stands in a larger one by now."""
+        with contextlib.suppress(OSError):
+            for key in keys:
+                self._opened().remove(key.name)
+
+    def set_aside(self, key: Key, why: str) -> None:
+        """Take an entry out of use and note it; it is kept, for whoever wants to know what happened to it."""
+        with contextlib.suppress(OSError):
+            self._opened().move(key.name, f"{key.name}.damaged")
+        self._note(f"the stored {key.label} in {key.folder} was set aside and measured again: {why}")
+
+    def _opened(self) -> Place:
+        if self._at is None:
+            self._at = Remote(self.place) if is_url(self.place) else Folder(Path(self.place))
+        return self._at
+
+    def _note(self, what: str) -> None:
+        note = safe(what)  # URLs may carry passwords, and damaged entries anything
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,216 @@
+"""A model directory, looked at by hand before a library opens it: may it be loaded, is it whole, what is in it.
+
+Everything here may be hostile. Each function raises ValueError, in one line for the user, where what it reads is not
+what it has to be; nothing is imported from the directory, and of weights only the headers are read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core import files
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+
+SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+MAX_JSON = 16_000_000  # bytes of a configuration, an index or the header of a safetensors file
+MAX_DIMENSIONS = 64
+KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+
+
+def check(folder: Path, trust: Trust, *, weights: bool = True) -> None:
+    """Raise ValueError where a directory must not be loaded, or its weights are not whole.
+
+    Without `weights` only its tokenizer is going to be used.
+    """
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() and not path.is_dir():
+            raise ValueError(f"{_name(path)} is neither a regular file nor a directory")
+    if (folder / "adapter_config.json").exists():
+        # transformers would load the base model that it names, from wherever that is.
+        raise ValueError(f"{folder.name} holds an adapter (adapter_config.json); merge it into its base model first")
+    for path in sorted(folder.glob("*config.json")):
+        found = _object(path)
+        if not trust.remote_code:
+            refuse_code(_name(path), found)
+    for path in weight_files(folder, trust) if weights else ():
+        if path.suffix == ".safetensors":
+            _header(path)
+
+
+def config(folder: Path) -> dict[str, Any]:
+    """The directory's `config.json`."""
+    return _object(folder / "config.json")
+
+
+def format_of(folder: Path) -> str | None:
+    """`quant_method` of a quantized model; None for any other."""
+    told = packed_by(config(folder), folder.name)
+    if told is not None:
+        return told
+    # Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
+    old = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+    return next((method for name, method in old.items() if (folder / name).exists()), None)
+
+
+def packed_by(config: Mapping[str, Any], name: str) -> str | None:
+    """`quant_method` that the configuration of the model `name` tells, or None."""
+    found = config.get("quantization_config") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}/config.json: quantization_config is not an object")
+    if found.get("load_in_8bit") or found.get("load_in_4bit"):
+        return "bitsandbytes"
+    return str(found.get("quant_method", "an unknown method")) if found else None
+
+
+def weight_files(folder: Path, trust: Trust) -> list[Path]:
+    """The files that hold the weights, in the order in which transformers looks for them."""
+    named = config(folder).get("transformers_weights")
+    names = [SAFE, PICKLED] if trust.pickles else [SAFE]
+    if named is not None:  # transformers takes this file instead, a pickle as well
+        names = [str(named).removesuffix(INDEX)]
+        _check_plain(folder / "config.json", names[0])
+        if not names[0].endswith(".safetensors"):
+            raise ValueError(f"{folder.name}/config.json: transformers_weights names no safetensors file")
+    for name in names:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / f"{name}{INDEX}").is_file():
+            return _shards(folder / f"{name}{INDEX}", Path(name).suffix)
+    hint = "" if trust.pickles else "; only --quant-allow-pickle allows others, and loading those can run code"
+    raise ValueError(f"{folder.name} holds no {'weights' if trust.pickles else 'safetensors weights'}{hint}")
+
+
+def _shards(index: Path, suffix: str) -> list[Path]:
+    found = _object(index).get("weight_map")
+    names = list(found.values()) if isinstance(found, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{_name(index)} has no weight_map from names to files")
+    shards = []
+    for name in sorted(set(names)):
+        _check_plain(index, name)
+        if not name.endswith(suffix):
+            raise ValueError(f"{_name(index)} names {name!r:.100}, which is no *{suffix}")
+        if not (index.parent / name).is_file():
+            raise ValueError(f"{_name(index)} names {name!r:.100}, which is not there")
+        shards.append(index.parent / name)
+    return shards
+
+
+def parameters(folder: Path, trust: Trust = NO_TRUST) -> int:
+    """Number of values in the safetensors files that hold the weights; 0 where they are pickled."""
+    paths = weight_files(folder, trust)
+    return sum(math.prod(shape) for path in paths if path.suffix == ".safetensors" for shape in _header(path))
+
+
+def size(folder: Path, trust: Trust = NO_TRUST) -> int:
+    """Bytes of the files that hold the weights."""
+    return sum(path.stat().st_size for path in weight_files(folder, trust))
+
+
+def _header(path: Path) -> list[list[int]]:
+    """The shapes of a safetensors file's tensors, from its header, whose offsets have to fit the file's size."""
+    with files.opened(path) as file:
+        held = path.stat().st_size
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_JSON:
+            raise ValueError(f"{_name(path)} is no safetensors file: its header would take {length:,} bytes")
+        if held < 8 + length:
+            raise ValueError(f"{_name(path)} is cut off: holds {held:,} bytes of at least {8 + length:,}")
+        header = _parsed(path, file.read(length), "has no header of a safetensors file")
+    shapes, spans = [], []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        shape, span = _tensor(entry)
+        if shape is None:
+            raise ValueError(f"{_name(path)}: its header says nothing sensible of the tensor {name!r:.100}")
+        shapes.append(shape)
+        spans.append(span)
+    end = max((span[1] for span in spans), default=0)
+    if sum(span[1] - span[0] for span in spans) != end:
+        raise ValueError(f"{_name(path)}: its tensors overlap or leave gaps")
+    if held < 8 + length + end:
+        raise ValueError(f"{_name(path)} is cut off: holds {held:,} bytes of {8 + length + end:,}")
+    if held > 8 + length + end:
+        raise ValueError(f"{_name(path)} holds {held:,} bytes, and its header speaks of {8 + length + end:,}")
+    return shapes
+
+
+def _tensor(entry: object) -> tuple[list[int] | None, list[int]]:
+    """Shape and span of bytes of a header's entry; None for the shape of an impossible one."""
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    shape: Any = fields.get("shape")
+    span: Any = fields.get("data_offsets")
+    if not _counts(shape) or not _counts(span) or len(span) != 2:
+        return None, []
+    # No type of a tensor packs more than eight values into a byte, and none takes a negative number of them.
+    return (shape if math.prod(shape) <= 8 * (span[1] - span[0]) else None), span
+
+
+def _counts(found: object) -> bool:
+    return (
+        isinstance(found, list)
+        and len(found) <= MAX_DIMENSIONS
+        and all(type(number) is int and 0 <= number < 2**63 for number in found)
+    )
+
+
+def refuse_code(name: str, found: dict[str, Any]) -> None:
+    """Raise ValueError where a configuration names code: its own, another repository's, or an installed module's."""
+    for key, value in _entries(found):
+        what = (
+            "code that comes with the model"
+            if key == "auto_map" and value
+            else "a kernel to be downloaded"
+            if key in KERNELS and "/" in str(value)
+            else "a module to be imported"
+            if key == "tokenizer_class" and "." in str(value)
+            else ""
+        )
+        if what:
+            raise ValueError(f"{name} names {what} ({key}); only --quant-trust-remote-code lets it run")
+
+
+def _entries(found: object) -> Iterator[tuple[str, Any]]:
+    """All entries of nested objects."""
+    stack = [found]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+            stack += node.values()
+        elif isinstance(node, list):
+            stack += node
+
+
+def _check_plain(source: Path, name: str) -> None:
+    if "/" in name or "\\" in name or name in ("", ".", ".."):
+        raise ValueError(f"{_name(source)} names {name!r:.100}, which is not a file of its own directory")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        return _parsed(path, files.read(path, MAX_JSON), "is not a JSON object")
+    except OSError as error:
+        raise ValueError(f"{_name(path)} cannot be read: {error.strerror or error}") from None
+    except files.TooLarge as error:
+        raise ValueError(f"{_name(path)} is {error}; at most {MAX_JSON:,} are read") from None
+
+
+def _parsed(path: Path, data: bytes, complaint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{_name(path)} {complaint}")
+    return found
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

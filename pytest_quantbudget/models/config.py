@@ -1,0 +1,49 @@
+"""Where a model's `config.json` comes from when nothing may be downloaded, and the ones that ship.
+
+A folder here is named as its model on the hub, with `--` for `/`; the files are in the form that transformers 5 writes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.models import checkpoint
+
+SHIPPED = Path(__file__).resolve().parent / "configs"
+
+
+def find_config(model: str, revision: str | None = None) -> dict[str, Any]:
+    """The configuration of a model: of its directory, from the hub's cache on this machine, or as it ships here.
+
+    `model` is a hub id or an absolute directory, as in a budget's `Subject`. Raises ValueError, naming all that was
+    tried, where there is none, and where what there is cannot be read.
+    """
+    if Path(model).is_absolute():
+        return checkpoint.config(Path(model))
+    cached, tried = _in_the_hub_cache(model, revision)
+    if cached is not None:
+        return checkpoint.config(cached)
+    shipped = {folder.parent.name.replace("--", "/"): folder.parent for folder in SHIPPED.glob("*/config.json")}
+    if model in shipped:
+        return checkpoint.config(shipped[model])
+    raise ValueError(
+        f"no configuration of {model} is on this machine: {tried}, and this package carries {', '.join(shipped)}; "
+        f"download its config.json, or name a directory that holds one"
+    )
+
+
+def _in_the_hub_cache(model: str, revision: str | None) -> tuple[Path | None, str]:
+    """The folder with the model's configuration, or None; and in words where it was looked for."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return None, "huggingface_hub is not installed, so its cache was not looked into"
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = f"the hub's cache {constants.HF_HUB_CACHE}"
+    try:
+        found = try_to_load_from_cache(model, "config.json", revision=revision)
+    except OSError as error:
+        return None, f"{cache} cannot be read ({error.strerror or error})"
+    tried = f"{cache} has none" + (f" of revision {revision}" if revision else "")
+    return Path(found).parent if isinstance(found, str) else None, tried

@@ -1,0 +1,128 @@
+"""Where weights lie: hub ids become local directories, and checkpoints that we quantized are kept and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+import threading
+from pathlib import Path
+
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.request import Trust
+
+WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_SECONDS = 20
+
+
+def patterns(trust: Trust) -> list[str]:
+    """Names of the files that make a model; what the command line does not trust is not even downloaded."""
+    return [*WEIGHTS, *["*.py"] * trust.remote_code, *["*.bin", "*.pt", "*.pth"] * trust.pickles]
+
+
+def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+    """The local directory of a model, downloaded from the hub where needed, and its revision.
+
+    The revision is the commit of a hub model, and a hash over the files of a directory. Raises ConnectionError where
+    the hub does not answer and the model has not been downloaded before.
+    """
+    folder = Path(name)
+    if folder.is_absolute():
+        return folder, revision or content_hash(folder)
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    _, silent = _asked_of_the_hub(name, revision, "model")  # downloading tries a hub that stalls again for many minutes
+    try:
+        wanted = patterns(trust)
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent)))
+    except LocalEntryNotFoundError as error:
+        where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
+        raise ConnectionError(f"{name} is not on this machine, and {where}") from error
+    return found, found.name
+
+
+def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "model") -> str:
+    """The revision that `fetch` will give, without downloading: from the hub, or from its cache where that is silent.
+
+    Raises OSError where nobody knows it.
+    """
+    folder = Path(name)
+    if folder.is_absolute():
+        return _remembered_hash(folder, memo)
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    return _asked_of_the_hub(name, revision, kind)[0] or _in_the_hub_cache(name, revision, kind)
+
+
+@functools.cache
+def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> tuple[str | None, str | None]:
+    """The commit, or None where the hub gives none; and what it did instead of answering, or None where it answered.
+
+    Asked once in a process, so that all methods of a run get the same one, and a hub that stalls is waited for once.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        return None, "is not asked: HF_HUB_OFFLINE is set"
+    found: list[tuple[str | None, str | None]] = []
+
+    def ask() -> None:
+        try:
+            found.append(
+                (HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha, None)
+            )
+        except (HfHubHTTPError, ValueError):  # no such model, or none for us: downloading meets it again and says so
+            found.append((None, None))
+        except Exception as error:  # noqa: BLE001  # each version's HTTP library has its own
+            found.append((None, f"cannot be reached: {type(error).__name__}: {error}"))
+
+    # Its own time limits start again with every byte that trickles in.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return found[0] if found else (None, f"has not answered within {HUB_SECONDS} s")
+
+
+def _in_the_hub_cache(name: str, revision: str | None, kind: str) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
+    return (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+
+
+def content_hash(folder: Path) -> str:
+    """`sha256:` and a hash over names and contents of the files that make a model."""
+    digest = hashlib.sha256()
+    for path in _files(folder):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return "sha256:" + digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    known = patterns(Trust(remote_code=True, pickles=True))
+    return sorted({path for pattern in known for path in folder.glob(pattern) if path.is_file()})
+
+
+def _remembered_hash(folder: Path, memo: Path) -> str:
+    """`content_hash`, read from `memo` where the files have kept their inodes, sizes and times of change."""
+    state = [
+        [path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        for path in _files(folder)
+        for stat in [path.stat()]
+    ]
+    place = memo / f"{codec.key_of([str(folder), state])}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads(place.read_text(encoding="utf-8"))["hash"])
+    found = content_hash(folder)
+    with contextlib.suppress(OSError):
+        memo.mkdir(parents=True, exist_ok=True)
+        codec.write_json(place, {"folder": str(folder), "hash": found})
+    return found

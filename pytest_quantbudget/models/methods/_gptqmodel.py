@@ -1,0 +1,95 @@
+"""What GPTQ and AWQ share: loading packed checkpoints through transformers, and quantizing through gptqmodel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.core.fields import Field, one_of, whole
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.methods import from_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EXTRAS = ("gptqmodel", "optimum")
+# gptqmodel asks for more CPU workers than a machine of two cores has, unless told before its import.
+ENVIRON = {"GPTQMODEL_CPU_WORKERS": str(max(2, (os.cpu_count() or 2) // 2))}
+OPTIONS = (
+    Field("bits", one_of(4), "Bits of a weight.", 4),
+    Field(
+        "group_size", one_of(-1, 32, 64, 128), "Weights of an input row that share a scale; -1 for all of them.", 128
+    ),
+    Field("texts", whole(1), "How many calibration texts are used.", 128),
+    Field("seed", whole(0), "Seed of the drawing of calibration texts.", 0),
+)
+
+
+def load(
+    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST, **settings: object
+) -> nn.Module:
+    """A packed checkpoint in float16, the type of the 4-bit kernels, of which transformers has gptqmodel choose one.
+
+    Raises ValueError for dummy weights whose group size would make a checkpoint fail in use.
+    """
+    import torch
+
+    if isinstance(source, Dummy):
+        check_group_size(source.config, source.config["quantization_config"].get("group_size", -1))
+    return from_source(source, device, trust, dtype=torch.float16, **settings)
+
+
+def packed(options: Mapping[str, Any], method: str, layout: str, **more: object) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint that gptqmodel makes with these options: what its layers go by."""
+    told = {"bits": options["bits"], "group_size": options["group_size"], "lm_head": False, "pack_dtype": "int32"}
+    return {"quant_method": method, "checkpoint_format": layout, "format": layout, **told, **more}
+
+
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust, **config: object
+) -> None:
+    """Quantize the model in `source` on `texts` and save it, with its tokenizer, into `target`.
+
+    Raises ValueError for a group size that does not divide the layers' inputs (such a checkpoint saves and loads, and
+    fails in use), and for a source that may not be loaded.
+    """
+    check_source(source, trust)
+    check_group_size(checkpoint.config(source), options["group_size"])
+    import torch
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+
+    awq_on_cpu = config.get("quant_method") == "awq" and not torch.cuda.is_available()
+    # The compiled packer needs a C++ compiler and half a minute; the original one gives the same bytes without.
+    quantize_config = QuantizeConfig(
+        bits=options["bits"], group_size=options["group_size"], pack_impl="original", **config
+    )
+    model = GPTQModel.load(str(source), quantize_config, trust_remote_code=trust.remote_code)
+    model.quantize(list(texts), batch_size=1, **({"backend": BACKEND.AWQ_TORCH} if awq_on_cpu else {}))
+    model.save(str(target))
+
+
+def check_source(source: Path, trust: Trust) -> None:
+    """Raise ValueError for a model that may not be loaded, before gptqmodel sees it.
+
+    Whatever it is told, gptqmodel imports the model's code where `auto_map` names some, unpickles weights where it
+    finds no others, and imports tokenizers that lie beside the model when theirs does not load.
+    """
+    checkpoint.check(source, trust)
+    code = [*source.glob("tokenization_*.py"), *source.glob("tiktoken.py")]
+    if code and not trust.remote_code:
+        what = f"{source.name} holds {code[0].name}, which gptqmodel might run"
+        raise ValueError(f"{what}; only --quant-trust-remote-code lets it run")
+
+
+def check_group_size(config: Mapping[str, Any], group_size: int) -> None:
+    """Raise ValueError where `group_size` does not divide the model's hidden or intermediate size."""
+    for name in ("hidden_size", "intermediate_size"):
+        size = config.get(name)
+        if group_size > 0 and isinstance(size, int) and size % group_size:
+            fitting = [g for g in (128, 64, 32) if size % g == 0]
+            hint = f"; {fitting[0]} does" if fitting else ""
+            raise ValueError(f"group size {group_size} does not divide the model's {name} {size}{hint}")

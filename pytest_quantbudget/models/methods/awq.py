@@ -1,0 +1,61 @@
+"""awq-int4 through gptqmodel (which took over from autoawq). AWQ: Lin et al. 2023, arXiv 2306.00978."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.core.fields import FLAG, Field
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.methods import Spec, _gptqmodel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust = NO_TRUST
+) -> None:
+    """Channels that see large activations are scaled up before rounding to nearest, in GEMM packing.
+
+    `zero_point` keeps an offset a group (asymmetric quantization).
+    """
+    sym = not options["zero_point"]
+    _gptqmodel.quantize(source, options, texts, target, trust, quant_method="awq", format="gemm", sym=sym)
+
+
+def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+    """A packed checkpoint. On a CPU the kernel is gptqmodel's in torch, which has to be named."""
+    settings = {}
+    if device == "cpu":
+        from transformers import AwqConfig
+
+        settings["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
+    return _gptqmodel.load(source, options, device, trust, **settings)
+
+
+def packed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a checkpoint that `quantize` makes describes itself."""
+    zero = options["zero_point"]
+    return _gptqmodel.packed(options, "awq", "gemm", version="gemm", zero_point=zero, sym=not zero, desc_act=False)
+
+
+SPECS = {
+    "awq-int4": Spec(
+        "awq-int4",
+        "AWQ",
+        load,
+        bits=4,
+        options=(
+            *_gptqmodel.OPTIONS,
+            Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),
+        ),
+        extras=_gptqmodel.EXTRAS,
+        environ=_gptqmodel.ENVIRON,
+        checkpoint_format="awq",
+        quantize=quantize,
+        packed=packed,
+    )
+}

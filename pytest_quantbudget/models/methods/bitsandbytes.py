@@ -1,0 +1,77 @@
+"""int8 and nf4 through bitsandbytes, quantized while they load, or loaded from a checkpoint saved that way.
+
+LLM.int8(): Dettmers et al. 2022, arXiv 2208.07339. NF4 and double quantization: Dettmers et al. 2023, arXiv 2305.14314.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_quantbudget.core.fields import DTYPES, FLAG, Field, choice, number
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.methods import Spec, from_source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_int8(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+    """LLM.int8(): vector-wise int8 matrices, input columns with outliers in 16 bits.
+
+    The rest of the model is float16, the type that the int8 product takes; others are cast at every layer.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=options["outlier_threshold"])
+    return _load(source, config, torch.float16, device, trust)
+
+
+def load_nf4(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+    """4-bit NormalFloat in blocks of 64; `double_quant` quantizes the block scales as well."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    dtype = getattr(torch, options["compute_dtype"])
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=options["double_quant"],
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return _load(source, config, dtype, device, trust)
+
+
+def _load(source: Path | Dummy, config: object, dtype: object, device: str, trust: Trust) -> nn.Module:
+    ready = isinstance(source, Path) and checkpoint.format_of(source) is not None
+    settings = {} if ready else {"quantization_config": config}
+    return from_source(source, device, trust, dtype=dtype, **settings)
+
+
+SPECS = {
+    "int8": Spec(
+        "int8",
+        "bitsandbytes LLM.int8()",
+        load_int8,
+        bits=8,
+        options=(Field("outlier_threshold", number(0), "Inputs above it are multiplied in 16 bits.", 6.0),),
+        extras=("bitsandbytes",),
+        checkpoint_format="bitsandbytes",
+    ),
+    "nf4": Spec(
+        "nf4",
+        "bitsandbytes 4-bit NormalFloat",
+        load_nf4,
+        bits=4,
+        options=(
+            Field("double_quant", FLAG, "Quantize the scales too.", True),
+            Field("compute_dtype", choice(*DTYPES), "Type of the products and of the unquantized layers.", "bfloat16"),
+        ),
+        extras=("bitsandbytes",),
+        checkpoint_format="bitsandbytes",
+    ),
+}

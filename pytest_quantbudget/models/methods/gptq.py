@@ -1,0 +1,45 @@
+"""gptq-int4 through gptqmodel (the successor of auto-gptq). GPTQ: Frantar et al. 2022, arXiv 2210.17323."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core.fields import FLAG, Field
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models.methods import Spec, _gptqmodel
+
+
+def quantize(
+    source: Path, options: Mapping[str, Any], texts: Sequence[str], target: Path, trust: Trust = NO_TRUST
+) -> None:
+    """Layer by layer, each column's rounding error carried on to the columns not yet quantized.
+
+    `act_order` (gptqmodel's desc_act) takes columns in order of falling activation.
+    """
+    _gptqmodel.quantize(source, options, texts, target, trust, desc_act=options["act_order"], sym=True)
+
+
+def packed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """How a checkpoint that `quantize` makes describes itself."""
+    return _gptqmodel.packed(options, "gptq", "gptq", desc_act=options["act_order"], sym=True)
+
+
+SPECS = {
+    "gptq-int4": Spec(
+        "gptq-int4",
+        "GPTQ",
+        _gptqmodel.load,
+        bits=4,
+        options=(
+            *_gptqmodel.OPTIONS,
+            Field("act_order", FLAG, "Columns with the largest activations first (desc_act).", True),
+        ),
+        extras=_gptqmodel.EXTRAS,
+        environ=_gptqmodel.ENVIRON,
+        checkpoint_format="gptq",
+        quantize=quantize,
+        packed=packed,
+    )
+}

@@ -1,0 +1,215 @@
+"""The command line and the ini file, read into the options of a session."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantbudget.budget import update
+from pytest_quantbudget.core import files, problems
+from pytest_quantbudget.core.fields import TIME, number
+from pytest_quantbudget.core.files import path_from
+from pytest_quantbudget.core.problems import display_path
+from pytest_quantbudget.core.request import DUMMY, REAL, Trust
+from pytest_quantbudget.core.safetext import safe
+from pytest_quantbudget.measure import store
+from pytest_quantbudget.plugin.session import Options
+from pytest_quantbudget.report import again
+
+MEASURING = ("--quant-cache", "--quant-no-cache", "--quant-refresh", "--quant-timeout", "--quant-noise")
+
+
+def read(config: pytest.Config) -> Options:
+    """What a run may do and where it keeps things. Raises pytest.UsageError."""
+    given = config.option
+    if given.quant_no_cache and (given.quant_cache or given.quant_refresh):
+        other = "--quant-cache" if given.quant_cache else "--quant-refresh"
+        raise pytest.UsageError(f"{other} names what is to be kept and --quant-no-cache keeps nothing; choose one")
+    folder, place = _cache(given.quant_cache)
+    return Options(
+        cache=folder,
+        store=None if given.quant_no_cache else place,
+        refresh=given.quant_refresh,
+        require_gpu=given.quant_require_gpu,
+        strict=given.quant_strict,
+        trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
+        roots=(_repository(config), *config.getini("quant_allow_paths")),
+        timeout_s=_timeout(given.quant_timeout),
+        stored=_stored(config),
+        noise=_noise(given.quant_noise),
+        **_update(given.quant_update, given.quant_update_rate),
+        load_format=given.quant_load_format,
+    )
+
+
+def _repository(config: pytest.Config) -> Path:
+    """Where the ini file lies, else where pytest was called; its root directory may be as high as `/`.
+
+    pytest takes every path on the command line, the cache's too, into account for that.
+    """
+    return config.inipath.parent if config.inipath else config.invocation_params.dir
+
+
+def _cache(named: str | None) -> tuple[Path, str]:
+    """A local directory, and where results are kept."""
+    if named is None or not store.is_url(named):
+        folder = Path(named).expanduser().absolute() if named else files.default_cache().absolute()
+        return folder, str(folder / "results")
+    try:
+        store.Remote(named)
+    except (ValueError, ImportError, OSError) as error:
+        raise pytest.UsageError(safe(f"--quant-cache {named}: {error}")) from None
+    return files.default_cache().absolute(), named
+
+
+def _timeout(text: str | None) -> float:
+    if text is None:
+        return math.inf
+    try:
+        return float(TIME.read(text))
+    except ValueError as error:
+        raise pytest.UsageError(f"--quant-timeout: {error}") from None
+
+
+def _stored(config: pytest.Config) -> again.Stored | None:
+    """The report that --quant-from names."""
+    named: str | None = config.option.quant_from
+    if named is None:
+        return None
+    for other in MEASURING:
+        if getattr(config.option, other.strip("-").replace("-", "_"), None):
+            raise pytest.UsageError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
+    base = config.invocation_params.dir
+    path = path_from(base, named)
+    target = config.option.quant_report
+    if target is not None and path_from(base, target).resolve() == path.resolve():
+        raise pytest.UsageError("--quant-report would overwrite the measurements that --quant-from judges")
+    try:
+        return again.read(path, display_path(path), files.default_cache().absolute() / "hashes")
+    except FileNotFoundError:
+        near = problems.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
+        raise pytest.UsageError(f"--quant-from: there is no report {named!r}{near}") from None
+    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
+        raise pytest.UsageError(safe(f"--quant-from {named}: {error}")) from None
+
+
+def _noise(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise pytest.UsageError(f"--quant-noise wants a whole number of at least 1, such as 3, not {safe(text)!r}")
+    return int(text)
+
+
+def _update(mode: str | None, rate: str | None) -> dict[str, Any]:
+    """Which limits are written, and how often they may fail an equal run."""
+    if mode is None:
+        if rate is not None:
+            raise pytest.UsageError("--quant-update-rate belongs to --quant-update")
+        return {}
+    if mode not in update.MODES:
+        # argparse takes the word behind an option for its value: a file's name, too.
+        known = ", ".join(f"--quant-update={name}" for name in update.MODES)
+        raise pytest.UsageError(safe(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it"))
+    if rate is None:
+        return {"update": mode}
+    try:
+        return {"update": mode, "update_rate": number(1e-6, 0.5, closed="low").read(float(rate))}
+    except ValueError:
+        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        raise pytest.UsageError(safe(f"--quant-update-rate {why}")) from None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The command line and ini keys."""
+    group = parser.getgroup("quantbudget", "quantization budgets")
+    group.addoption(
+        "--quant-budget",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="Test the limits of this budget: a YAML file, a directory or a glob. May be repeated. "
+        "Without other arguments only the budgets run.",
+    )
+    group.addoption("--quant-report", metavar="FILE", help="Write every figure and verdict to FILE as JSON.")
+    group.addoption(
+        "--quant-require-gpu",
+        action="store_true",
+        help="Fail, instead of skip, what this machine has no GPU for.",
+    )
+    group.addoption(
+        "--quant-strict",
+        action="store_true",
+        help="A drop limit that is too small for the number of its questions is an error, instead of a warning.",
+    )
+    group.addoption(
+        "--quant-cache",
+        metavar="DIR",
+        help="Where results are kept, so that nothing is measured twice: a directory (default: "
+        "~/.cache/pytest-quantbudget), which also keeps checkpoints that were quantized here, or any URL that fsspec "
+        "knows, for results that several machines share.",
+    )
+    group.addoption("--quant-no-cache", action="store_true", help="Measure everything, and keep nothing.")
+    group.addoption("--quant-refresh", action="store_true", help="Measure everything again, and keep that.")
+    group.addoption(
+        "--quant-timeout",
+        metavar="TIME",
+        help='Time for all measurements of the run, such as "2 h"; what is not measured by then fails.',
+    )
+    group.addoption(
+        "--quant-from",
+        metavar="REPORT",
+        help="Judge the measurements in REPORT, which --quant-report wrote: nothing is loaded, and no GPU is needed.",
+    )
+    group.addoption(
+        "--quant-noise",
+        metavar="K",
+        help="Measure each budget's baseline K more times, to show how much equal runs differ, and which limits ask "
+        "for less than that.",
+    )
+    group.addoption(
+        "--quant-update",
+        nargs="?",
+        const="auto",
+        metavar="WHICH",
+        help="Write what was measured, with a margin for noise, into the budgets: `auto` (default) for the limits that "
+        "read so, `--quant-update=tighten` also where that is tighter than the number there, `--quant-update=all` "
+        "for every limit.",
+    )
+    group.addoption(
+        "--quant-update-rate",
+        metavar="SHARE",
+        help="How often a limit that --quant-update writes may fail with nothing changed (default: 0.01).",
+    )
+    group.addoption(
+        "--quant-load-format",
+        choices=[REAL, DUMMY],
+        help="dummy: build the models from config.json alone, with random weights, to test memory, load and speed; "
+        "auto: load their weights. Holds instead of the budgets' `load_format`.",
+    )
+    group.addoption(
+        "--quant-trust-remote-code",
+        action="store_true",
+        help="Run code that comes with a model (trust_remote_code of transformers).",
+    )
+    group.addoption(
+        "--quant-allow-pickle",
+        action="store_true",
+        help="Load weights that are pickles, which can run code, where a model has no safetensors.",
+    )
+    group.addoption(
+        "--quant-estimate",
+        action="store_true",
+        help="Print the memory that each method is going to take, and which GPUs have it; nothing is loaded or tested.",
+    )
+    parser.addini(
+        "quant_allow_paths",
+        "Directories outside the repository that budgets may name.",
+        type="paths",
+        default=[],
+    )
+    parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])

@@ -1,0 +1,120 @@
+"""In the controller: gathers verdicts from the reports of tests, and writes what the user gets to see."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget.budget import update
+from pytest_quantbudget.core import safetext
+from pytest_quantbudget.core.problems import display_path
+from pytest_quantbudget.core.safetext import safe
+from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
+from pytest_quantbudget.measure import answers_file
+from pytest_quantbudget.plugin import live
+from pytest_quantbudget.plugin.session import Session, verdict_of
+from pytest_quantbudget.report import document, table
+
+
+class Recorder:
+    """Hooks that only one process of a run has."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self.config = config
+        self.session = session
+        self.target = Path(config.option.quant_report).absolute() if config.option.quant_report else None
+        self.written: list[str] = []
+        self.updated: list[safetext.Line] = []
+        if self.target is not None and self.target.is_dir():
+            raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
+        session.answers = answers_file.beside(self.target) if self.target is not None else None
+
+    def pytest_sessionstart(self) -> None:
+        """What the run will write and show is made ready.
+
+        A CI that takes its machine back sends SIGTERM: what was measured is reported then, as after Ctrl-C.
+        """
+        self.session.view = live.view(self.config)
+        if self.session.answers is not None and self.session.budgets and not self.config.option.collectonly:
+            answers_file.forget(self.session.answers)
+        if self.session.budgets and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, _interrupt)
+                self.config.add_cleanup(_restore)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A verdict from the test's own body, or from what kept the body from running."""
+        # A worker that crashed leaves a report without properties.
+        mine = "quant.limit" in dict(report.user_properties) or report.nodeid in self.session.entries
+        if not mine or report.when == "teardown":
+            return
+        verdict = verdict_of(report.user_properties)
+        if verdict is None and report.skipped:
+            verdict = Verdict(SKIPPED, _reason(report))
+        elif verdict is None and report.failed:
+            when = f"{report.when}: " if report.when in ("setup", "call") else ""
+            verdict = Verdict(FAILED, safe(when + report.longreprtext.strip().splitlines()[-1]))
+        if verdict is not None:
+            self.session.record(report.nodeid, verdict)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Missing is not green. The report is written however the run ended."""
+        option = self.config.option
+        if option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
+            self.session.entries.clear()
+        if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.session.options.update and self.session.entries:
+            self.updated = list(update.run(self.session))
+        if self.target is not None and self.session.entries:
+            self.write(self.target)
+        self.session.remember()
+
+    def write(self, target: Path) -> None:
+        """Write the JSON report, and the answers beside it; a disk that refuses them must not hide the verdicts."""
+        report, beside = self.report(), answers_file.beside(target)
+        self._try("report", target, lambda: document.write(target, report))
+        self._try("answers", beside, lambda: answers_file.finish(beside, document.measurements(report)))
+
+    def _try(self, what: str, target: Path, write: Callable[[], bool]) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if write():
+                self.written.append(f"{what} written to {display_path(target)}")
+        except OSError as error:
+            why = error.strerror or error
+            self.written.append(f"the {what} could not be written to {display_path(target)}: {why}")
+
+    def report(self) -> document.Report:
+        """The run as a record."""
+        return document.build(self.session)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The trade-off table."""
+        if not self.session.entries:
+            return
+        for line in (*table.lines(self.report(), replies=self.config.get_verbosity() > 0), *self.updated):
+            if line.title:
+                terminalreporter.write_sep("=", line.text)
+            else:
+                terminalreporter.write_line(line.text, **line.markup)
+        for written in self.written:
+            terminalreporter.write_line(written)
+
+
+def _restore() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    longrepr = report.longrepr
+    return str(longrepr[2] if isinstance(longrepr, tuple) else longrepr).removeprefix("Skipped: ")

@@ -1,0 +1,287 @@
+"""The trade-off table: one row a method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_quantbudget.core.answers import Origin
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import DUMMY, Task
+from pytest_quantbudget.core.safetext import Line, printable
+from pytest_quantbudget.core.units import format_size, format_time, format_value
+from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN
+from pytest_quantbudget.judge import intervals, noise
+from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+
+REPLY_CHARACTERS = 100
+REASON_CHARACTERS = 90
+UNFORESEEN = 0.05  # share by which weights may differ from their estimate without a word
+NONE = "-"
+NOW = Origin("")
+AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL = "agreement", "ppl ratio", "answer ppl", "KL"
+ROOFLINE = "roofline"
+
+
+def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
+    """The table of every budget, and with `replies` each method's layers and the beginning of its answer to the prompt.
+
+    Then what went wrong and cost no figure. The report may come from anywhere, and in any case holds what a model said:
+    each line is made printable as a whole.
+    """
+    for line in _lines(report, replies):
+        yield replace(line, text=printable(line.text))
+
+
+def _lines(report: Report, replies: bool) -> Iterator[Line]:
+    for budget in report.budgets:
+        weights = " (dummy weights)" if budget.load_format == DUMMY else ""
+        yield Line(f"quantization budget {budget.file}{weights}", title=True)
+        yield from _table(budget)
+        if replies:
+            yield from _receipts(budget)
+            yield from _replies(budget)
+    measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
+    told = [found.notes for found in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
+    for note in dict.fromkeys(note for notes in told for note in notes):
+        yield Line(f"note: {note}", markup={"yellow": True})
+    if report.judged_from is not None:
+        yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
+
+
+def _table(budget: BudgetReport) -> Iterator[Line]:
+    baseline = next((m.measurement for m in budget.methods if m.name == budget.baseline), None)
+    on_gpu = any(m.measurement and _peak(m.measurement, budget) for m in budget.methods)
+    header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", ROOFLINE, "speed-up", "first token"]
+    for task in budget.tasks:
+        header += [task.name, "drop"]
+    compared = [_compared(method.measurement, baseline, budget) for method in budget.methods]
+    heads = [head for head in (AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL) if any(head in cells for cells in compared)]
+    if TEXT_RATIO in heads and ANSWER_RATIO in heads:  # the table stays narrow; both are in the report
+        heads.remove(ANSWER_RATIO)
+    header += heads
+    rows = [
+        [*_cells(method, baseline, budget, on_gpu), *[cells.get(head, NONE) for head in heads], _summary(method)]
+        for method, cells in zip(budget.methods, compared, strict=True)
+    ]
+    header.append("verdict")
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    yield Line(_row(header, widths))
+    for row, method in zip(rows, budget.methods, strict=True):
+        yield Line(_row(row, widths), markup=_markup(method))
+    device = next((m.measurement.device for m in budget.methods if m.measurement and m.measurement.device), None)
+    if device is not None:
+        read = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_RATIO in heads else ""
+        said = f"ratio, speed-up and drop against {budget.baseline}{read}"
+        yield Line(f"on {device.name}, {device.threads} threads; {said}")
+    yield from _unforeseen(budget)
+    yield from _shared(budget)
+    yield from _cut_off(budget)
+    yield from _grown(budget)
+    yield from _undecided(budget)
+    yield from _together(budget)
+    yield from _reused(budget)
+    yield from _noise(budget)
+
+
+def _noise(budget: BudgetReport) -> Iterator[Line]:
+    """How much equal runs differ, and which limits that may decide."""
+    if budget.noise and budget.noise.runs:
+        yield Line(noise.line(budget.noise))
+    for method in budget.methods:
+        for limit in method.limits:
+            if limit.verdict.inside_noise:
+                said = f"{method.name}: {limit.name} is inside the noise: {limit.verdict.noise}"
+                yield Line(said, markup={"yellow": True})
+
+
+def _unforeseen(budget: BudgetReport) -> Iterator[Line]:
+    """Weights that are not what was predicted."""
+    for method in budget.methods:
+        measured = method.measurement.weights if method.measurement else None
+        predicted = method.estimate.weights if method.estimate else None
+        if measured and predicted and abs(measured - predicted) > UNFORESEEN * predicted:
+            sizes = f"{format_size(predicted)} of weights were predicted, and {format_size(measured)} measured"
+            yield Line(f"{method.name}: {sizes}", markup={"yellow": True})
+
+
+def _shared(budget: BudgetReport) -> Iterator[Line]:
+    """Who else used the GPUs while a method was timed."""
+    for method in budget.methods:
+        speed = method.measurement.speed(budget.workload) if method.measurement else None
+        if speed is not None and speed.shared:
+            yield Line(f"{method.name}: {speed.shared}", markup={"yellow": True})
+
+
+def _cut_off(budget: BudgetReport) -> Iterator[Line]:
+    """How many answers ended only because they were long enough."""
+    for task in budget.tasks:
+        results = {m.name: m.measurement.task(task) for m in budget.methods if m.measurement}
+        told = [f"{name} {r.cut_off:,} of {len(r.answers):,}" for name, r in results.items() if r and r.cut_off]
+        if told:
+            yield Line(f"{task.name}: answers cut off after {task.max_new_tokens:,} tokens: {', '.join(told)}")
+
+
+def _grown(budget: BudgetReport) -> Iterator[Line]:
+    """How many questions were asked where only as many are asked as decide, and why no more."""
+    for method in budget.methods:
+        for result in method.measurement.tasks if method.measurement else ():
+            if result.task in budget.tasks and len(result.answers) < result.total:
+                asked = f"{len(result.answers):,} of {result.total:,} questions"
+                yield Line(f"{method.name}: {asked} of {result.task.name} were asked: {result.stopped}")
+
+
+def _undecided(budget: BudgetReport) -> Iterator[Line]:
+    """Limits that the data leave open, whatever became of their tests."""
+    for limit in (limit for method in budget.methods for limit in method.limits):
+        if limit.verdict.decision == UNDECIDED:
+            yield Line(limit.verdict.message, markup={"yellow": True})
+
+
+def _together(budget: BudgetReport) -> Iterator[Line]:
+    """Which of several drops over their limits are so beyond chance, and which may be near misses."""
+    over = {
+        limit.id: f"{method.name}::{limit.name}"
+        for method in budget.methods
+        for limit in method.limits
+        if limit.verdict.outcome == OVER
+    }
+    mine = [each for each in budget.together if each.id in over]
+    if len(budget.together) < 2 or not mine:
+        return
+    told = [
+        f"{over[e.id]} {'beyond chance' if e.adjusted < 0.05 else 'maybe by chance'} (p {e.adjusted:.2g})" for e in mine
+    ]
+    yield Line(f"{len(budget.together)} drop limits together (Holm), over: {', '.join(told)}")
+
+
+def _reused(budget: BudgetReport) -> Iterator[Line]:
+    """Which methods' figures come from earlier runs, and from when."""
+    for method in budget.methods:
+        if method.measurement is None:
+            continue
+        old = [origin.at for origin in method.measurement.origins() if origin.reused]
+        resumed = sum(result.resumed for result in method.measurement.tasks if not (result.origin or NOW).reused)
+        if old:
+            new = "all" if len(old) == len(list(method.measurement.origins())) else f"{len(old)} figures"
+            when = min(old) if min(old) == max(old) else f"{min(old)} to {max(old)}"
+            yield Line(f"{method.name}: {new} reused, measured {when}")
+        if resumed:
+            yield Line(f"{method.name}: {resumed:,} answers reused from a run that was ended")
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *middle, last = (
+        cell.ljust(width) if i in (0, len(cells) - 1) else cell.rjust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return "  ".join([first, *middle, last]).rstrip()
+
+
+def _cells(method: MethodReport, baseline: Measurement | None, budget: BudgetReport, on_gpu: bool) -> list[str]:
+    own = method.measurement
+    if own is None:
+        return [method.name, *[NONE] * (6 + 2 * len(budget.tasks))]
+    size, base_size = (_peak(m, budget) if on_gpu and m else m.weights if m else None for m in (own, baseline))
+    speed, base_speed = (m.speed(budget.workload) if m else None for m in (own, baseline))
+    cells = [
+        method.name,
+        format_size(size) if size else NONE,
+        f"{size / base_size:.2f}x" if size and base_size else NONE,
+        format_value(speed.median_tokens_per_s, "") if speed else NONE,
+        format_value(100 * speed.roofline.fraction, "", 2) + " %" if speed and speed.roofline else NONE,
+        f"{speed.median_tokens_per_s / base_speed.median_tokens_per_s:.2f}x" if speed and base_speed else NONE,
+        format_time(speed.median_ttft_s) if speed else NONE,
+    ]
+    for task in budget.tasks:
+        cells += _task_cells(own, baseline, task)
+    return cells
+
+
+def _peak(measurement: Measurement, budget: BudgetReport) -> int | None:
+    speed = measurement.speed(budget.workload)
+    return speed.peak_allocated if speed else None
+
+
+def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> list[str]:
+    result, before = own.task(task), baseline.task(task) if baseline else None
+    if result is None:
+        return [NONE, NONE]
+    score = f"{result.accuracy:.1f} %"
+    n = len(result.answers) if task.start is not None else len(before.answers) if before else 0
+    if before is None or own is baseline or n != len(result.answers) or n > len(before.answers):
+        return [score, NONE]
+    return [score, f"{intervals.pair(before.correct[:n], result.correct).drop:.1f}"]
+
+
+def _compared(own: Measurement | None, baseline: Measurement | None, budget: BudgetReport) -> dict[str, str]:
+    """Cells of columns that only some budgets have, by their heads; none where there is no figure."""
+    if own is None or baseline is None or own is baseline:
+        return {}
+    cells = {}
+    results = [result for result in map(own.task, budget.tasks) if result is not None]
+    agreements = [result.agreement for result in results if result.agreement is not None]
+    if agreements:
+        tokens = sum(a.tokens for a in agreements)
+        lost = sum(a.baseline_logprob - a.logprob for a in agreements) / tokens
+        cells[AGREEMENT] = f"{100 * sum(a.agreed for a in agreements) / tokens:.1f} %"
+        cells[ANSWER_RATIO] = f"{math.exp(min(lost, 700.0)):.3f}"
+    text, base_text = (m.perplexity(budget.text) if budget.text else None for m in (own, baseline))
+    if text and base_text:
+        cells[TEXT_RATIO] = f"{text.value / base_text.value:.3f}"
+    divergences = [result.divergence for result in results if result.divergence is not None]
+    if divergences:
+        mean = sum(d.mean_kl * d.tokens for d in divergences) / sum(d.tokens for d in divergences)
+        cells[KL] = f"{mean:.2g}"
+    return cells
+
+
+def _summary(method: MethodReport) -> str:
+    counts = {
+        outcome: [limit.name for limit in method.limits if limit.verdict.outcome == outcome]
+        for outcome in (OVER, FAILED, NOT_RUN, SKIPPED, WITHIN)
+    }
+    unsure = [limit.name for limit in method.limits if limit.verdict.decision == UNDECIDED]
+    open_ = len(set(counts[WITHIN]) & set(unsure))
+    parts = [f"{len(counts[WITHIN])} within{f', {open_} of them undecided' if open_ else ''}"] if counts[WITHIN] else []
+    for outcome in (OVER, FAILED, NOT_RUN):
+        if counts[outcome]:
+            parts.append(f"{outcome.upper()}: {', '.join(counts[outcome])}")
+    if counts[SKIPPED]:
+        reasons = {
+            limit.verdict.message.removeprefix(f"{method.name}: {limit.name} ")
+            for limit in method.limits
+            if limit.verdict.outcome == SKIPPED
+        }
+        why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+        parts.append(f"{len(counts[SKIPPED])} skipped{why}"[:REASON_CHARACTERS])
+    return ", ".join(parts) or NONE
+
+
+def _markup(method: MethodReport) -> dict[str, bool]:
+    outcomes = {limit.verdict.outcome for limit in method.limits}
+    if outcomes & {OVER, FAILED, NOT_RUN}:
+        return {"red": True}
+    return {"yellow": True} if SKIPPED in outcomes else {"green": True} if WITHIN in outcomes else {}
+
+
+def _receipts(budget: BudgetReport) -> Iterator[Line]:
+    """A method's quantized layers and kernels, and what it keeps in more bits."""
+    for name, receipt in [(m.name, m.measurement.receipt) for m in budget.methods if m.measurement]:
+        if receipt is not None:
+            yield Line(f"{name}: {receipt.kernels}; {100 * receipt.fraction:.1f} % quantized; kept: {receipt.kept}")
+
+
+def _replies(budget: BudgetReport) -> Iterator[Line]:
+    measured = [(m.name, m.measurement.replies or {}) for m in budget.methods if m.measurement]
+    replies = [(name, found[budget.prompt]) for name, found in measured if budget.prompt in found]
+    if replies:
+        yield Line(f"replies to {_one_line(budget.prompt)!r}:")
+    for name, reply in replies:
+        yield Line(f"  {name}: {_one_line(reply)}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text[: 10 * REPLY_CHARACTERS].split())[:REPLY_CHARACTERS]

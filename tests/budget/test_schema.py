@@ -1,0 +1,172 @@
+"""The JSON Schemas: what ships is what the code says, and editors see the mistakes that a schema can see."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+import pytest_quantbudget
+from pytest_quantbudget.budget import keys, schema
+from pytest_quantbudget.budget.reader import METHOD, TOP, load_budget
+from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.models import methods
+from pytest_quantbudget.report import document
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = Path(pytest_quantbudget.__file__).parent / "schemas"
+BUDGETS = sorted((ROOT / "budgets").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def budget_schema() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema.budget_schema())
+
+
+@pytest.mark.parametrize("which", ["budget", "report"])
+def test_the_shipped_schema_is_what_the_command_prints(which: str) -> None:
+    command = [sys.executable, "-m", "pytest_quantbudget", "schema", which]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (SHIPPED / f"{which}.schema.json").read_text(encoding="utf-8") == printed
+
+
+@pytest.mark.parametrize("made", [schema.budget_schema(), document.schema()], ids=["budget", "report"])
+def test_the_schemas_are_schemas(made: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(made)
+
+
+@pytest.mark.parametrize("path", BUDGETS, ids=lambda path: path.name)
+def test_the_shipped_budgets_are_valid_and_name_the_schema(
+    path: Path, budget_schema: jsonschema.Draft202012Validator
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    budget_schema.validate(yaml.safe_load(text))
+    assert load_budget(path).methods
+    named = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert (path.parent / named).resolve() == SHIPPED / "budget.schema.json"
+
+
+def test_every_key_of_a_budget_is_in_the_schema() -> None:
+    properties = schema.budget_schema()["properties"]
+    assert set(properties) == set(TOP)
+    assert set(properties["workload"]["properties"]) == {field.name for field in keys.WORKLOAD}
+    task = properties["tasks"]["additionalProperties"]["anyOf"][0]
+    assert set(task["properties"]) == {field.name for field in (*keys.TASK, *keys.JUDGING)}
+    gpu = properties["gpu"]["anyOf"][1]
+    assert set(gpu["properties"]) == {field.name for field in keys.GPU}
+
+
+@pytest.mark.parametrize("name", methods.MODULES)
+def test_every_key_and_option_of_a_method_is_in_the_schema(name: str) -> None:
+    method = schema.budget_schema()["properties"]["methods"]["properties"][name]["anyOf"][0]
+    spec = methods.spec(name)
+    wanted = set(METHOD) if spec.checkpoint_format else set(METHOD) - {"checkpoint"}
+    assert set(method["properties"]) == wanted
+    assert set(method["properties"]["options"]["properties"]) == {field.name for field in spec.options}
+
+
+def test_every_limit_is_in_the_schema_and_says_what_it_bounds() -> None:
+    limits = schema.budget_schema()["$defs"]["limits"]
+    assert {name: limit["description"] for name, limit in limits["properties"].items()} == {
+        kind.name: kind.doc for kind in limit_names.LIMITS.values()
+    }
+
+
+def test_defaults_are_in_the_schema() -> None:
+    workload = schema.budget_schema()["properties"]["workload"]["properties"]
+    assert {name: field["default"] for name, field in workload.items()} == {
+        field.name: field.default for field in keys.WORKLOAD
+    }
+
+
+METHODS = "methods: {fp32: {}}"
+LIMIT = "model: m\nbaseline: fp32\ntasks: {gsm8k: }\nmethods: {fp32: {}, nf4: {budget: {%s}}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"model: m\n{METHODS}",
+        "extends: SHIPPED",
+        f"model: m\nrevision: '1234567'\ngpu: true\n{METHODS}",
+        f'model: m\ngpu: {{min_vram: 16 GiB, min_capability: "8.0", count: 2}}\n{METHODS}',
+        f"model: m\nworkload: {{prompt_tokens: 1, new_tokens: 2, prompt: Hello}}\n{METHODS}",
+        f"model: m\ntasks: {{math: {{file: builtin, extract: flexible}}, gsm8k: null}}\n{METHODS}",
+        "model: m\nmethods: {nf4: {options: {double_quant: false}, marks: [slow], checkpoint: m4}}",
+        LIMIT % "max_vram: 7 GiB, max_weights: 7.5GB, max_ttft: 80 ms, max_load_time: 1.5 min",
+        LIMIT % "max_vram: 1e-3 TiB, max_ttft: +5e1 ms",
+        LIMIT % "max_vram_ratio: 0.45, min_speedup: 2, min_tokens_per_s: 1.0e+3",
+        LIMIT % "min_gsm8k: 100, max_gsm8k_drop: 0, max_gsm8k_flips: 99.9",
+        LIMIT % "max_vram: {'NVIDIA H100*': 7 GiB, '*': 8 GiB}",
+        LIMIT % "min_quantized_fraction: 0.85, kernel: Marlin*",
+        LIMIT % "kernel: {'NVIDIA*': 'MarlinLinear | *Exllama*', cpu: '[TA]*'}",
+        f"model: builtin\nload_format: dummy\n{METHODS}",
+    ],
+)
+def test_what_the_reader_takes_the_schema_takes(
+    text: str, tmp_path: Path, budget_schema: jsonschema.Draft202012Validator
+) -> None:
+    text = text.replace("SHIPPED", str(BUDGETS[0]))
+    path = tmp_path / "b.yaml"
+    path.write_text(text)
+    assert load_budget(path)
+    budget_schema.validate(yaml.safe_load(text))
+
+
+def test_a_limit_may_be_taken_out_by_null(budget_schema: jsonschema.Draft202012Validator) -> None:
+    budget_schema.validate({"extends": "b.yaml", "methods": {"nf4": {"budget": {"max_vram": None}}, "int8": None}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: m",
+        METHODS,
+        f"model: 7\n{METHODS}",
+        f"model: m\nmethod: 1\n{METHODS}",
+        f"model: m\nbaseline: fp8\n{METHODS}",
+        "model: m\nmethods: {fp8: {}}",
+        "model: m\nmethods: [fp32]",
+        "model: m\nmethods: {fp32: {checkpoint: m}}",
+        "model: m\nmethods: {nf4: {limits: {}}}",
+        "model: m\nmethods: {nf4: {options: {double_quant: 1}}}",
+        "model: m\nmethods: {nf4: {options: {compute_dtype: bf16}}}",
+        "model: m\nmethods: {nf4: {marks: slow}}",
+        f"model: m\nworkload: {{batch: 1}}\n{METHODS}",
+        f"model: m\nworkload: {{repeats: 0}}\n{METHODS}",
+        f"model: m\nworkload: {{new_tokens: 1}}\n{METHODS}",
+        f"model: m\ntasks: {{word-math: {{file: builtin}}}}\n{METHODS}",
+        f"model: m\ntasks: {{gsm8k: {{shot: 5}}}}\n{METHODS}",
+        f"model: m\ngpu: {{min_capability: 8.0}}\n{METHODS}",
+        f"model: m\ngpu: {{min_vram: 16}}\n{METHODS}",
+        LIMIT % "max_vran: 7 GiB",
+        LIMIT % "max_vram: 7",
+        LIMIT % "max_vram: 7 Gib",
+        LIMIT % "max_vram: -7 GiB",
+        LIMIT % "max_vram: 80 ms",
+        LIMIT % "max_ttft: 80",
+        LIMIT % "max_ttft: -80 ms",
+        LIMIT % "max_vram_ratio: 0",
+        LIMIT % "max_vram_ratio: 45 %",
+        LIMIT % "min_tokens_per_s: 1e3",
+        LIMIT % "min_gsm8k: 101",
+        LIMIT % "max_gsm8k_drop: -1",
+        LIMIT % "max_gsm8k_drop: 100",
+        LIMIT % "max_vram: {H100: 7}",
+        LIMIT % "min_quantized_fraction: 85",
+        LIMIT % "kernel: Marlin* or Exllama*",
+        LIMIT % "kernel: [Marlin*]",
+        f"model: builtin\nload_format: random\n{METHODS}",
+    ],
+)
+def test_what_the_schema_refuses_the_reader_refuses(
+    text: str, tmp_path: Path, budget_schema: jsonschema.Draft202012Validator
+) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text(text)
+    assert not budget_schema.is_valid(yaml.safe_load(text))
+    with pytest.raises(pytest_quantbudget.BudgetError):
+        load_budget(path)

@@ -1,0 +1,174 @@
+"""`--quant-update`: what is written where, what stays, and what is said of it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import measured
+
+from pytest_quantbudget.budget import update
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.plugin.session import Options, Session
+
+OTHER = "model: m\nbaseline: fp16\ntasks: {gsm8k: {questions: 1000}}\nmethods:\n  fp16: {}\n"
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Callable[..., str]:
+    """Judges all limits of a budget on a stored measurement, as a run does, and writes them."""
+
+    def write(text: str, mode: str = "auto", before: Callable[[Path], None] = lambda path: None) -> str:
+        path = tmp_path / "b.yaml"
+        path.write_bytes(text.encode())
+        session = Session(tmp_path, Options(tmp_path, update=mode), folder=tmp_path)
+        budget = session.budget(path)
+        for method in budget.methods:
+            record = replace(measured(budget, b=method.name != "fp16"), subject=method.subject)
+            codec.write_json(tmp_path / f"{record.subject.key}.json", record)
+        both = {m.name: session.measurements()[m.subject.key] for m in budget.methods}
+        for method in budget.methods:
+            for limit in method.limits:
+                session.record(f"b.yaml::{method.name}::{limit.name}", judge(budget, method, limit, both))
+        before(path)
+        lines = [line.text for line in update.run(session)]
+        assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [], "no half a file stays"
+        for entry in session.entries.values():
+            if entry.updated is not None:
+                assert entry.updated.rate == 0.01
+                assert bool(entry.updated.new) != bool(entry.updated.why)
+        return "\n".join(lines)
+
+    return write
+
+
+Room = Callable[..., str]
+
+
+def test_only_what_is_asked_for_is_written(room: Room, tmp_path: Path) -> None:
+    text = f"{OTHER}  nf4: {{budget: {{max_weights: 9 GiB, max_gsm8k_drop: 0.2, max_ttft: auto}}}}  # \u00fc\n"
+    said = room(text)
+    assert (tmp_path / "b.yaml").read_text() == text.replace("auto", "53.4 ms")
+    assert "b.yaml:6 nf4: max_ttft auto -> 53.4 ms: measured 50.0 ms, margin 6.80 % (" in said
+    assert said.splitlines()[-1].startswith(
+        "+  nf4: {budget: {max_weights: 9 GiB, max_gsm8k_drop: 0.2, max_ttft: 53.4 ms"
+    )
+    assert "max_weights 9" not in said
+    said = room(text, "tighten")
+    assert (tmp_path / "b.yaml").read_text() == text.replace("auto", "53.4 ms").replace("9 GiB", "6.01 GiB")
+    assert "max_gsm8k_drop stays 0.2: 1.0 would be looser (measured 0.1 points, margin 0.9 points (" in said
+    assert "only --quant-update=all writes" in said
+    room(text, "all")
+    assert "{max_weights: 6.01 GiB, max_gsm8k_drop: 1.0, max_ttft: 53.4 ms}" in (tmp_path / "b.yaml").read_text()
+    settled = (tmp_path / "b.yaml").read_text()
+    assert "no limit that was selected is to be written" in room(settled, "all")
+
+
+def test_the_entry_of_this_device_is_written_and_its_rights_stay(room: Room, tmp_path: Path) -> None:
+    text = OTHER + """  nf4:\r\n    budget: {"min_tokens_per_s": {"NVIDIA A*": auto, "NVIDIA H100*": 'auto'}} #\r\n"""
+    (tmp_path / "b.yaml").touch()
+    room(text, before=lambda path: path.chmod(0o640))
+    assert (tmp_path / "b.yaml").read_bytes() == text.replace("'auto'", "119").encode()
+    assert (tmp_path / "b.yaml").stat().st_mode & 0o777 == 0o640
+
+
+WEIGHTS = f"{OTHER}  nf4: {{budget: {{max_weights: auto}}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "why"),
+    [
+        (WEIGHTS, lambda path: path.write_text(WEIGHTS + "# seen\n"), "b.yaml was changed while the tests ran"),
+        (WEIGHTS, lambda path: path.chmod(0o444), "b.yaml is read-only"),
+        (WEIGHTS, lambda path: path.unlink(), "b.yaml cannot be written: No such file or directory"),
+        (f"{OTHER}  nf4: {{budget: {{max_vram: 6 GiB, max_weights: auto}}}}\n", None,
+         "max_weights stays auto: max_weights 6.01 GiB contradicts max_vram 6 GiB: the weights are part of that"),
+        (f"{OTHER}  nf4: {{budget: {{max_gsm8k_flips: 0.5, max_gsm8k_drop: auto}}}}\n", None,
+         "max_gsm8k_drop stays auto: max_gsm8k_drop 1.0 contradicts max_gsm8k_flips 0.5: a drop is at most"),
+        (f'{OTHER}  nf4: {{budget: {{max_ttft: {{"NVIDIA L4": auto}}}}}}\n', None,
+         "max_ttft stays as it is: no entry is for 'NVIDIA H100 80GB HBM3'"),
+        (f"{OTHER}  nf4: {{budget: {{max_load_time: auto}}}}\n", None, "max_load_time stays auto: one load has no"),
+        (f"{OTHER}  nf4: {{budget: &b {{max_weights: auto}}}}\n  int8: {{budget: *b}}\n", None,
+         "max_weights stays auto: it stands behind an anchor"),
+    ],
+    ids=["changed", "read-only", "gone", "weights", "drop", "device", "load time", "alias"],
+)  # fmt: skip
+def test_what_is_not_written_stays_and_says_why(
+    room: Room, tmp_path: Path, text: str, before: Callable[[Path], None] | None, why: str
+) -> None:
+    said = room(text, before=before or (lambda path: None))
+    assert why in said
+    assert "nothing was written" in said
+    path = tmp_path / "b.yaml"
+    assert not path.exists() or path.read_text().startswith(text)
+
+
+def test_a_limit_of_a_file_that_is_extended_is_left_to_that_files_own_run(room: Room, tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(WEIGHTS)
+    text = "extends: parent.yaml\nmethods: {nf4: {budget: {max_ttft: auto}}}\n"
+    said = room(text)
+    assert (tmp_path / "b.yaml").read_text() == text.replace("auto", "53.4 ms")
+    assert (tmp_path / "parent.yaml").read_text() == WEIGHTS
+    assert "max_weights stays auto: it stands in a file that this one extends, and is written by that file's" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--quant-update", "small.yaml"], "--quant-update small.yaml: 'small.yaml' is none of --quant-update=auto, "),
+        (["small.yaml", "--quant-update=al"], "--quant-update=auto, --quant-update=tighten, --quant-update=all"),
+        (["small.yaml", "--quant-update-rate", "0.05"], "--quant-update-rate belongs to --quant-update"),
+        (["small.yaml", "--quant-update", "--quant-update-rate", "5 %"], "from 0.000001 to below 0.5, not '5 %'"),
+        (["small.yaml", "--quant-update", "--quant-update-rate", "0.5"], "from 0.000001 to below 0.5, not '0.5'"),
+    ],
+)
+def test_a_word_behind_the_option_is_not_taken_for_a_file(
+    pytester: pytest.Pytester, small: Path, args: list[str], words: str
+) -> None:
+    result = pytester.runpytest(*args)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *{words}*"])
+
+
+def test_auto_is_filled_by_an_update_run_and_holds_in_the_next(pytester: pytest.Pytester, small: Path) -> None:
+    before = small.read_text().replace("max_weights: 3 MiB", "max_load_time: auto,   max_weights: auto")
+    before = before.replace("drop: 20", "drop: auto").replace("flips: 30", "flips: 'auto'")
+    before = before.replace("ratio: 0.51", 'ratio: {"*": auto}   # counted\n     ')
+    small.write_text(before)
+    args = ("--quant-budget", small.name, "--quant-cache", "kept", "-W", "error", "-rs")
+    more = ("--quant-update", "--quant-update-rate", "0.05", "--quant-report", "r.json", "-n", "1")
+    result = pytester.runpytest_subprocess(*args, *more)
+    result.assert_outcomes(passed=1, skipped=5)
+    limits = [limit for m in json.loads(Path("r.json").read_text())["budgets"][0]["methods"] for limit in m["limits"]]
+    updated = {limit["name"]: limit["updated"] for limit in limits if limit["updated"]}
+    drop, flips = (updated[f"max_wordmath_{name}"]["new"] for name in ("drop", "flips"))
+    after = before.replace("weights: auto", "weights: 2.2 MiB").replace('"*": auto', '"*": 0.501')
+    assert small.read_text() == after.replace("drop: auto", f"drop: {drop}").replace("'auto'", flips)
+    assert 0 < float(drop) <= float(flips) < 60
+    assert updated["max_weights"] == {
+        "old": "auto", "new": "2.2 MiB", "words": "measured 2.19 MiB, margin 0.375 % (counted, not sampled)",
+        "rate": 0.05, "why": "",
+    }  # fmt: skip
+    assert updated["max_load_time"]["why"].startswith("one load has no spread")
+    written = ["max_weights", "max_weights_ratio", "max_wordmath_drop", "max_wordmath_flips"]
+    assert [name for name in updated if updated[name]["new"]] == written
+    result.stdout.fnmatch_lines(
+        [
+            "*= --quant-update of small.yaml =*",
+            "small.yaml:10 fp32: max_load_time stays auto: one load has no spread; *",
+            "small.yaml:10 fp32: max_weights auto -> 2.2 MiB: measured 2.19 MiB, *; at most 5 % of equal runs fail",
+            f"small.yaml:13 bf16: max_wordmath_drop auto -> {drop}: measured *bound of 12 questions*",
+            "--- small.yaml",
+            "-    budget: {max_load_time: auto,   max_weights: auto, min_wordmath: 50}",
+            "+    budget: {max_load_time: auto,   max_weights: 2.2 MiB, min_wordmath: 50}",
+            "report written to r.json",
+            "SKIPPED*fp32: max_weights has no number yet (`auto`): --quant-update writes one at the end of its run; "
+            "measured 2.19 MiB",
+        ]
+    )
+    result = pytester.runpytest(*args, "--quant-report", "r.json")
+    result.assert_outcomes(passed=5, skipped=1)
+    assert "--quant-update of" not in result.stdout.str()
+    assert '"old"' not in Path("r.json").read_text()

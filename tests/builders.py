@@ -1,0 +1,178 @@
+"""Records, budgets and reports that several tests are made of."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
+from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
+from pytest_quantbudget.core.layers import Layers, Receipt
+from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
+from pytest_quantbudget.core.request import Rule, Subject, Task, Text, Workload
+from pytest_quantbudget.core.verdict import OVER, Update, Verdict
+from pytest_quantbudget.judge.noise import Noise, TaskNoise
+from pytest_quantbudget.models.estimate.memory import Estimate, LayerKind
+from pytest_quantbudget.report import document
+from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
+
+COUNTING = """
+from pytest_quantbudget.measure import process
+
+original = process.run
+
+def counted(*args, name, **more):
+    with open("started.txt", "a") as file:
+        file.write(name.removeprefix("quantbudget-") + "\\n")
+    return original(*args, name=name, **more)
+
+process.run = counted
+
+def pytest_unconfigure():
+    process.run = original
+"""
+
+IDS = [
+    "small.yaml::fp32::max_weights",
+    "small.yaml::fp32::min_wordmath",
+    "small.yaml::bf16::max_weights_ratio",
+    "small.yaml::bf16::max_wordmath_drop",
+    "small.yaml::bf16::max_wordmath_flips",
+]
+
+
+def outcomes(report: Path) -> dict[str, str]:
+    """Test id to outcome, from a JSON report."""
+    budgets = json.loads(report.read_text())["budgets"]
+    limits = [limit for b in budgets for m in b["methods"] for limit in m["limits"]]
+    return {limit["id"]: limit["verdict"]["outcome"] for limit in limits}
+
+
+H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", 4)
+GIB = 2**30
+STEADY = tuple(math.exp(0.01 * step) for step in (-2, -1, 0, 1, 2))  # of logarithms: standard deviation 0.0158
+
+
+def answers(*outcomes: tuple[int, bool]) -> tuple[Answer, ...]:
+    """So many right, so many wrong, and so on."""
+    flat = [right for count, right in outcomes for _ in range(count)]
+    return tuple(Answer(i, "", "1", "1", right, right, False, 5) for i, right in enumerate(flat))
+
+
+def measured(budget: Budget, times: Sequence[float] = STEADY, b: int = 0, c: int = 0, **more: object) -> Measurement:
+    """nf4 with 6.001 GiB of weights and 7 GiB of memory, whose answers differ from `base` in `b` and `c`."""
+    task = budget.tasks["gsm8k"]
+    n = task.questions or 0
+    told = answers((n // 2 - b, True), (b, False), (c, True), (n - n // 2 - c, False))
+    speed = Speed(budget.workload, tuple(0.05 * t for t in times), tuple(times), 7 * GIB, None, peaks=(7 * GIB,) * 5)
+    record = Measurement(
+        budget.method("nf4").subject, device=H100, load_time_s=2.5, weights=int(6.001 * GIB), speeds=(speed,),
+        tasks=(TaskResult(task, told, 1.0),),
+    )  # fmt: skip
+    return replace(record, **more)  # type: ignore[arg-type]
+
+
+WORKLOAD = Workload(512, 128, 1, 2)
+TASK = Task(
+    "gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict", "gsm8k_cot", "/data/s.jsonl", "harness", True, "Be brief.",
+    False, 1.5, True, "/data/t.yaml", 50, "acc", 20,
+)  # fmt: skip
+TEXT = Text("/data/wiki.txt", 512, 256)
+ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25)
+AGREEMENT, DIVERGENCE = (
+    Agreement("00ff", 100, 98, -40.0, -38.5, (60, 40), (59, 39), (0.5, 1.0)),
+    Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff", (60, 40), (58, 39), (0.4, 0.6)),
+)
+SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
+RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
+MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
+ORIGIN = Origin("2026-01-01T00:00:00Z", True)
+MEASUREMENT = Measurement(
+    subject=SUBJECT,
+    revision="abcdef",
+    device=Device("NVIDIA L4", "GPU-1", 24 * 2**30, "8.9", "13.0", 4),
+    quantized="/cache/x",
+    quantize_s=12.5,
+    load_time_s=2.0,
+    weights=6 * 2**30,
+    receipt=Receipt(
+        (Layers("linear", "Linear4bit", "bitsandbytes.nn.modules", "bitsandbytes", 4, 252, 6_945_767_424),)
+    ),
+    load_memory=MEMORY,
+    placement={"cuda:0": "all"},
+    offloaded="parts of it are on cpu",
+    loaded=ORIGIN,
+    replies={"The three primary colours are": " red,\nyellow and \U0001f535 blue"},
+    speeds=(
+        Speed(
+            WORKLOAD,
+            (0.05, 0.06),
+            (1.5, 1.6),
+            7 * 2**30,
+            8 * 2**30,
+            ORIGIN,
+            (7 * 2**30,),
+            ("hot",),
+            (0.04, 0.05),
+            (1.4, 1.5),
+            (2.5,),
+            (MEMORY,),
+            (Occupant("GPU-1", 123, "python", 2**30, True),),
+            35,
+            (Clocks("GPU-1", (1400,), (2600,), (312.5,), (61,), 1900, 3100, 400.0),),
+            Roofline(6 * 2**30, 2**26, 0.02, 3e11, 0.7, 4),
+        ),
+    ),
+    tasks=(
+        TaskResult(
+            TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none", 9, "decided", "00ff", "sha256:0"
+        ),
+    ),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5), "sha256:00ff"),),
+    failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
+    libraries={"torch": "2.9.0"},
+    notes=("the cache cannot be written",),
+    checkpoint_revision="c0ffee",
+    calibration="sha256:00ff",
+)
+GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
+REPORT = Report(
+    version=document.VERSION,
+    created="2026-01-01T00:00:00+00:00",
+    machine=Machine("Linux", "3.11.7", "a CPU", 4, 16 * 2**30, (GPU,), {"pytest": "9.0"}),
+    commit=Commit("f" * 40, True),
+    budgets=(
+        BudgetReport(
+            file="budgets/q.yaml",
+            model="Qwen/Qwen3-8B",
+            revision="abc",
+            baseline="fp16",
+            workload=WORKLOAD,
+            text=TEXT,
+            noise=Noise("fp16", 1, {"ttft": (0.05, 0.06)}, (TaskNoise("gsm8k", 100, (1,), (2,)),), ("a note",)),
+            prompt="Hello",
+            tasks=(TASK,),
+            together=(Together("q.yaml::nf4::max_gsm8k_drop", 0.01, 0.02),),
+            methods=(
+                MethodReport(
+                    "nf4",
+                    MEASUREMENT,
+                    (
+                        LimitReport(
+                            "q.yaml::nf4::max_vram",
+                            "max_vram",
+                            9,
+                            Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB", "log", True, OVER, 7.25, 7.75, 0.95, 0.01),
+                            Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
+                        ),
+                    ),
+                    Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",)),
+                ),
+            ),
+        ),
+    ),
+    judged_from=JudgedFrom("old.json", "2025-12-31T00:00:00+00:00"),
+)

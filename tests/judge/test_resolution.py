@@ -1,0 +1,159 @@
+"""What a budget can tell with its questions is said before anything is loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.answers import Answer, TaskResult
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.verdict import Entry, Verdict
+from pytest_quantbudget.judge import resolution
+from pytest_quantbudget.judge.resolution import FlipRate, FlipRates
+from pytest_quantbudget.measure import flip_rates
+from pytest_quantbudget.plugin.session import Options, Session
+
+BUDGET = """model: Qwen/Qwen3-8B
+baseline: fp16
+tasks:
+  gsm8k: {questions: 200}
+methods:
+  fp16: {}
+  nf4:
+    budget:
+      max_gsm8k_drop: 2.0
+"""
+
+
+def load(tmp_path: Path, text: str = BUDGET) -> Budget:
+    path = tmp_path / "b.yaml"
+    path.write_text(text)
+    return load_budget(path)
+
+
+def said(budget: Budget, known: FlipRates = resolution.NONE_KNOWN) -> list[str]:
+    return [problem.message for problem in resolution.doubts(budget, known)]
+
+
+def test_a_limit_that_its_questions_cannot_tell_from_nothing_is_named_with_what_would_do(tmp_path: Path) -> None:
+    (problem,) = resolution.doubts(load(tmp_path))
+    assert str(problem).endswith("\n    max_gsm8k_drop: 2.0")
+    assert problem.line == 9
+    assert problem.message == (
+        "nf4: max_gsm8k_drop: 2.0 points cannot be told from 0 with 200 questions (they resolve 3.9); 773 would, and "
+        "3,079 keep false alarms at half the limit below 1 % and misses at twice it below 5 % (at 5.0 % flips, assumed)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("questions: 200", "questions: 800"),
+        ("questions: 200", "questions: {start: 50, max: 1000}"),
+        ("{questions: 200}", "{}"),
+        ("drop: 2.0", "drop: 4.0"),
+        ("drop: 2.0", "flips: 2.0"),
+        ("drop: 2.0", "drop: auto"),
+        ("questions: 200", "questions: 200, expected_flips: 1"),
+        ("model: Q", "expected_flips: 1\nmodel: Q"),
+        ("nf4:\n", "nf4:\n    expected_flips: 1\n"),
+        ("questions: 200", "questions: 200, confidence: 0.6"),
+    ],
+)
+def test_what_can_be_decided_is_not_doubted(tmp_path: Path, old: str, new: str) -> None:
+    assert said(load(tmp_path, BUDGET.replace(old, new))) == []
+
+
+def test_questions_of_a_file_are_counted(tmp_path: Path) -> None:
+    text = BUDGET.replace("model: Qwen/Qwen3-8B", "model: builtin").replace("{questions: 200}", "{file: builtin}")
+    assert said(load(tmp_path, text.replace("drop: 2.0", "drop: 1.2")))[0].startswith(
+        "nf4: max_gsm8k_drop: 1.2 points cannot be told from 0 with 2,000 questions (they resolve 1.2); 2,1"
+    )
+
+
+def test_no_number_of_questions_tells_a_limit_of_nothing(tmp_path: Path) -> None:
+    assert said(load(tmp_path, BUDGET.replace("drop: 2.0", "drop: 0"))) == [
+        "nf4: max_gsm8k_drop: 0.0 points cannot be told from 0 with any number of questions; "
+        "200 questions (they resolve 3.9), at 5.0 % flips, assumed"
+    ]
+
+
+def test_the_smallest_of_several_values_is_the_one_to_tell(tmp_path: Path) -> None:
+    budget = load(tmp_path, BUDGET.replace("drop: 2.0", 'drop: {"NVIDIA L4": 5.0, "*": 3.0}'))
+    assert "3.0 points cannot be told" in said(budget)[0]
+
+
+def answered(budget: Budget, method: str, wrong: int, n: int = 100) -> Measurement:
+    answers = tuple(Answer(i, "", "1", "1", i >= wrong, i >= wrong, False, 5) for i in range(n))
+    return Measurement(budget.method(method).subject, tasks=(TaskResult(budget.tasks["gsm8k"], answers, 1.0),))
+
+
+def test_the_rate_of_flips_is_the_one_last_measured(tmp_path: Path) -> None:
+    budget = load(tmp_path)
+    measured = {
+        budget.method(name).subject.key: answered(budget, name, wrong) for name, wrong in (("fp16", 3), ("nf4", 9))
+    }
+    cache = tmp_path / "cache"
+    flip_rates.remember(cache, [budget], measured)
+    known = flip_rates.remembered(cache)
+    (rate,) = known.rates.values()
+    assert rate.percent == pytest.approx(100 * 7 / 101)  # one more than the 6 that were seen
+    assert f"at 6.9 % flips, as measured {rate.at}" in said(budget, known)[0]
+    other = load(tmp_path, BUDGET.replace("nf4:\n", "nf4:\n    options: {double_quant: false}\n"))
+    assert "assumed" in said(other, known)[0]
+    certain = load(tmp_path, BUDGET.replace("questions: 200", "questions: 200, expected_flips: 8"))
+    assert "at 8.0 % flips, `expected_flips`" in said(certain, known)[0]
+
+
+def test_too_few_questions_are_not_remembered_and_a_damaged_memory_is_none(tmp_path: Path) -> None:
+    budget = load(tmp_path)
+    few = {budget.method(name).subject.key: answered(budget, name, 3, 40) for name in ("fp16", "nf4")}
+    flip_rates.remember(tmp_path, [budget], few)
+    assert flip_rates.remembered(tmp_path) == resolution.NONE_KNOWN
+    (tmp_path / "flips.json").write_text("{")
+    assert flip_rates.remembered(tmp_path) == resolution.NONE_KNOWN
+    many = {budget.method(name).subject.key: answered(budget, name, 3) for name in ("fp16", "nf4")}
+    flip_rates.remember(tmp_path, [budget], many)
+    assert [type(rate) for rate in flip_rates.remembered(tmp_path).rates.values()] == [FlipRate]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_strict_ends_the_run_before_anything_is_loaded(
+    pytester: pytest.Pytester, small: Path, workers: tuple[str, ...]
+) -> None:
+    small.write_text(small.read_text().replace("max_wordmath_drop: 20", "max_wordmath_drop: 2"))
+    result = pytester.runpytest_subprocess("--quant-budget", small.name, "--quant-strict", *workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: small.yaml:12: bf16: max_wordmath_drop: 2.0 points cannot be told from 0 with 12 questions*",
+            "    budget:*",
+        ]
+    )
+
+
+def test_a_warning_is_one_and_can_be_made_an_error(pytester: pytest.Pytester, small: Path) -> None:
+    small.write_text(small.read_text().replace("max_wordmath_drop: 20", "max_wordmath_drop: 2"))
+    args = ("--quant-budget", small.name, "--collect-only", "-q")
+    result = pytester.runpytest(*args)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*QuantBudgetWarning: small.yaml:12: bf16: max_wordmath_drop: 2.0 points cannot be *"])
+    result = pytester.runpytest(*args, "-W", "error::pytest_quantbudget.QuantBudgetWarning")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: small.yaml:12: bf16: max_wordmath_drop: 2.0 points cannot be told from 0 *"])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_report_that_is_judged_again_is_no_new_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    kept: list[Path] = []
+    monkeypatch.setattr(flip_rates, "remember", lambda folder, budgets, measured: kept.append(folder))
+    monkeypatch.setattr(Session, "measurements", lambda self: {})
+    report: Any = object() if again else None
+    session = Session(tmp_path, Options(cache=tmp_path, store=str(tmp_path), stored=report))
+    session.entries["x"] = Entry("x", tmp_path, "nf4", "max_gsm8k_drop", Verdict("within", ""))
+    session.remember()
+    assert kept == ([] if again else [tmp_path])

@@ -1,0 +1,467 @@
+"""Judging hand-made measurements: which side of the limit, and in which words."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.answers import INVALID, Agreement, Answer, TaskResult, draft_id
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.layers import Layers, Receipt
+from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Speed
+from pytest_quantbudget.core.request import LOAD, WORKLOAD
+from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.verdict import judge
+
+CPU = Device("cpu", None, None, None, None, threads=2)
+H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", threads=2)
+GIB = 2**30
+
+BUDGET = """model: m
+baseline: fp16
+workload: {{new_tokens: 101, repeats: 5, batch_size: 2}}
+tasks: {{gsm8k: {{questions: 1000, max_truncated: 100}}}}
+methods:
+  fp16: {{}}
+  nf4: {{budget: {{{}}}}}
+"""
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Budget]:
+    """The budget with one limit on nf4."""
+
+    def load(limit: str) -> Budget:
+        path = tmp_path / "b.yaml"
+        path.write_text(BUDGET.format(limit))
+        return load_budget(path)
+
+    return load
+
+
+def answers(*rights: tuple[int, bool]) -> tuple[Answer, ...]:
+    """So many right, so many wrong, and so on; every wrong one found no number."""
+    flat = [right for count, right in rights for _ in range(count)]
+    return tuple(Answer(i, "", "1" if r else INVALID, "1", r, r, not r, 5) for i, r in enumerate(flat))
+
+
+def measured(budget: Budget, method: str, device: Device = H100, **changes: object) -> Measurement:
+    """A complete measurement: 6 GiB of weights, 7 GiB of memory, 50 ms to the first token, 100 tokens/s."""
+    speed = Speed(
+        budget.workload,
+        (0.04, 0.04, 0.05, 0.08, 0.08),
+        (1.0, 1.0, 2.0, 4.0, 4.0),
+        7 * GIB if device is H100 else None,
+        None,
+    )
+    task = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False)), 60.0)
+    record = Measurement(
+        budget.method(method).subject,
+        device=device,
+        load_time_s=2.5,
+        weights=6 * GIB,
+        speeds=(speed,),
+        tasks=(task,),
+    )
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+def verdict(budget: Budget, own: Measurement, base: Measurement | None = None) -> Verdict:
+    method = budget.method("nf4")
+    return judge(budget, method, method.limits[0], {"nf4": own, "fp16": base or measured(budget, "fp16")})
+
+
+Load = Callable[[str], Budget]
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_vram: 7 GiB", WITHIN, "max_vram 7.00 GiB, measured 7.00 GiB"),
+        ("max_vram: 7167.9999 MiB", OVER, "max_vram 7,167.9999 MiB, measured 7,168 MiB"),
+        ("max_vram: 7.5 GB", OVER, "max_vram 7.50 GB, measured 7.52 GB"),
+        ("max_weights: 6 GiB", WITHIN, "max_weights 6.00 GiB, measured 6.00 GiB"),
+        ("max_weights: 6 GB", OVER, "max_weights 6.00 GB, measured 6.44 GB"),
+        (
+            "max_ttft: 80 ms",
+            WITHIN,
+            "max_ttft 80.0 ms, measured 50.0 ms, 95 % bounds 40.0 to 80.0 (40.0 ms to 80.0 ms in 5 repeats)",
+        ),
+        (
+            "max_ttft: 0.03 s",
+            OVER,
+            "max_ttft 0.03 s, measured 0.05 s, 95 % bounds 0.04 to 0.08 (40.0 ms to 80.0 ms in 5 repeats)",
+        ),
+        ("max_load_time: 2.5 s", WITHIN, "max_load_time 2.50 s, measured 2.50 s"),
+        ("max_load_time: 2 s", OVER, "max_load_time 2.00 s, measured 2.50 s"),
+        (
+            "min_tokens_per_s: 50",
+            WITHIN,
+            "min_tokens_per_s 50.0 tokens/s, measured 100 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5",
+        ),
+        (
+            "min_tokens_per_s: 201",
+            OVER,
+            "min_tokens_per_s 201 tokens/s, measured 100 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5 repeats)",
+        ),
+        (
+            "min_gsm8k: 55",
+            WITHIN,
+            "min_gsm8k 55.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 (579 of 1,000 right, 421 cut off, 421 absent)",
+        ),
+        (
+            "min_gsm8k: 61",
+            OVER,
+            "min_gsm8k 61.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 (579 of 1,000 right, 421 cut off, 421 absent)",
+        ),
+        (
+            "max_vram_ratio: 1",
+            WITHIN,
+            "max_vram_ratio 1.00, measured 1.00 (7.00 GiB against fp16's 7.00 GiB)",
+        ),
+    ],
+)
+def test_a_figure_at_the_limit_is_within_and_one_beyond_is_over(
+    load: Load, limit: str, outcome: str, words: str
+) -> None:
+    budget = load(limit)
+    found = verdict(budget, measured(budget, "nf4"))
+    assert found.outcome == outcome
+    assert found.message.startswith(f"nf4: {words}")
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_weights_ratio: 0.45", WITHIN, "max_weights_ratio 0.45, measured 0.375 (6.00 GiB against fp16's 16.0"),
+        ("max_weights_ratio: 0.375", WITHIN, "max_weights_ratio 0.375, measured 0.375 (6.00 GiB against fp16's 16.0"),
+        ("max_weights_ratio: 0.3", OVER, "max_weights_ratio 0.3, measured 0.375 (6.00 GiB against fp16's 16.0 GiB)"),
+        ("min_speedup: 1", WITHIN, "min_speedup 1.00x, measured 2.00x, 95 % bounds 1.00 to 4.00 (100"),
+        ("min_speedup: 4.001", OVER, "min_speedup 4.00x, measured 2.00x, 95 % bounds 1.00 to 4.00 ("),
+        ("max_ttft_ratio: 0.8", WITHIN, "max_ttft_ratio 0.8, measured 0.5, 95 % bounds 0.4 to 0.8 ("),
+        ("max_ttft_ratio: 0.39", OVER, "max_ttft_ratio 0.39, measured 0.5, 95 % bounds 0.4 to 0.8 ("),
+    ],
+)  # fmt: skip
+def test_ratios_and_speedups_name_both_sides(load: Load, limit: str, outcome: str, words: str) -> None:
+    budget = load(limit)
+    speed = Speed(budget.workload, (0.1,) * 5, (4.0,) * 5, 16 * GIB, None)
+    base = measured(budget, "fp16", weights=16 * GIB, speeds=(speed,))
+    found = verdict(budget, measured(budget, "nf4"), base)
+    assert found.outcome == outcome
+    assert found.message.startswith(f"nf4: {words}")
+
+
+BOUNDS = "95 % bounds 0.5 to 2.8 (b 32, c 16 of 1,000)"
+
+
+def flipped(budget: Budget) -> tuple[Measurement, Measurement]:
+    """A baseline and a method of 1,000 answers, of which 32 turned wrong and 16 turned right."""
+    task = budget.tasks["gsm8k"]
+    before = answers((532, True), (468, False))
+    after = answers((500, True), (32, False), (16, True), (452, False))
+    return (
+        measured(budget, "fp16", tasks=(TaskResult(task, before, 1.0),)),
+        measured(budget, "nf4", tasks=(TaskResult(task, after, 1.0),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("max_gsm8k_drop: 0.4", OVER, f"max_gsm8k_drop 0.4 points, measured 1.6, {BOUNDS}"),
+        ("max_gsm8k_drop: 2.8", WITHIN, f"max_gsm8k_drop 2.8 points, measured 1.6, {BOUNDS}"),
+        (
+            "max_gsm8k_drop: 1.0",
+            OVER,
+            f"max_gsm8k_drop 1.0 points, measured 1.6, {BOUNDS}; undecided: the limit is 0.6 points from the estimate, "
+            "and the estimate decides; about 3,600 questions would settle it",
+        ),
+        (
+            "max_gsm8k_drop: 1.6",
+            WITHIN,
+            f"max_gsm8k_drop 1.6 points, measured 1.6, {BOUNDS}; undecided: the estimate is at the limit, and the "
+            "estimate decides; no number of questions would settle it",
+        ),
+        (
+            "max_gsm8k_drop: 1.59",
+            OVER,
+            f"max_gsm8k_drop 1.59 points, measured 1.60, {BOUNDS}; undecided: the limit is 0.01 points from the "
+            "estimate, and the estimate decides; no number of questions would settle it",
+        ),
+        ("max_gsm8k_flips: 3.6", OVER, "max_gsm8k_flips 3.6 %, measured 4.8 %, 95 % bounds 3.7 to 6.1 (b 32, c 16 of"),
+        (
+            "max_gsm8k_flips: 6.2",
+            WITHIN,
+            "max_gsm8k_flips 6.2 %, measured 4.8 %, 95 % bounds 3.7 to 6.1 (b 32, c 16 of",
+        ),
+    ],
+)
+def test_drops_and_flips_are_paired_question_by_question(load: Load, limit: str, outcome: str, words: str) -> None:
+    budget = load(limit)
+    before, after = flipped(budget)
+    found = verdict(budget, after, before)
+    assert found.outcome == outcome
+    assert found.message.startswith(f"nf4: {words}")
+    assert found.decision == (UNDECIDED if "undecided" in words else outcome)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.measured < found.high  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("limit", "policy", "outcome", "words"),
+    [
+        ("max_gsm8k_drop: 2.0", "fail", OVER, "2.0 {} and `undecided: fail` counts that as over; about 9,000 "),
+        ("max_gsm8k_drop: 1.2", "pass", WITHIN, "1.2 {} and `undecided: pass` lets that through; about 8,000 "),
+        ("max_gsm8k_drop: 2.9", "fail", WITHIN, "2.9 "),
+        ("max_gsm8k_drop: 0.4", "pass", OVER, "0.4 "),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["file", "method", "task"])
+def test_what_the_data_leave_open_is_decided_as_the_budget_says(
+    tmp_path: Path, where: str, limit: str, policy: str, outcome: str, words: str
+) -> None:
+    # What stands nearer to the limit holds: each place is asked with the opposite one step further away.
+    said = dict.fromkeys(("file", "method", "task")[: ("file", "method", "task").index(where)], "estimate")
+    said[where] = policy
+    path = tmp_path / "b.yaml"
+    path.write_text(
+        f"model: m\nbaseline: fp16\nundecided: {said['file']}\n"
+        f"tasks: {{gsm8k: {{questions: 1000, max_truncated: 100, undecided: {said.get('task')}}}}}\n"
+        f"methods:\n  fp16: {{}}\n  nf4: {{undecided: {said.get('method')}, budget: {{{limit}}}}}\n".replace(
+            ", undecided: None", ""
+        ).replace("undecided: None, ", "")
+    )
+    budget = load_budget(path)
+    before, after = flipped(budget)
+    found = verdict(budget, after, before)
+    assert found.outcome == outcome
+    near = f"points, measured 1.6, {BOUNDS}; undecided: the limit is 0.4 points from the estimate,"
+    assert f"max_gsm8k_drop {words.format(near)}" in found.message
+
+
+def test_more_confidence_decides_less(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 0.4")
+    before, after = flipped(budget)
+    assert verdict(budget, after, before).decision == OVER
+    path = budget.path
+    path.write_text("confidence: 0.999\n" + path.read_text())
+    sure = verdict(load_budget(path), after, before)
+    assert (sure.decision, sure.outcome, sure.confidence) == (UNDECIDED, OVER, 0.999)
+    assert "99.9 % bounds -0.6 to 4.0" in sure.message
+
+
+RECEIPT = Receipt(
+    (
+        Layers("linear", "MarlinLinear", "gptqmodel.marlin", "gptq_marlin", 4, 216, 6_000_000_000),
+        Layers("embedding", "Embedding", "torch.nn", "torch", 16, 1, 1_500_000_000),
+        Layers("linear", "TorchLinear", "gptqmodel.torch", "gptq_torch", 4, 36, 500_000_000),
+        Layers("lm_head", "Linear", "torch.nn", "torch", 16, 1, 0),
+    )
+)
+RAN = "216 MarlinLinear (gptq_marlin, 4 bits), 36 TorchLinear (gptq_torch, 4 bits)"
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "words"),
+    [
+        ("kernel: Marlin*", OVER, f"kernel Marlin*, but what ran is {RAN}"),
+        ("kernel: marlin* | torch*", OVER, f"kernel marlin* | torch*, but what ran is {RAN}"),
+        ("kernel: MarlinLinear|Torch*", WITHIN, f"kernel MarlinLinear|Torch*, ran {RAN}"),
+        ("kernel: '*Linear'", WITHIN, f"kernel *Linear, ran {RAN}"),
+        ("kernel: {'NVIDIA L4*': Marlin*}", SKIPPED, "kernel has no limit for 'NVIDIA H100 80GB HBM3' (only for "
+         f"'NVIDIA L4*'); what ran: {RAN}"),
+        ("kernel: {'NVIDIA H100*': '*'}", WITHIN, f"kernel *, ran {RAN}"),
+        ("min_quantized_fraction: 0.8125", WITHIN, "min_quantized_fraction 0.812, measured 0.812 (6,500,000,000 of "
+         "8,000,000,000 parameters; kept: embedding 1,500,000,000 in 16 bits)"),
+        ("min_quantized_fraction: 0.9", OVER, "min_quantized_fraction 0.9, measured 0.8"),
+    ],
+)  # fmt: skip
+def test_the_receipt_is_judged_by_class_names_and_by_counts(load: Load, limit: str, outcome: str, words: str) -> None:
+    budget = load(limit)
+    found = verdict(budget, measured(budget, "nf4", receipt=RECEIPT))
+    assert found.outcome == outcome
+    assert found.message.startswith(f"nf4: {words}")
+
+
+def test_no_quantized_layer_runs_on_the_kernel_that_was_asked_for(load: Load) -> None:
+    budget = load("kernel: '*'")
+    found = verdict(budget, measured(budget, "nf4", receipt=Receipt(RECEIPT.layers[1::2])))
+    assert (found.outcome, found.message) == (OVER, "nf4: kernel *, but what ran is no quantized linear layer")
+
+
+def test_a_receipt_that_is_missing_says_why(load: Load) -> None:
+    budget = load("kernel: Marlin*")
+    found = verdict(budget, measured(budget, "nf4", failures=(Failure(LOAD, "error", "no weights"),)))
+    assert (found.outcome, found.message) == (FAILED, "nf4: kernel not measured: no weights")
+
+
+def test_a_drop_equal_to_its_limit_is_never_over() -> None:
+    over = [b for b in range(1000) if intervals.Paired(1000, b, 0).drop > float(f"{b // 10}.{b % 10}")]
+    assert over == []
+
+
+def test_a_better_method_has_a_negative_drop(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 0")
+    better = TaskResult(budget.tasks["gsm8k"], answers((600, True), (400, False)), 1.0)
+    found = verdict(budget, measured(budget, "nf4", tasks=(better,)))
+    assert (found.outcome, found.measured) == (WITHIN, -2.1)
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], [True, False]), ([], [])])
+def test_unequal_or_no_outcomes_cannot_be_paired(before: list[bool], after: list[bool]) -> None:
+    with pytest.raises(ValueError, match="outcomes cannot be paired"):
+        intervals.pair(before, after)
+
+
+def test_the_flexible_extraction_counts_where_the_task_says_so(load: Load) -> None:
+    budget = load("min_gsm8k: 50")
+    task = replace(budget.tasks["gsm8k"], extract="flexible")
+    budget = replace(budget, tasks={"gsm8k": task})
+    mixed = (Answer(0, "", INVALID, "7", False, True, False, 5), Answer(1, "", "8", "9", True, False, False, 5))
+    found = verdict(budget, measured(budget, "nf4", tasks=(TaskResult(task, (*mixed, mixed[0]), 1.0),)))
+    assert "2 of 3 right, 0 cut off, 0 absent" in found.message
+
+
+def test_the_verdict_carries_figure_limit_text_and_unit(load: Load) -> None:
+    budget = load("max_vram: 7.5 GB")
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.measured, found.limit, found.limit_text, found.unit) == (7 * GIB, 7.5e9, "7.5 GB", "GB")
+
+
+def test_a_limit_by_gpu_is_taken_from_the_entry_of_this_gpu(load: Load) -> None:
+    budget = load('min_tokens_per_s: {"NVIDIA A100*": 40, "NVIDIA H100*": 120}')
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.limit) == (OVER, 120)
+
+
+def test_no_limit_for_this_gpu_is_skipped_with_the_figure(load: Load) -> None:
+    budget = load('min_tokens_per_s: {"NVIDIA A100*": 40, "NVIDIA L4": 9}')
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.measured, found.limit) == (SKIPPED, 100, None)
+    assert found.message == (
+        "nf4: min_tokens_per_s has no limit for 'NVIDIA H100 80GB HBM3' (only for 'NVIDIA A100*', 'NVIDIA L4'); "
+        "measured 100 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5 repeats)"
+    )
+
+
+def test_device_memory_without_a_gpu_is_skipped(load: Load) -> None:
+    budget = load("max_vram: 7 GiB")
+    found = verdict(budget, measured(budget, "nf4", CPU))
+    assert (found.outcome, found.for_want_of_gpu, found.limit_text) == (SKIPPED, True, "7 GiB")
+    assert found.message == "nf4: max_vram not measured: no GPU was found: device memory has no peak here"
+
+
+MISSING = Failure(LOAD, "skip", "nf4 needs bitsandbytes: pip install 'pytest-quantbudget[bitsandbytes]'")
+CRASHED = Failure(WORKLOAD, "error", "the process ended with signal 11", "last line of its log", fatal=False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "failure", "outcome", "message"),
+    [
+        ("max_weights: 6 GiB", MISSING, SKIPPED, f"nf4: max_weights not measured: {MISSING.message}"),
+        ("min_gsm8k: 50", MISSING, SKIPPED, f"nf4: min_gsm8k not measured: {MISSING.message}"),
+        ("max_ttft: 80 ms", CRASHED, FAILED, "nf4: max_ttft not measured: the process ended with signal 11"),
+        ("min_speedup: 0.5", CRASHED, FAILED, "nf4: min_speedup not measured: the process ended with signal 11"),
+        ("min_gsm8k: 50", CRASHED, FAILED, "nf4: min_gsm8k not measured: task gsm8k gave no figure"),
+    ],
+    ids=["missing package", "missing package, task", "failed phase", "failed phase, relation", "no figure"],
+)
+def test_what_has_no_figure_says_why(load: Load, limit: str, failure: Failure, outcome: str, message: str) -> None:
+    budget = load(limit)
+    found = verdict(budget, Measurement(budget.method("nf4").subject, failures=(failure,)))
+    assert (found.outcome, found.message, found.measured) == (outcome, message, None)
+
+
+def test_a_failed_phase_leaves_the_others_figures_standing_and_its_log_at_hand(load: Load) -> None:
+    budget = load("max_weights: 6 GiB")
+    record = measured(budget, "nf4", speeds=(), failures=(CRASHED,))
+    assert verdict(budget, record).outcome == WITHIN
+    assert verdict(load("max_ttft: 80 ms"), record).detail == "last line of its log"
+
+
+def test_a_failed_baseline_fails_what_is_taken_against_it_by_name(load: Load) -> None:
+    budget = load("max_weights_ratio: 0.5")
+    broken = Measurement(budget.method("fp16").subject, failures=(Failure(LOAD, "error", "out of memory"),))
+    found = verdict(budget, measured(budget, "nf4"), broken)
+    assert found.outcome == FAILED
+    assert found.message == "nf4: max_weights_ratio not measured: the baseline fp16: out of memory"
+
+
+def test_answers_to_different_questions_are_not_compared(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 10")
+    swapped = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False))[::-1], 1.0)
+    found = verdict(budget, measured(budget, "nf4", tasks=(swapped,)))
+    assert found.outcome == FAILED
+    assert "fp16 and nf4 were asked different questions" in found.message
+
+
+def compared(budget: Budget, *, against: str | None = None) -> tuple[Measurement, Measurement]:
+    """Two answers of three tokens each from fp16, and what nf4 thought of them: 1.2 nats less likely, 5 of 6 agreed."""
+    told = tuple(Answer(i, "", "1", "1", True, True, False, 3, (7, 8, i), -0.5) for i in range(2))
+    task = budget.tasks["gsm8k"]
+    before = TaskResult(task, told, 1.0)
+    thought = Agreement(draft_id(before) or "" if against is None else against, 6, 5, -2.2, -1.0)
+    after = TaskResult(task, told, 1.0, agreement=thought)
+    return measured(budget, "fp16", tasks=(before,)), measured(budget, "nf4", tasks=(after,))
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "message"),
+    [
+        ("min_token_agreement: 83", WITHIN, "min_token_agreement 83.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
+        ("min_token_agreement: 84", OVER, "min_token_agreement 84.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
+        ("max_answer_ppl_ratio: 1.3", WITHIN, "max_answer_ppl_ratio 1.30, measured 1.22 (6 tokens of fp16's answers)"),
+        ("max_answer_ppl_ratio: 1.2", OVER, "max_answer_ppl_ratio 1.20, measured 1.22 (6 tokens of fp16's answers)"),
+    ],
+)
+def test_what_a_method_thinks_of_the_baselines_answers_is_judged(
+    load: Load, limit: str, outcome: str, message: str
+) -> None:
+    budget = load(limit)
+    before, after = compared(budget)
+    found = verdict(budget, after, before)
+    assert found.outcome == outcome
+    assert message in found.message
+    if "ppl" in limit:
+        assert found.measured == pytest.approx(math.exp(0.2))
+
+
+def test_what_was_thought_of_other_answers_decides_nothing(load: Load) -> None:
+    budget = load("min_token_agreement: 1")
+    before, after = compared(budget, against="other")
+    assert verdict(budget, after, before).message.endswith("compared with other answers than fp16's")
+    plain = measured(budget, "nf4", tasks=before.tasks)
+    assert "cannot be fed the baseline's answers" in verdict(budget, plain, before).message
+
+
+def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> None:
+    budget = load("max_gsm8k_drop: 58")
+    found = verdict(budget, measured(budget, "nf4"))
+    assert (found.outcome, found.decision) == (FAILED, "")
+    assert found.message == (
+        "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
+    )
+    assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
+
+
+def test_agreement_on_a_growing_tasks_answers_is_bounded_as_widely_as_its_look(load: Load) -> None:
+    budget = load("min_token_agreement: 84")
+    before, after = compared(budget)
+    (told,) = after.tasks
+    assert told.agreement is not None
+    parts = replace(told.agreement, each_tokens=(3, 3), each_agreed=(3, 2), each_lost=(0.2, 1.0))
+    task = replace(budget.tasks["gsm8k"], start=10)
+    budget = replace(budget, tasks={"gsm8k": task})
+    levels = []
+    for planned in (2, 1000):
+        grown = replace(told, task=task, agreement=parts, planned=planned)
+        base = replace(before, tasks=(replace(before.tasks[0], task=task),))
+        levels.append(verdict(budget, replace(after, tasks=(grown,)), base).confidence)
+    assert levels[0] is not None
+    assert levels[1] is not None
+    assert levels[0] < levels[1]
