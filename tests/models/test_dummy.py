@@ -20,7 +20,6 @@ from pytest_quantbudget.engine.hf.load import Loaded
 from pytest_quantbudget.measure import bench
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.store import Store
-from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import dummy, methods
 from pytest_quantbudget.models.dummy import Drawn
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
@@ -175,7 +174,7 @@ def test_a_configuration_that_cannot_be_used_is_refused(
     own = subject("gptq-int4", model=str(tmp_path))
     if where != "directory":
         own = replace(own, model="some/one")
-        monkeypatch.setattr(configs, "find_config", lambda model, revision: config)
+        monkeypatch.setattr(dummy, "find_config", lambda model, revision: config)
     with pytest.raises(ValueError, match=re.escape(message)):
         load.load(own, None)
 
