@@ -6,18 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
+from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import Rule, Subject, Task, Text, Workload
-from pytest_quantbudget.core.verdict import OVER, Update, Verdict
+from pytest_quantbudget.core.verdict import OVER, LimitReport, Update, Verdict
 from pytest_quantbudget.judge.noise import Noise, TaskNoise
+from pytest_quantbudget.measure.hardware import LocalGpus
+from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models.estimate.memory import Estimate, LayerKind
+from pytest_quantbudget.plugin.session import Measurer, Session
 from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, LimitReport, MethodReport, Report, Together
+from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report, Together
 
 COUNTING = """
 from pytest_quantbudget.measure import process
@@ -49,6 +54,15 @@ def outcomes(report: Path) -> dict[str, str]:
     budgets = json.loads(report.read_text())["budgets"]
     limits = [limit for b in budgets for m in b["methods"] for limit in m["limits"]]
     return {limit["id"]: limit["verdict"]["outcome"] for limit in limits}
+
+
+def session(
+    root: Path, gpus: Sequence[Gpu] = (), *, measurer: Measurer | None = None, require_gpu: bool = False
+) -> Session:
+    """A session whose runner, unless another `measurer` is given, sees these GPUs and measures into `root`."""
+    local = LocalGpus()
+    local.usable = list(gpus)
+    return Session(root, Budgets(), measurer or Runner(Needs(), local, root, folder=root), require_gpu)
 
 
 H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", 4)

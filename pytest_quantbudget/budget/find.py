@@ -1,19 +1,68 @@
-"""Which files a `--quant-budget` names."""
+"""The budget files of a run: which ones a name stands for, and reading each once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_quantbudget.core import problems
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.budget.yaml import MAX_BYTES
+from pytest_quantbudget.core import files, problems
+from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.files import named_folder, path_from
 from pytest_quantbudget.core.problems import BudgetError, Problem
 
 SUFFIXES = (".yaml", ".yml")
 
 
+@dataclass
+class Budgets:
+    """The budgets of a run, by resolved path.
+
+    `roots` are the folders that budgets may refer to, besides those of files named with `named`; None allows all.
+    `load_format` replaces that of the files. Where measuring was done `elsewhere`, models and files need not be on
+    this machine. `texts` are the files' bytes as they were read.
+    """
+
+    roots: tuple[Path, ...] | None = None
+    load_format: str | None = None
+    elsewhere: bool = False
+    loaded: dict[Path, Budget] = field(default_factory=dict)
+    texts: dict[Path, bytes] = field(default_factory=dict)
+    _opened: list[Path] = field(default_factory=list)
+
+    def named(self, name: str, base: Path) -> list[Path]:
+        """The files that the command line or the ini file names, whose folder they may refer to. Raises BudgetError."""
+        self._opened.append(named_folder(base, name))
+        return find_budgets(name, base)
+
+    def load(self, path: Path) -> Budget:
+        """The budget in a file, read once. Raises BudgetError."""
+        path = path.resolve()
+        if path not in self.loaded:
+            roots = None if self.roots is None else (*self.roots, *self._opened)
+            self.loaded[path] = load_budget(path, roots, self.load_format, elsewhere=self.elsewhere)
+            self.texts[path] = files.read(path, MAX_BYTES)
+        return self.loaded[path]
+
+    def check_id(self, argument: str) -> None:
+        """Raise BudgetError, with the nearest right name, for an id `FILE::METHOD::LIMIT` that names nothing."""
+        file, *parts = argument.split("::")
+        path = Path(file)
+        budget = self.load(path)
+        names = [method.name for method in budget.methods]
+        if parts and parts[0] not in names:
+            raise BudgetError(Problem(path, 0, f"has no method {parts[0]!r}{problems.nearest(parts[0], names)}"))
+        if len(parts) > 1:
+            limits = [limit.name for limit in budget.method(parts[0]).limits]
+            if parts[1] not in limits:
+                near = problems.nearest(parts[1], limits)
+                raise BudgetError(Problem(path, 0, f"{parts[0]} has no limit {parts[1]!r}{near}"))
+
+
 def find_budgets(name: str, base: Path) -> list[Path]:
-    """The files that one `--quant-budget` names: a file, a directory (searched through) or a glob.
+    """The files that one `--quant-budget` names: a file, a directory (searched recursively) or a glob.
 
     Raises BudgetError where there are none.
     """
@@ -35,7 +84,7 @@ def find_budgets(name: str, base: Path) -> list[Path]:
     raise BudgetError(Problem(base / name, 0, f"there is no such budget{problems.nearest(path.name, names)}"))
 
 
-def _files_in(folder: Path, found: Iterable[Path]) -> list[Path]:
-    """The files among `found`, without links that lead out of the folder: nobody has named what they lead to."""
+def _files_in(folder: Path, candidates: Iterable[Path]) -> list[Path]:
+    """The files among `candidates`, without links that lead out of the folder: their targets were not named."""
     real = folder.resolve()
-    return sorted(p.resolve() for p in found if p.resolve().is_relative_to(real) and p.is_file())
+    return sorted(p.resolve() for p in candidates if p.resolve().is_relative_to(real) and p.is_file())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from pytest_quantbudget.core.limits import Limit, Target
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import BudgetError, display_path
 from pytest_quantbudget.core.safetext import Line, printable
-from pytest_quantbudget.core.verdict import Entry, Update
+from pytest_quantbudget.core.verdict import LimitReport, Update
 from pytest_quantbudget.judge import margin
-from pytest_quantbudget.judge.margin import Calibrated, NoMargin
-from pytest_quantbudget.plugin.session import Session
+from pytest_quantbudget.judge.margin import RATE, Calibrated, NoMargin
+from pytest_quantbudget.judge.noise import Noise
 
 # Fill what reads `auto`; also make numbers tighter; write all. A number in a budget is a requirement until told else.
 AUTO, TIGHTEN, ALL = MODES = ("auto", "tighten", "all")
@@ -35,7 +35,7 @@ class Kept(Exception):
 class _Proposal:
     """A limit and what it would become (None where that is not known); `why` says why it stays instead."""
 
-    entry: Entry
+    report: LimitReport
     method: Method
     limit: Limit
     target: Target | None
@@ -58,46 +58,58 @@ class _Proposal:
         return Update(old, self.found.text, self.found.words, rate)
 
 
-def run(session: Session) -> Iterator[Line]:
-    """Write the judged limits that the options name; tell what was done, which the session's entries keep."""
-    measurements = session.measurements()
-    for path, budget, entries in session.files():
+def run(
+    judged: Iterable[tuple[Budget, Sequence[LimitReport], Noise | None]],
+    measurements: Mapping[str, Measurement],
+    texts: Mapping[Path, bytes],
+    mode: str,
+    rate: float = RATE,
+) -> tuple[dict[str, Update], list[Line]]:
+    """Write the limits that `mode` (see `MODES`) names; what was done, by the tests' ids, and lines that say so.
+
+    `judged` are the budgets with their judged limits and the noise of their baseline; `measurements` are by subject;
+    `texts` are the budget files as they were read; `rate` is the share of equal runs that may fail.
+    """
+    updates: dict[str, Update] = {}
+    lines: list[Line] = []
+    for budget, reports, noise in judged:
         measured = {m.name: measurements[m.subject.key] for m in budget.methods if m.subject.key in measurements}
-        noise = session.noise_seen(budget, measurements)
-        asked = [_propose(session, budget, entry, measured, noise.values if noise else {}) for entry in entries]
+        asked = [_propose(budget, report, measured, noise.values if noise else {}, mode, rate) for report in reports]
         proposals = [proposal for proposal in asked if proposal is not None]
         _refuse_contradictions(budget, proposals)
-        before, after = _write(session, path, [proposal for proposal in proposals if not proposal.why])
-        yield Line(f"--quant-update of {display_path(path)}", title=True)
+        writable = [proposal for proposal in proposals if not proposal.why]
+        before, after = _write(budget.path, texts[budget.path], writable)
+        lines.append(Line(f"--quant-update of {display_path(budget.path)}", title=True))
         for proposal in proposals:
-            update = proposal.update(session.options.update_rate)
-            session.entries[proposal.entry.id] = replace(proposal.entry, updated=update)
-            yield _line(proposal, update)
+            update = updates[proposal.report.id] = proposal.update(rate)
+            lines.append(_line(proposal, update))
         if before == after:
-            yield Line("nothing was written" if proposals else "no limit that was selected is to be written")
-        yield from _diff(path, before, after)
+            said = "nothing was written" if proposals else "no limit that was selected is to be written"
+            lines.append(Line(said))
+        lines += _diff(budget.path, before, after)
+    return updates, lines
 
 
 def _propose(
-    session: Session,
     budget: Budget,
-    entry: Entry,
+    report: LimitReport,
     measured: Mapping[str, Measurement],
     runs: Mapping[str, Sequence[float]],
+    mode: str,
+    rate: float,
 ) -> _Proposal | None:
-    """What one limit would become; None where the options leave it alone, or where it would stay the same."""
-    method = budget.method(entry.method)
-    limit = next(each for each in method.limits if each.name == entry.limit)
+    """What one limit would become; None where the mode leaves it alone, or where it would stay the same."""
+    method = budget.method(report.method)
+    limit = next(limit for limit in method.limits if limit.name == report.name)
     record = measured.get(method.name)
     device = record.device.name if record and record.device else ""
     target = limit.target(device) if device else limit.targets[0]
-    mode, rate = session.options.update, session.options.update_rate
     if mode == AUTO and all(each.value is not None for each in ([target] if target else limit.targets)):
         return None
-    proposal = _Proposal(entry, method, limit, target)
+    proposal = _Proposal(report, method, limit, target)
     try:
-        if entry.verdict.measured is None:
-            raise Kept(entry.verdict.message.removeprefix(f"{method.name}: {limit.name} "))
+        if report.verdict.measured is None:
+            raise Kept(report.verdict.message.removeprefix(f"{method.name}: {limit.name} "))
         if target is None:
             raise Kept(f"no entry is for {device!r}")
         if limit.file.resolve() != budget.path:
@@ -124,12 +136,12 @@ def _refuse_contradictions(budget: Budget, proposals: Sequence[_Proposal]) -> No
             refused.why = message
 
 
-def _write(session: Session, path: Path, proposals: Sequence[_Proposal]) -> tuple[str, str]:
+def _write(path: Path, text: bytes, proposals: Sequence[_Proposal]) -> tuple[str, str]:
     """The file's text before and after; equal where nothing was written, which the proposals then know."""
     if not proposals:
         return "", ""
     try:
-        before = _untouched(session, path)
+        before = _untouched(path, text)
         document = Document(before, path)
         news = {}
         for proposal in proposals:
@@ -153,13 +165,13 @@ def _write(session: Session, path: Path, proposals: Sequence[_Proposal]) -> tupl
     return before, after
 
 
-def _untouched(session: Session, path: Path) -> str:
-    """The text of a file that may be written, and that is still what was judged. Raises Kept, OSError."""
+def _untouched(path: Path, text: bytes) -> str:
+    """The text of a file that may be written, and that is still the `text` that was judged. Raises Kept, OSError."""
     try:
         raw = files.read(path, MAX_BYTES)
     except files.TooLarge:
         raw = b""
-    if raw != session.texts[path]:
+    if raw != text:
         raise Kept(f"{display_path(path)} was changed while the tests ran")
     if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):  # root may write everything
         raise Kept(f"{display_path(path)} is read-only")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -19,18 +18,6 @@ class Update:
     words: str = ""
     rate: float = 0.0
     why: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One selected limit of the run and what became of it."""
-
-    id: str
-    file: Path
-    method: str
-    limit: str
-    verdict: Verdict
-    updated: Update | None = None
 
 
 WITHIN, OVER, UNDECIDED = "within", "over", "undecided"
@@ -67,3 +54,19 @@ class Verdict:
     p_over: float | None = None
     noise: str = ""
     inside_noise: bool = False
+
+
+@dataclass(frozen=True)
+class LimitReport:
+    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""
+
+    id: str
+    name: str
+    line: int
+    verdict: Verdict
+    updated: Update | None = None
+
+    @property
+    def method(self) -> str:
+        """The name of the limit's method, from the id `FILE::METHOD::LIMIT`."""
+        return self.id.removesuffix(f"::{self.name}").rpartition("::")[2]

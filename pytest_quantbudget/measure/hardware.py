@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
+from pytest_quantbudget.core.gpus import Commit, Gpu, GpuNeed, Machine, lacking, share, visible_gpus
 from pytest_quantbudget.core.versions import libraries
 
 
@@ -33,6 +36,23 @@ def all_gpus() -> list[Gpu]:
         return []
     finally:
         pynvml.nvmlShutdown()
+
+
+@dataclass
+class LocalGpus:
+    """The GPUs of this machine for one process of a run; `worker` is its number where the run has several."""
+
+    worker: int | None = None
+
+    @cached_property
+    def usable(self) -> Sequence[Gpu]:
+        """Those that the process may use, largest first, with their free memory when they were first looked at."""
+        visible = visible_gpus(all_gpus(), os.environ)
+        return share(sorted(visible, key=lambda gpu: -gpu.total), self.worker)
+
+    def lacking(self, need: GpuNeed) -> str | None:
+        """What the machine lacks for `need`, or None."""
+        return lacking(need, self.usable[: need.count])
 
 
 def _text(value: str | bytes) -> str:

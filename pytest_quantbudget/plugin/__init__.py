@@ -3,12 +3,9 @@
 from pytest_quantbudget.plugin.fixtures import gpu, quant_measurement, quant_method, quant_model
 from pytest_quantbudget.plugin.hooks import (
     pytest_cmdline_main,
-    pytest_collect_file,
-    pytest_collection_finish,
     pytest_configure,
     pytest_generate_tests,
     pytest_runtest_setup,
-    pytest_unconfigure,
 )
 from pytest_quantbudget.plugin.options import pytest_addoption
 
@@ -16,12 +13,9 @@ __all__ = [
     "gpu",
     "pytest_addoption",
     "pytest_cmdline_main",
-    "pytest_collect_file",
-    "pytest_collection_finish",
     "pytest_configure",
     "pytest_generate_tests",
     "pytest_runtest_setup",
-    "pytest_unconfigure",
     "quant_measurement",
     "quant_method",
     "quant_model",

@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from _pytest._code.code import TerminalRepr
 
-from pytest_quantbudget.budget.keys import GPU
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.problems import Problem
+from pytest_quantbudget.core.safetext import quoted
 from pytest_quantbudget.core.verdict import SKIPPED, WITHIN, Verdict
-from pytest_quantbudget.plugin.session import SESSION, explain, properties
+from pytest_quantbudget.plugin.gpus import gpu_mark, gpu_need
+from pytest_quantbudget.plugin.hooks import SESSION
+
+if TYPE_CHECKING:
+    from _pytest._code.code import TerminalRepr
 
 
-class QuantBudgetWarning(pytest.PytestWarning):
-    """A budget promises more than it can tell."""
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:
+    """Budgets that were named; other YAML files are left alone."""
+    if file_path.resolve() not in parent.config.stash[SESSION].budgets.loaded:
+        return None
+    root = parent.config.rootpath
+    # pytest names no file outside its root directory; without a name, two such budgets would share their ids.
+    outside: dict[str, Any] = {} if file_path.is_relative_to(root) else {"nodeid": os.path.relpath(file_path, root)}
+    node: BudgetFile = BudgetFile.from_parent(parent, path=file_path, **outside)
+    return node
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Plan what the selected tests need, all of them before the first is measured."""
+    run = session.config.stash[SESSION]
+    run.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
+    for item in session.items:
+        if "quant_measurement" in getattr(item, "fixturenames", ()):
+            pair: tuple[Budget, Method] | None = item.callspec.params.get("quant_method")  # type: ignore[attr-defined]
+            if pair is not None:
+                run.plan(*pair, None)
 
 
 class LimitBroken(Exception):
@@ -34,7 +57,7 @@ class BudgetFile(pytest.File):
 
     def collect(self) -> Iterator[MethodNode]:
         """One node a method."""
-        budget = self.config.stash[SESSION].budget(self.path)
+        budget = self.config.stash[SESSION].budgets.load(self.path)
         for method in budget.methods:
             node: MethodNode = MethodNode.from_parent(self, name=method.name)
             node.budget, node.method = budget, method
@@ -91,18 +114,23 @@ def check(request: pytest.FixtureRequest) -> None:
         raise LimitBroken(verdict)
 
 
-def gpu_mark(need: GpuNeed) -> pytest.MarkDecorator:
-    """The marker that a budget's `gpu` key stands for."""
-    min_vram = f"{need.min_vram:.0f} B" if need.min_vram else None
-    return pytest.mark.gpu(min_vram=min_vram, min_capability=need.min_capability, count=need.count)
+def explain(limit: Limit, verdict: Verdict) -> str:
+    """A broken limit in words: the verdict, the user's line, and the last lines of the measuring process."""
+    text = f"{verdict.message}\n\n{Problem(limit.file, limit.line, 'this line')}"
+    return f"{text}\n\n{quoted(verdict.detail)}" if verdict.detail else text
 
 
-def gpu_need(mark: pytest.Mark) -> GpuNeed:
-    """What a marker `gpu(...)` asks for. Raises pytest.UsageError for arguments that it does not take."""
-    fields = {field.name: field.kind for field in GPU}
-    try:
-        if mark.args or set(mark.kwargs) - set(fields):
-            raise ValueError(f"takes {', '.join(fields)}, by name")
-        return GpuNeed(**{k: fields[k].read(v) for k, v in mark.kwargs.items() if v is not None})
-    except ValueError as error:
-        raise pytest.UsageError(f"marker gpu: {error}") from None
+PROPERTIES = tuple(field.name for field in fields(Verdict))
+
+
+def properties(verdict: Verdict) -> list[tuple[str, object]]:
+    """A verdict as flat pairs of builtins, which xdist carries to the controller and JUnit prints."""
+    return [(f"quant.{name}", getattr(verdict, name)) for name in PROPERTIES]
+
+
+def verdict_of(pairs: Iterable[tuple[str, object]]) -> Verdict | None:
+    """The inverse of `properties`; None where the pairs hold no verdict."""
+    values: Mapping[str, object] = dict(pairs)
+    if "quant.outcome" not in values:
+        return None
+    return Verdict(**{name: values[f"quant.{name}"] for name in PROPERTIES})  # type: ignore[arg-type]

@@ -8,20 +8,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import Gpu, GpuNeed
-from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.request import DUMMY
-from pytest_quantbudget.engine.hf import load
-from pytest_quantbudget.models import methods
-from pytest_quantbudget.plugin.session import SESSION, Session
+from pytest_quantbudget.plugin.hooks import SESSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pytest_quantbudget.core.budget import Budget, Method
+    from pytest_quantbudget.core.gpus import Gpu
+    from pytest_quantbudget.core.measurement import Measurement
 
 
 @dataclass
@@ -38,8 +36,8 @@ def quant_method(request: pytest.FixtureRequest) -> tuple[Budget, Method]:
     """The (budget, method) that a test is run for; parametrized over the budgets given."""
     if getattr(request, "param", None) is None:
         pytest.skip("no budget was given: add --quant-budget FILE")
-    found: tuple[Budget, Method] = request.param
-    return found
+    pair: tuple[Budget, Method] = request.param
+    return pair
 
 
 @pytest.fixture(scope="session")
@@ -49,32 +47,44 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     All that the selected limits need is measured before the first model is loaded, and no other process of the run
     measures on the device until the last is freed.
     """
+    from pytest_quantbudget.core.request import DUMMY
+    from pytest_quantbudget.engine.hf import load
+    from pytest_quantbudget.measure.runner import Runner
+    from pytest_quantbudget.models import methods
+    from pytest_quantbudget.plugin.gpus import no_gpu
+
     session = request.config.stash[SESSION]
     budget, method = quant_method
-    if session.options.stored is not None:
-        pytest.skip(f"no model is loaded: {session.options.stored.name} is judged (--quant-from)")
+    runner = session.measurer
+    if not isinstance(runner, Runner):
+        report = runner.judged_from.file if runner.judged_from else ""
+        pytest.skip(f"no model is loaded: {report} is judged (--quant-from)")
     if method.subject.load_format == DUMMY:
         pytest.skip(f"{method.name}: dummy weights have nothing to say, and no tokenizer")
     spec = methods.spec(method.name)
     missing = spec.missing()
     if missing is not None:
         pytest.skip(missing)
-    _need_gpu(session, budget, method)
-    session.finish_measuring()
-    with session.bench.devices(method.subject.gpus):
-        os.environ.update(session.bench.environ(method.subject.gpus))
+    _require_room(request.config, budget, method)
+    runner.measure_all(session.budgets.loaded.values())
+    for other, _ in session.selected():
+        runner.noise(other)
+    bench = runner.bench
+    with bench.devices(method.subject.gpus):
+        os.environ.update(bench.environ(method.subject.gpus))
         quantized = None
         if spec.quantize is not None and method.subject.checkpoint is None:
-            made = session.bench.quantized(method.subject)
+            made = bench.quantized(method.subject)
             if made.quantized is None:
                 pytest.fail(f"{method.name}: {made.failures[0].message}", pytrace=False)
-            quantized = str(session.bench.quantized_path(made.quantized))
+            quantized = str(bench.quantized_path(made.quantized))
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the libraries' own, which `-W error` is not meant for
-                loaded = load.load(method.subject, quantized, session.options.trust)
+                # The libraries' warnings, which `-W error` is not meant for.
+                warnings.simplefilter("ignore")
+                loaded = load.load(method.subject, quantized, runner.trust)
         except load.Lacking as error:
-            no_gpu(session.options.require_gpu, str(error))
+            no_gpu(request.config, str(error))
         resident = QuantModel(method.name, loaded.model, loaded.tokenizer)
         del loaded
         yield resident
@@ -83,18 +93,21 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         _free()
 
 
-def _need_gpu(session: Session, budget: Budget, method: Method) -> None:
-    lacking = session.lacking_for(budget, method, method.gpu) if method.gpu is not None else None
-    lacking = lacking or session.too_large(budget, method)
-    if lacking is not None:
-        no_gpu(session.options.require_gpu, f"{method.name} {lacking}")
+def _require_room(config: pytest.Config, budget: Budget, method: Method) -> None:
+    from pytest_quantbudget.plugin.gpus import require
+
+    measurer = config.stash[SESSION].measurer
+    lacking = measurer.lacking(budget, method, method.gpu) if method.gpu is not None else None
+    lacking = lacking or measurer.too_large(budget, method)
+    require(config, lacking and f"{method.name} {lacking}")
 
 
 def _free() -> None:
     import torch
 
+    # pytest leaves a failed test's frames there, and they hold the model.
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
-        vars(sys).pop(name, None)  # pytest leaves a failed test's frames there, and they hold the model
+        vars(sys).pop(name, None)
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -106,22 +119,16 @@ def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget
     session = request.config.stash[SESSION]
     budget, method = quant_method
     session.plan(budget, method, None)
-    _need_gpu(session, budget, method)
-    return session.measure(budget, method)
+    _require_room(request.config, budget, method)
+    return session.measurer.measure(budget, method)
 
 
 @pytest.fixture
 def gpu(request: pytest.FixtureRequest) -> Gpu:
     """The first GPU that this process may use; skips (fails with --quant-require-gpu) where there is none."""
-    session = request.config.stash[SESSION]
-    lacking = session.lacking(GpuNeed())
-    if lacking is not None:
-        no_gpu(session.options.require_gpu, lacking)
-    return session.gpus[0]
+    from pytest_quantbudget.core.gpus import GpuNeed
+    from pytest_quantbudget.plugin.gpus import local_gpus, require
 
-
-def no_gpu(required: bool, reason: str) -> NoReturn:
-    """Skip, or fail where a GPU is required."""
-    if required:
-        pytest.fail(f"{reason} (--quant-require-gpu)", pytrace=False)
-    pytest.skip(reason)
+    gpus = local_gpus(request.config)
+    require(request.config, gpus.lacking(GpuNeed()))
+    return gpus.usable[0]

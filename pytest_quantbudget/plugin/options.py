@@ -1,127 +1,46 @@
-"""The command line and the ini file, read into the options of a session."""
+"""The command line and the ini file: their options declared, and read. Declaring them imports nothing else of ours."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantbudget.budget import update
-from pytest_quantbudget.core import files, problems
-from pytest_quantbudget.core.fields import TIME, number
-from pytest_quantbudget.core.files import path_from
-from pytest_quantbudget.core.problems import display_path
-from pytest_quantbudget.core.request import DUMMY, REAL, Trust
-from pytest_quantbudget.core.safetext import safe
-from pytest_quantbudget.measure import store
-from pytest_quantbudget.plugin.session import Options
-from pytest_quantbudget.report import again
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.request import Trust
+    from pytest_quantbudget.report.again import Stored
 
 MEASURING = ("--quant-cache", "--quant-no-cache", "--quant-refresh", "--quant-timeout", "--quant-noise")
 
 
-def read(config: pytest.Config) -> Options:
-    """What a run may do and where it keeps things. Raises pytest.UsageError."""
-    given = config.option
-    if given.quant_no_cache and (given.quant_cache or given.quant_refresh):
-        other = "--quant-cache" if given.quant_cache else "--quant-refresh"
-        raise pytest.UsageError(f"{other} names what is to be kept and --quant-no-cache keeps nothing; choose one")
-    folder, place = _cache(given.quant_cache)
-    return Options(
-        cache=folder,
-        store=None if given.quant_no_cache else place,
-        refresh=given.quant_refresh,
-        require_gpu=given.quant_require_gpu,
-        strict=given.quant_strict,
-        trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
-        roots=(_repository(config), *config.getini("quant_allow_paths")),
-        timeout_s=_timeout(given.quant_timeout),
-        stored=_stored(config),
-        noise=_noise(given.quant_noise),
-        **_update(given.quant_update, given.quant_update_rate),
-        load_format=given.quant_load_format,
-    )
+@dataclass(frozen=True)
+class Options:
+    """What the command line and the ini file say about a run with budgets.
 
-
-def _repository(config: pytest.Config) -> Path:
-    """Where the ini file lies, else where pytest was called; its root directory may be as high as `/`.
-
-    pytest takes every path on the command line, the cache's too, into account for that.
+    `cache` is a local directory for checkpoints; `store` is where results are kept, a directory or URL, None for
+    nowhere; `roots` are the folders that budgets may refer to; `stored` is a report that is judged in place of
+    measuring; `repeat_runs` is how many more times each baseline is measured; `update` names the limits that are
+    written into the budgets at the end (see `budget.update.MODES`); `load_format` replaces that of the budgets.
     """
-    return config.inipath.parent if config.inipath else config.invocation_params.dir
 
-
-def _cache(named: str | None) -> tuple[Path, str]:
-    """A local directory, and where results are kept."""
-    if named is None or not store.is_url(named):
-        folder = Path(named).expanduser().absolute() if named else files.default_cache().absolute()
-        return folder, str(folder / "results")
-    try:
-        store.Remote(named)
-    except (ValueError, ImportError, OSError) as error:
-        raise pytest.UsageError(safe(f"--quant-cache {named}: {error}")) from None
-    return files.default_cache().absolute(), named
-
-
-def _timeout(text: str | None) -> float:
-    if text is None:
-        return math.inf
-    try:
-        return float(TIME.read(text))
-    except ValueError as error:
-        raise pytest.UsageError(f"--quant-timeout: {error}") from None
-
-
-def _stored(config: pytest.Config) -> again.Stored | None:
-    """The report that --quant-from names."""
-    named: str | None = config.option.quant_from
-    if named is None:
-        return None
-    for other in MEASURING:
-        if getattr(config.option, other.strip("-").replace("-", "_"), None):
-            raise pytest.UsageError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
-    base = config.invocation_params.dir
-    path = path_from(base, named)
-    target = config.option.quant_report
-    if target is not None and path_from(base, target).resolve() == path.resolve():
-        raise pytest.UsageError("--quant-report would overwrite the measurements that --quant-from judges")
-    try:
-        return again.read(path, display_path(path), files.default_cache().absolute() / "hashes")
-    except FileNotFoundError:
-        near = problems.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
-        raise pytest.UsageError(f"--quant-from: there is no report {named!r}{near}") from None
-    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
-        raise pytest.UsageError(safe(f"--quant-from {named}: {error}")) from None
-
-
-def _noise(text: str | None) -> int:
-    if text is None:
-        return 0
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
-        raise pytest.UsageError(f"--quant-noise wants a whole number of at least 1, such as 3, not {safe(text)!r}")
-    return int(text)
-
-
-def _update(mode: str | None, rate: str | None) -> dict[str, Any]:
-    """Which limits are written, and how often they may fail an equal run."""
-    if mode is None:
-        if rate is not None:
-            raise pytest.UsageError("--quant-update-rate belongs to --quant-update")
-        return {}
-    if mode not in update.MODES:
-        # argparse takes the word behind an option for its value: a file's name, too.
-        known = ", ".join(f"--quant-update={name}" for name in update.MODES)
-        raise pytest.UsageError(safe(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it"))
-    if rate is None:
-        return {"update": mode}
-    try:
-        return {"update": mode, "update_rate": number(1e-6, 0.5, closed="low").read(float(rate))}
-    except ValueError:
-        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
-        raise pytest.UsageError(safe(f"--quant-update-rate {why}")) from None
+    cache: Path
+    store: str | None
+    refresh: bool
+    require_gpu: bool
+    strict: bool
+    trust: Trust
+    roots: tuple[Path, ...]
+    timeout_s: float
+    stored: Stored | None
+    repeat_runs: int
+    update: str
+    update_rate: float
+    load_format: str | None
+    report: Path | None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -187,7 +106,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--quant-load-format",
-        choices=[REAL, DUMMY],
+        choices=["auto", "dummy"],
         help="dummy: build the models from config.json alone, with random weights, to test memory, load and speed; "
         "auto: load their weights. Holds instead of the budgets' `load_format`.",
     )
@@ -213,3 +132,140 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
     )
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
+
+
+def read(config: pytest.Config) -> Options:
+    """The options of a run. Raises pytest.UsageError."""
+    from pytest_quantbudget.core.safetext import safe
+
+    try:
+        return _read(config)
+    except ValueError as error:
+        raise pytest.UsageError(safe(str(error))) from None
+
+
+def _read(config: pytest.Config) -> Options:
+    from pytest_quantbudget.core.request import Trust
+
+    given = config.option
+    if given.quant_no_cache and (given.quant_cache or given.quant_refresh):
+        other = "--quant-cache" if given.quant_cache else "--quant-refresh"
+        raise ValueError(f"{other} names what is to be kept and --quant-no-cache keeps nothing; choose one")
+    folder, place = _cache(given.quant_cache)
+    update, update_rate = _update(given.quant_update, given.quant_update_rate)
+    return Options(
+        cache=folder,
+        store=None if given.quant_no_cache else place,
+        refresh=given.quant_refresh,
+        require_gpu=given.quant_require_gpu,
+        strict=given.quant_strict,
+        trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
+        roots=(_repository(config), *config.getini("quant_allow_paths")),
+        timeout_s=_timeout(given.quant_timeout),
+        stored=_stored(config),
+        repeat_runs=_repeat_runs(given.quant_noise),
+        update=update,
+        update_rate=update_rate,
+        load_format=given.quant_load_format,
+        report=_report(given.quant_report),
+    )
+
+
+def _repository(config: pytest.Config) -> Path:
+    """Where the ini file lies, else where pytest was called; its root directory may be as high as `/`.
+
+    pytest takes every path on the command line, the cache's too, into account for that.
+    """
+    return config.inipath.parent if config.inipath else config.invocation_params.dir
+
+
+def _cache(named: str | None) -> tuple[Path, str]:
+    """A local directory, and where results are kept."""
+    from pytest_quantbudget.core import files
+    from pytest_quantbudget.measure import store
+
+    if named is None or not store.is_url(named):
+        folder = Path(named).expanduser().absolute() if named else files.default_cache().absolute()
+        return folder, str(folder / "results")
+    try:
+        store.Remote(named)
+    except (ValueError, ImportError, OSError) as error:
+        raise ValueError(f"--quant-cache {named}: {error}") from None
+    return files.default_cache().absolute(), named
+
+
+def _timeout(text: str | None) -> float:
+    from pytest_quantbudget.core.fields import TIME
+
+    if text is None:
+        return math.inf
+    try:
+        return float(TIME.read(text))
+    except ValueError as error:
+        raise ValueError(f"--quant-timeout: {error}") from None
+
+
+def _stored(config: pytest.Config) -> Stored | None:
+    """The report that --quant-from names."""
+    from pytest_quantbudget.core import files, problems
+    from pytest_quantbudget.report import again
+
+    named: str | None = config.option.quant_from
+    if named is None:
+        return None
+    for other in MEASURING:
+        if getattr(config.option, other.strip("-").replace("-", "_"), None):
+            raise ValueError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
+    base = config.invocation_params.dir
+    path = files.path_from(base, named)
+    target = config.option.quant_report
+    if target is not None and files.path_from(base, target).resolve() == path.resolve():
+        raise ValueError("--quant-report would overwrite the measurements that --quant-from judges")
+    try:
+        return again.read(path, problems.display_path(path), files.default_cache().absolute() / "hashes")
+    except FileNotFoundError:
+        near = problems.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
+        raise ValueError(f"--quant-from: there is no report {named!r}{near}") from None
+    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"--quant-from {named}: {error}") from None
+
+
+def _repeat_runs(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise ValueError(f"--quant-noise wants a whole number of at least 1, such as 3, not {text!r}")
+    return int(text)
+
+
+def _report(named: str | None) -> Path | None:
+    """The file that --quant-report names."""
+    from pytest_quantbudget.core.problems import display_path
+
+    path = Path(named).absolute() if named else None
+    if path is not None and path.is_dir():
+        raise ValueError(f"--quant-report: {display_path(path)} is a directory")
+    return path
+
+
+def _update(mode: str | None, rate: str | None) -> tuple[str, float]:
+    """Which limits are written, and how often they may fail an equal run."""
+    from pytest_quantbudget.budget import update
+    from pytest_quantbudget.core.fields import number
+    from pytest_quantbudget.judge.margin import RATE
+
+    if mode is None:
+        if rate is not None:
+            raise ValueError("--quant-update-rate belongs to --quant-update")
+        return "", RATE
+    if mode not in update.MODES:
+        # argparse takes the word behind an option for its value: a file's name, too.
+        known = ", ".join(f"--quant-update={name}" for name in update.MODES)
+        raise ValueError(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it")
+    if rate is None:
+        return mode, RATE
+    try:
+        return mode, float(number(1e-6, 0.5, closed="low").read(float(rate)))
+    except ValueError:
+        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        raise ValueError(f"--quant-update-rate {why}") from None

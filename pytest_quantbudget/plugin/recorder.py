@@ -4,44 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_quantbudget.budget import update
-from pytest_quantbudget.core import safetext
+from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import display_path
-from pytest_quantbudget.core.safetext import safe
+from pytest_quantbudget.core.safetext import Line, safe
 from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
-from pytest_quantbudget.measure import answers_file
+from pytest_quantbudget.measure import answers_file, flip_rates
+from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.plugin import live
-from pytest_quantbudget.plugin.session import Session, verdict_of
+from pytest_quantbudget.plugin.collect import verdict_of
+from pytest_quantbudget.plugin.options import Options
+from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import document, table
 
 
 class Recorder:
-    """Hooks that only one process of a run has."""
+    """Hooks that only one process of a run has. `runner` is None where nothing is measured."""
 
-    def __init__(self, config: pytest.Config, session: Session) -> None:
+    def __init__(self, config: pytest.Config, session: Session, options: Options, runner: Runner | None) -> None:
         self.config = config
         self.session = session
-        self.target = Path(config.option.quant_report).absolute() if config.option.quant_report else None
+        self.options = options
+        self.runner = runner
+        self.report: document.Report | None = None
         self.written: list[str] = []
-        self.updated: list[safetext.Line] = []
-        if self.target is not None and self.target.is_dir():
-            raise pytest.UsageError(f"--quant-report: {display_path(self.target)} is a directory")
-        session.answers = answers_file.beside(self.target) if self.target is not None else None
+        self.updated: list[Line] = []
 
     def pytest_sessionstart(self) -> None:
-        """What the run will write and show is made ready.
+        """Get ready what the run will write and show.
 
         A CI that takes its machine back sends SIGTERM: what was measured is reported then, as after Ctrl-C.
         """
-        self.session.view = live.view(self.config)
-        if self.session.answers is not None and self.session.budgets and not self.config.option.collectonly:
-            answers_file.forget(self.session.answers)
-        if self.session.budgets and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        if not self.session.budgets.loaded:
+            return
+        if self.runner is not None:
+            self.runner.view = live.view(self.config)
+        if self.options.report is not None and not self.config.option.collectonly:
+            answers_file.forget(answers_file.beside(self.options.report))
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, _interrupt)
                 self.config.add_cleanup(_restore)
@@ -49,7 +55,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A verdict from the test's own body, or from what kept the body from running."""
         # A worker that crashed leaves a report without properties.
-        mine = "quant.limit" in dict(report.user_properties) or report.nodeid in self.session.entries
+        mine = "quant.limit" in dict(report.user_properties) or report.nodeid in self.session.limits
         if not mine or report.when == "teardown":
             return
         verdict = verdict_of(report.user_properties)
@@ -65,19 +71,32 @@ class Recorder:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Missing is not green. The report is written however the run ended."""
         option = self.config.option
+        limits = self.session.limits
         if option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
-            self.session.entries.clear()
+            limits.clear()
         if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.session.options.update and self.session.entries:
-            self.updated = list(update.run(self.session))
-        if self.target is not None and self.session.entries:
-            self.write(self.target)
-        self.session.remember()
+        if not limits:
+            return
+        measurements = self.session.measurer.measurements()
+        if self.options.update:
+            self.update(measurements)
+        self.report = self.session.report(measurements)
+        if self.options.report is not None:
+            self.write(self.options.report, self.report)
+        if self.options.store is not None and self.runner is not None:
+            flip_rates.remember(self.options.cache, self.session.budgets.loaded.values(), measurements)
 
-    def write(self, target: Path) -> None:
+    def update(self, measurements: Mapping[str, Measurement]) -> None:
+        """Write measured values into the budgets, as --quant-update asks."""
+        limits, texts = self.session.limits, self.session.budgets.texts
+        judged = self.session.judged(measurements)
+        updates, self.updated = update.run(judged, measurements, texts, self.options.update, self.options.update_rate)
+        limits.update({id_: replace(limits[id_], updated=done) for id_, done in updates.items()})
+
+    def write(self, target: Path, report: document.Report) -> None:
         """Write the JSON report, and the answers beside it; a disk that refuses them must not hide the verdicts."""
-        report, beside = self.report(), answers_file.beside(target)
+        beside = answers_file.beside(target)
         self._try("report", target, lambda: document.write(target, report))
         self._try("answers", beside, lambda: answers_file.finish(beside, document.measurements(report)))
 
@@ -90,15 +109,11 @@ class Recorder:
             why = error.strerror or error
             self.written.append(f"the {what} could not be written to {display_path(target)}: {why}")
 
-    def report(self) -> document.Report:
-        """The run as a record."""
-        return document.build(self.session)
-
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The trade-off table."""
-        if not self.session.entries:
+        if self.report is None:
             return
-        for line in (*table.lines(self.report(), replies=self.config.get_verbosity() > 0), *self.updated):
+        for line in (*table.lines(self.report, replies=self.config.get_verbosity() > 0), *self.updated):
             if line.title:
                 terminalreporter.write_sep("=", line.text)
             else:

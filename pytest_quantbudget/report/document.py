@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +16,15 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Commit, Machine
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import REAL, Task, Text, Workload
-from pytest_quantbudget.core.verdict import Entry, Update, Verdict
+from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.noise import Noise
-from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.memory import Estimate
-from pytest_quantbudget.plugin.session import Session
 
 VERSION = 1
 MAX_BYTES = 100_000_000
 MAX_COLUMNS = MAX_ROWS = 100  # of one table
-
-
-@dataclass(frozen=True)
-class LimitReport:
-    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""
-
-    id: str
-    name: str
-    line: int
-    verdict: Verdict
-    updated: Update | None = None
 
 
 @dataclass(frozen=True)
@@ -109,21 +96,28 @@ class Report:
     judged_from: JudgedFrom | None = None
 
 
-def build(session: Session) -> Report:
-    """The report of a session as it stands."""
-    found = session.measurements()
-    shown = {key: _without_ids(measured) for key, measured in found.items()}
-    stored = session.options.stored
+def build(
+    judged: Iterable[tuple[Budget, Sequence[LimitReport], Noise | None]],
+    measurements: Mapping[str, Measurement],
+    *,
+    root: Path,
+    machine: Machine,
+    commit: Commit | None,
+    judged_from: JudgedFrom | None = None,
+) -> Report:
+    """The report of a run.
+
+    `judged` are the budgets with their selected limits and the noise of their baseline; `measurements` are by subject;
+    the budgets' paths are written relative to `root`.
+    """
+    shown = {key: _without_ids(measured) for key, measured in measurements.items()}
     return Report(
         version=VERSION,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        machine=stored.report.machine if stored else hardware.machine(),
-        commit=stored.report.commit if stored else hardware.commit(session.root),
-        budgets=tuple(
-            replace(_budget(session, budget, entries, shown), noise=session.noise_seen(budget, found))
-            for _, budget, entries in session.files()
-        ),
-        judged_from=stored.origin if stored else None,
+        machine=machine,
+        commit=commit,
+        budgets=tuple(_budget(root, budget, limits, noise, shown) for budget, limits, noise in judged),
+        judged_from=judged_from,
     )
 
 
@@ -142,14 +136,24 @@ def measurements(report: Report) -> Iterator[Measurement]:
     yield from {measured.subject.key: measured for measured in found if measured is not None}.values()
 
 
-def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[str, Measurement]) -> BudgetReport:
+def _budget(
+    root: Path, budget: Budget, limits: Sequence[LimitReport], noise: Noise | None, measurements: dict[str, Measurement]
+) -> BudgetReport:
+    by_method: dict[str, list[LimitReport]] = {}
+    for limit in limits:
+        by_method.setdefault(limit.method, []).append(limit)
     methods = [
-        MethodReport(method.name, found.get(method.subject.key), _limits(method, entries), _estimate(budget, method))
+        MethodReport(
+            method.name,
+            measurements.get(method.subject.key),
+            tuple(by_method.get(method.name, ())),
+            _estimate(budget, method),
+        )
         for method in budget.methods
-        if method.subject.key in found or any(entry.method == method.name for entry in entries)
+        if method.subject.key in measurements or method.name in by_method
     ]
     return BudgetReport(
-        file=os.path.relpath(budget.path, session.root),
+        file=os.path.relpath(budget.path, root),
         model=budget.model,
         revision=budget.methods[0].subject.revision,
         baseline=budget.baseline,
@@ -158,27 +162,22 @@ def _budget(session: Session, budget: Budget, entries: list[Entry], found: dict[
         tasks=tuple(budget.tasks.values()),
         methods=tuple(methods),
         text=budget.text,
-        together=_together(entries),
+        together=_together(limits),
+        noise=noise,
         load_format=budget.methods[0].subject.load_format,
     )
 
 
-def _together(entries: Sequence[Entry]) -> tuple[Together, ...]:
-    told = [(entry.id, entry.verdict.p_over) for entry in entries if entry.verdict.p_over is not None]
-    adjusted = intervals.holm([p for _, p in told])
-    return tuple(Together(id_, p, q) for (id_, p), q in zip(told, adjusted, strict=True))
+def _together(limits: Sequence[LimitReport]) -> tuple[Together, ...]:
+    p_over = {limit.id: limit.verdict.p_over for limit in limits if limit.verdict.p_over is not None}
+    adjusted = intervals.holm(list(p_over.values()))
+    return tuple(Together(id_, p, q) for (id_, p), q in zip(p_over.items(), adjusted, strict=True))
 
 
 def _estimate(budget: Budget, method: Method) -> Estimate | None:
     with contextlib.suppress(ValueError):  # another architecture, or no configuration on this machine
         return memory.estimate(method.subject, budget.workload)
     return None
-
-
-def _limits(method: Method, entries: list[Entry]) -> tuple[LimitReport, ...]:
-    lines = {limit.name: limit.line for limit in method.limits}
-    mine = [entry for entry in entries if entry.method == method.name]
-    return tuple(LimitReport(e.id, e.limit, lines.get(e.limit, 0), e.verdict, e.updated) for e in mine)
 
 
 def write(path: Path, report: Report) -> bool:

@@ -11,8 +11,8 @@ from pytest_quantbudget.budget.keys import DEFAULT_PROMPT
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.gpus import GpuNeed
+from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import Workload
-from pytest_quantbudget.plugin.session import Options, Session
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Write = Callable[..., Path]
@@ -231,36 +231,36 @@ def test_only_what_the_limits_need_is_asked_for(
     assert (len(request.workloads), [task.name for task in request.tasks]) == (workloads, tasks)
 
 
-def planned(tmp_path: Path, *choices: tuple[Budget, str, list[str]]) -> dict[str, tuple[list[int], list[str]]]:
-    """What a session plans to measure of each method: tokens of each workload, and tasks."""
-    session = Session(tmp_path, Options(tmp_path))
+def planned(*choices: tuple[Budget, str, list[str]]) -> dict[str, tuple[list[int], list[str]]]:
+    """What has to be measured of each method: tokens of each workload, and tasks."""
+    needs = Needs()
     for budget, name, limits in choices:
         method = budget.method(name)
-        session.plan(budget, method, [limit for limit in method.limits if limit.name in limits])
+        needs.add(budget, method, [limit for limit in method.limits if limit.name in limits])
     return {
         f"{r.subject.model} {r.subject.method}": ([w.new_tokens for w in r.workloads], [t.name for t in r.tasks])
-        for r in session.needs.values()
+        for r in needs.requests.values()
     }
 
 
-def test_a_relation_plans_the_baseline_for_the_same_figures(write: Write, tmp_path: Path) -> None:
+def test_a_relation_plans_the_baseline_for_the_same_figures(write: Write) -> None:
     budget = load_budget(write(ALL))
-    assert planned(tmp_path, (budget, "nf4", ["max_vram", "max_math_drop"])) == {
+    assert planned((budget, "nf4", ["max_vram", "max_math_drop"])) == {
         "m nf4": ([16], ["math"]),
         "m fp16": ([], ["math"]),
     }
 
 
-def test_without_a_relation_the_baseline_is_left_alone(write: Write, tmp_path: Path) -> None:
-    assert planned(tmp_path, (load_budget(write(ALL)), "nf4", ["max_weights"])) == {"m nf4": ([], [])}
+def test_without_a_relation_the_baseline_is_left_alone(write: Write) -> None:
+    assert planned((load_budget(write(ALL)), "nf4", ["max_weights"])) == {"m nf4": ([], [])}
 
 
-def test_two_files_on_one_model_measure_it_once_for_both(write: Write, tmp_path: Path) -> None:
+def test_two_files_on_one_model_measure_it_once_for_both(write: Write) -> None:
     one, other = load_budget(write(ALL)), load_budget(write(ALL.replace("16}", "32}"), "other.yaml"))
     assert one.method("nf4").subject.key == other.method("nf4").subject.key
-    assert planned(
-        tmp_path, (one, "nf4", ["max_vram"]), (other, "nf4", ["max_vram"]), (other, "nf4", ["min_gsm8k"])
-    ) == {"m nf4": ([16, 32], ["gsm8k"])}
+    assert planned((one, "nf4", ["max_vram"]), (other, "nf4", ["max_vram"]), (other, "nf4", ["min_gsm8k"])) == {
+        "m nf4": ([16, 32], ["gsm8k"])
+    }
 
 
 @pytest.mark.parametrize("change", ["nf4: {options: {double_quant: false}}", "int8: {}", "nf4: {checkpoint: m-nf4}"])

@@ -9,9 +9,9 @@ import pytest
 from builders import measured
 
 from pytest_quantbudget.budget import update
-from pytest_quantbudget.core import codec
+from pytest_quantbudget.budget.find import Budgets
+from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.judge.verdict import judge
-from pytest_quantbudget.plugin.session import Options, Session
 
 OTHER = "model: m\nbaseline: fp16\ntasks: {gsm8k: {questions: 1000}}\nmethods:\n  fp16: {}\n"
 
@@ -23,23 +23,25 @@ def room(tmp_path: Path) -> Callable[..., str]:
     def write(text: str, mode: str = "auto", before: Callable[[Path], None] = lambda path: None) -> str:
         path = tmp_path / "b.yaml"
         path.write_bytes(text.encode())
-        session = Session(tmp_path, Options(tmp_path, update=mode), folder=tmp_path)
-        budget = session.budget(path)
-        for method in budget.methods:
-            record = replace(measured(budget, b=method.name != "fp16"), subject=method.subject)
-            codec.write_json(tmp_path / f"{record.subject.key}.json", record)
-        both = {m.name: session.measurements()[m.subject.key] for m in budget.methods}
-        for method in budget.methods:
-            for limit in method.limits:
-                session.record(f"b.yaml::{method.name}::{limit.name}", judge(budget, method, limit, both))
+        budgets = Budgets()
+        budget = budgets.load(path)
+        records = [
+            replace(measured(budget, b=method.name != "fp16"), subject=method.subject) for method in budget.methods
+        ]
+        both = {method.name: record for method, record in zip(budget.methods, records, strict=True)}
+        limits = [
+            LimitReport(f"b.yaml::{m.name}::{limit.name}", limit.name, limit.line, judge(budget, m, limit, both))
+            for m in budget.methods
+            for limit in m.limits
+        ]
         before(path)
-        lines = [line.text for line in update.run(session)]
+        by_subject = {record.subject.key: record for record in records}
+        updates, lines = update.run([(budget, limits, None)], by_subject, budgets.texts, mode)
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [], "no half a file stays"
-        for entry in session.entries.values():
-            if entry.updated is not None:
-                assert entry.updated.rate == 0.01
-                assert bool(entry.updated.new) != bool(entry.updated.why)
-        return "\n".join(lines)
+        for done in updates.values():
+            assert done.rate == 0.01
+            assert bool(done.new) != bool(done.why)
+        return "\n".join(line.text for line in lines)
 
     return write
 

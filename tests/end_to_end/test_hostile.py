@@ -21,7 +21,7 @@ from pytest_quantbudget.core.measurement import Device, Failure, Measurement
 from pytest_quantbudget.core.problems import BudgetError, Problem, display_path
 from pytest_quantbudget.core.request import Subject, Task, Workload
 from pytest_quantbudget.core.safetext import INSTEAD, printable
-from pytest_quantbudget.core.verdict import OVER, SKIPPED, Verdict
+from pytest_quantbudget.core.verdict import OVER, SKIPPED, LimitReport, Verdict
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models.calibration import calibration_texts
 from pytest_quantbudget.report import document
@@ -306,7 +306,7 @@ def evil_report() -> document.Report:
         failures=(Failure(EVIL, EVIL, EVIL, EVIL),),
     )
     limits = [
-        document.LimitReport(EVIL, EVIL, 1, Verdict(outcome, EVIL, limit_text=EVIL, unit=EVIL, detail=EVIL))
+        LimitReport(EVIL, EVIL, 1, Verdict(outcome, EVIL, limit_text=EVIL, unit=EVIL, detail=EVIL))
         for outcome in (OVER, SKIPPED, EVIL)
     ]
     budget = replace(BUDGET, methods=(document.MethodReport(EVIL, measured, tuple(limits)),))

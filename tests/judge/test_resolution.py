@@ -1,7 +1,6 @@
 """What a budget can tell with its questions is said before anything is loaded."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -9,11 +8,9 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.verdict import Entry, Verdict
 from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.judge.resolution import FlipRate, FlipRates
 from pytest_quantbudget.measure import flip_rates
-from pytest_quantbudget.plugin.session import Options, Session
 
 BUDGET = """model: Qwen/Qwen3-8B
 baseline: fp16
@@ -143,17 +140,3 @@ def test_a_warning_is_one_and_can_be_made_an_error(pytester: pytest.Pytester, sm
     result = pytester.runpytest(*args, "-W", "error::pytest_quantbudget.QuantBudgetWarning")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: small.yaml:12: bf16: max_wordmath_drop: 2.0 points cannot be told from 0 *"])
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_report_that_is_judged_again_is_no_new_measurement(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
-) -> None:
-    kept: list[Path] = []
-    monkeypatch.setattr(flip_rates, "remember", lambda folder, budgets, measured: kept.append(folder))
-    monkeypatch.setattr(Session, "measurements", lambda self: {})
-    report: Any = object() if again else None
-    session = Session(tmp_path, Options(cache=tmp_path, store=str(tmp_path), stored=report))
-    session.entries["x"] = Entry("x", tmp_path, "nf4", "max_gsm8k_drop", Verdict("within", ""))
-    session.remember()
-    assert kept == ([] if again else [tmp_path])

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import session
 
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Request, Subject, Workload
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.bench import Bench
+from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate import architecture, fit, formats, memory
 from pytest_quantbudget.models.estimate.memory import Estimate
-from pytest_quantbudget.plugin import session as sessions
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 QWEN = "Qwen/Qwen3-8B"
@@ -282,14 +283,13 @@ VRAM = "the workload's predicted peak is 15.4 GiB, and Tesla T4 has 15.0 GiB"
 def test_what_cannot_fit_is_not_loaded(
     tmp_path: Path, method: str, limit: str, words: str, required: bool, outcome: str
 ) -> None:
-    options = sessions.Options(tmp_path, require_gpu=required)
-    session = sessions.Session(tmp_path, options, folder=tmp_path / "run", _gpus=[T4])
+    run = session(tmp_path / "run", [T4], require_gpu=required)
     (tmp_path / "b.yaml").write_text(GATE)
-    budget = session.budget(tmp_path / "b.yaml")
+    budget = run.budgets.load(tmp_path / "b.yaml")
     asked = budget.method(method)
     (line,) = (one for one in asked.limits if one.name == limit)
-    session.plan(budget, asked, [line])
-    verdict = session.judge(budget, asked, line)
+    run.plan(budget, asked, [line])
+    verdict = run.judge(budget, asked, line)
     assert verdict.outcome == outcome
     assert words in verdict.message
     assert not (tmp_path / "run").exists()  # nothing was measured
@@ -303,14 +303,15 @@ def test_a_baseline_that_cannot_fit_gives_no_drafts(tmp_path: Path, monkeypatch:
         return Measurement(request.subject)
 
     monkeypatch.setattr(Bench, "measure", measured)
-    session = sessions.Session(tmp_path, sessions.Options(tmp_path), folder=tmp_path, _gpus=[T4])
+    run = session(tmp_path, [T4])
     task = "tasks: {ours: {file: builtin, questions: 8}}"
     (tmp_path / "b.yaml").write_text(f"{GATE}\n{task}\n".replace("max_vram_ratio: 0.5", "min_ours: 50"))
-    budget = session.budget(tmp_path / "b.yaml")
+    budget = run.budgets.load(tmp_path / "b.yaml")
     for method in budget.methods:
-        session.plan(budget, method, method.limits)
-    session.judge(budget, budget.method("nf4"), budget.method("nf4").limits[0])
-    session.finish_measuring()
+        run.plan(budget, method, method.limits)
+    run.judge(budget, budget.method("nf4"), budget.method("nf4").limits[0])
+    assert isinstance(run.measurer, Runner)
+    run.measurer.measure_all([budget])
     assert set(asked) == {"nf4"}
 
 

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import session
 
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Gpu, GpuNeed
 from pytest_quantbudget.core.measurement import Device, Measurement
 from pytest_quantbudget.core.verdict import Verdict
-from pytest_quantbudget.plugin import session as sessions
+from pytest_quantbudget.measure.hardware import LocalGpus
+from pytest_quantbudget.measure.runner import Runner
+from pytest_quantbudget.plugin.session import Session
 
 SMALL_GPU = Gpu(0, "NVIDIA T4", "GPU-1", 16 * 2**30, 16 * 2**30, "7.5", "580.1")
 TEXT = """
@@ -25,26 +28,26 @@ methods:
 """
 
 
-def judged(tmp_path: Path, limit: str, session: sessions.Session) -> Verdict:
+def judged(tmp_path: Path, limit: str, run: Session) -> Verdict:
     """The verdict on a limit of nf4."""
     path = tmp_path / "b.yaml"
     path.write_text(TEXT)
-    budget = session.budget(path)
+    budget = run.budgets.load(path)
     method = budget.method("nf4")
     (line,) = (one for one in method.limits if one.name == limit)
     assert method.gpu is not None
-    return session.judge(budget, method, line, [method.gpu])
+    return run.judge(budget, method, line, [method.gpu])
 
 
-def on_cpu(self: sessions.Session, budget: Budget, method: Method) -> Measurement:
+def on_cpu(self: Runner, budget: Budget, method: Method) -> Measurement:
     """A measurement that ran on the CPU."""
     return Measurement(method.subject, device=Device("cpu", None, None, None, None, 2), weights=1000)
 
 
 @pytest.mark.parametrize(("required", "outcome"), [(False, "skipped"), (True, "failed")])
 def test_a_baseline_that_the_gpu_cannot_hold_is_not_measured(tmp_path: Path, required: bool, outcome: str) -> None:
-    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=required), _gpus=[SMALL_GPU])
-    verdict = judged(tmp_path, "max_weights_ratio", session)
+    run = session(tmp_path, [SMALL_GPU], require_gpu=required)
+    verdict = judged(tmp_path, "max_weights_ratio", run)
     assert verdict.outcome == outcome
     assert "the baseline fp16 needs a GPU with 20.0 GiB; found: NVIDIA T4" in verdict.message
 
@@ -53,9 +56,9 @@ def test_a_baseline_that_the_gpu_cannot_hold_is_not_measured(tmp_path: Path, req
 def test_figures_of_a_cpu_do_not_pass_where_a_gpu_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, outcome: str
 ) -> None:
-    monkeypatch.setattr(sessions.Session, "measure", on_cpu)
-    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=required), _gpus=[SMALL_GPU])
-    verdict = judged(tmp_path, "max_weights", session)
+    monkeypatch.setattr(Runner, "measure", on_cpu)
+    run = session(tmp_path, [SMALL_GPU], require_gpu=required)
+    verdict = judged(tmp_path, "max_weights", run)
     assert verdict.outcome == outcome
     assert "torch cannot use it" in verdict.message
 
@@ -63,18 +66,19 @@ def test_figures_of_a_cpu_do_not_pass_where_a_gpu_was_asked_for(
 def test_a_limit_for_gpus_only_fails_on_a_cpu_where_a_gpu_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions.Session, "measure", on_cpu)
-    session = sessions.Session(tmp_path, sessions.Options(tmp_path, require_gpu=True), _gpus=[])
+    monkeypatch.setattr(Runner, "measure", on_cpu)
+    run = session(tmp_path, [], require_gpu=True)
     path = tmp_path / "b.yaml"
     path.write_text(TEXT)
-    budget = session.budget(path)
+    budget = run.budgets.load(path)
     method = budget.method("nf4")
-    verdict = session.judge(budget, method, method.limits[1])
+    verdict = run.judge(budget, method, method.limits[1])
     assert verdict.outcome == "failed"
     assert "has no limit for 'cpu'" in verdict.message
 
 
-def test_only_the_gpus_that_will_be_used_are_looked_at(tmp_path: Path) -> None:
+def test_only_the_gpus_that_will_be_used_are_looked_at() -> None:
     large = replace(SMALL_GPU, index=1, uuid="GPU-2", total=80 * 2**30, free=2**30)
-    session = sessions.Session(tmp_path, sessions.Options(tmp_path), _gpus=[large, SMALL_GPU])
-    assert "too little free memory" in (session.lacking(GpuNeed(min_vram=8 * 2**30)) or "")
+    gpus = LocalGpus()
+    gpus.usable = [large, SMALL_GPU]
+    assert "too little free memory" in (gpus.lacking(GpuNeed(min_vram=8 * 2**30)) or "")

@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantbudget.budget.find import Budgets
+from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, TaskResult
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import Gpu, GpuNeed, Machine
+from pytest_quantbudget.core.gpus import Gpu, Machine
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
+from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
-from pytest_quantbudget.core.verdict import SKIPPED, Verdict
+from pytest_quantbudget.core.verdict import SKIPPED, LimitReport, Verdict
 from pytest_quantbudget.models import hub
-from pytest_quantbudget.plugin.session import Options, Session
+from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import again, document
-from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport, Report
+from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.report.stored_run import StoredRun
 from pytest_quantbudget.tasks import prompts
 
 GIB = 2**30
@@ -66,7 +70,7 @@ def room(tmp_path: Path) -> Path:
 
 def read(room: Path, text: str, name: str = "b.yaml") -> Budget:
     (room / name).write_text(text)
-    return Session(room, Options(room)).budget(room / name)
+    return load_budget(room / name)
 
 
 def measured(budget: Budget, method: Method, device: Device = ON_H100) -> Measurement:
@@ -125,21 +129,20 @@ def report(budget: Budget, **changes: Callable[[Measurement], Measurement | None
 
 def judging(room: Path, report: Report, *, require_gpu: bool = False) -> Session:
     source = again.Stored("report.json", report, room / "hashes")
-    return Session(room, Options(room / "cache", stored=source, require_gpu=require_gpu))
+    return Session(room, Budgets(elsewhere=True), StoredRun(Needs(), source), require_gpu)
 
 
 def judged(room: Path, text: str, report: Report, *, require_gpu: bool = False) -> dict[str, Verdict]:
     """The verdict on each limit of a budget, as `METHOD LIMIT`."""
     (room / "b.yaml").write_text(text)
     session = judging(room, report, require_gpu=require_gpu)
-    budget = session.budget(room / "b.yaml")
+    budget = session.budgets.load(room / "b.yaml")
     verdicts = {}
     for method in budget.methods:
         session.plan(budget, method, method.limits)
         for limit in method.limits:
             needs = [method.gpu] if method.gpu else []
             verdicts[f"{method.name} {limit.name}"] = session.judge(budget, method, limit, needs)
-    assert not (room / "cache").exists()
     return verdicts
 
 
@@ -253,10 +256,10 @@ def test_files_and_models_are_the_same_wherever_they_lie(room: Path) -> None:
         shutil.rmtree(room / "there", ignore_errors=True)
         assert refused(judged(room, written, found), "") == set()
     session = judging(room, found)
-    budget = session.budget(room / "b.yaml")
+    budget = session.budgets.load(room / "b.yaml")
     for method in budget.methods:
         session.plan(budget, method, method.limits)
-    notes = [note for method in budget.methods for note in session.measure(budget, method).notes]
+    notes = [note for method in budget.methods for note in session.measurer.measure(budget, method).notes]
     assert {note.partition(" by its name")[0] for note in notes} == {
         f"model there/smol is no directory here: taken for {room}/there/smol of report.json",
         *(f"{what} was compared with report.json" for what in ("file sums.jsonl", "file wiki.txt")),
@@ -322,7 +325,6 @@ def test_gpus_are_those_of_the_report(room: Path) -> None:
         assert {v.outcome for v in verdicts.values()} == {"skipped"}
         assert all(words in v.message for v in verdicts.values())
     bare = replace(found, machine=replace(found.machine, gpus=()))  # the report's device speaks for itself
-    assert judging(room, bare).options.stored is not None
     assert refused(judged(room, f"gpu: true\n{TEXT}", bare), "") == set()
 
 
@@ -399,7 +401,6 @@ def test_the_gpus_of_a_spread_model_are_those_of_its_name(room: Path) -> None:
     found = report(read(room, TEXT))
     source = again.Stored("r", replace(found, machine=replace(found.machine, gpus=(twin, small, H100))), room)
     assert [(gpu.uuid, gpu.free) for gpu in source.gpus(ON_H100)] == [("GPU-1", 80 * GIB), ("GPU-2", 80 * GIB)]
-    assert judging(room, found).lacking(GpuNeed(count=9)) is not None
 
 
 def test_figures_of_dummy_weights_are_none_of_real_ones(room: Path) -> None:

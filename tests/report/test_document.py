@@ -10,9 +10,9 @@ import pytest
 
 from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.core.request import Workload
-from pytest_quantbudget.core.verdict import OVER, WITHIN, Entry, Verdict
+from pytest_quantbudget.core.verdict import OVER, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.report import document, table
-from pytest_quantbudget.report.document import BudgetReport, LimitReport, MethodReport
+from pytest_quantbudget.report.document import BudgetReport, MethodReport
 
 RAN: list[tuple[pytest.RunResult, Path]] = []
 
@@ -142,15 +142,14 @@ def test_model_output_cannot_steer_the_terminal(reported: pytest.RunResult) -> N
 def test_several_drops_over_their_limits_are_read_together() -> None:
     drops = {"a": 0.04, "b": 0.01, "c": 0.9}
     judged = {x: Verdict(OVER if p < 0.5 else WITHIN, f"nf4: {x}", p_over=p) for x, p in drops.items()}
-    entries = [Entry(f"b.yaml::nf4::{x}", Path("b.yaml"), "nf4", x, told) for x, told in judged.items()]
-    found = document._together([*entries, Entry("b.yaml::nf4::d", Path("b.yaml"), "nf4", "d", Verdict(OVER, "d"))])
+    limits = tuple(LimitReport(f"b.yaml::nf4::{x}", x, 1, verdict) for x, verdict in judged.items())
+    found = document._together([*limits, LimitReport("b.yaml::nf4::d", "d", 1, Verdict(OVER, "d"))])
     # Holm: the smallest of three times 3, the next times 2.
     assert [(each.id[-1], each.p_over, round(each.adjusted, 6)) for each in found] == [
         ("a", 0.04, 0.08),
         ("b", 0.01, 0.03),
         ("c", 0.9, 0.9),
     ]
-    limits = tuple(LimitReport(entry.id, entry.limit, 1, entry.verdict) for entry in entries)
     budget = BudgetReport(
         "b.yaml", "m", None, "fp16", Workload(1, 2, 1, 1), "", (), (MethodReport("nf4", None, limits),), together=found
     )

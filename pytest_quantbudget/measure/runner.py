@@ -1,0 +1,163 @@
+"""Measuring what a run needs: in which order, with which drafts, and on which GPUs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
+from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.needs import Needs
+from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.judge import noise
+from pytest_quantbudget.judge.noise import Noise
+from pytest_quantbudget.measure import bench, hardware, job, run_folder
+from pytest_quantbudget.measure.answers_file import AnswersFile
+from pytest_quantbudget.measure.hardware import LocalGpus
+from pytest_quantbudget.measure.progress import Progress, View
+from pytest_quantbudget.measure.store import Store
+from pytest_quantbudget.models.estimate import fit
+
+
+@dataclass
+class Runner:
+    """Measures what one process of a run needs.
+
+    `cache` is a local directory for checkpoints and hashes; `store` is where results are kept, a directory or URL, None
+    for nowhere; with `refresh`, results that are kept are not used. The run has to end at `deadline`, on the monotonic
+    clock. `folder` is where the processes of the run share measurements, given to workers. Answers are written to the
+    file `answers` as they come, and `view` shows the progress.
+    """
+
+    needs: Needs
+    gpus: LocalGpus
+    cache: Path
+    store: str | None = None
+    refresh: bool = False
+    trust: Trust = NO_TRUST
+    deadline: float = math.inf
+    folder: Path | None = None
+    answers: Path | None = None
+    view: View | None = None
+    judged_from: None = None
+    _noise: dict[Path, Noise] = field(default_factory=dict)
+    _run_folder: run_folder.RunFolder | None = None
+
+    @property
+    def exchange(self) -> Path:
+        """The folder through which the processes of this run share measurements."""
+        if self.folder is None:
+            self._run_folder = run_folder.RunFolder()
+            self.folder = self._run_folder.path
+        return self.folder
+
+    @cached_property
+    def bench(self) -> bench.Bench:
+        """What starts the measuring processes."""
+        keeps = self.store is not None and run_folder.unwritable(self.cache) is None
+        return bench.Bench(
+            self.exchange,
+            self.cache if keeps else self.exchange,
+            run_folder.device_locks(self.exchange),
+            Store(self.store or str(self.exchange / "results"), refresh=self.refresh),
+            self.gpus.usable,
+            self.trust,
+            self.deadline,
+            Progress(self.view),
+            AnswersFile(self.answers) if self.answers else None,
+        )
+
+    def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:
+        """What this machine lacks for `need`, or None."""
+        return self.gpus.lacking(need)
+
+    def too_large(self, budget: Budget, method: Method, limit: Limit | None = None) -> str | None:
+        """Why a method cannot fit the GPUs that it would be given, by its estimate; None where it may.
+
+        A limit on the workload needs room for its peak, every other limit for the weights.
+        """
+        runs = limit is not None and bool(budget.request(method, [limit]).workloads)
+        return fit.too_large(method.subject, budget.workload, self.gpus.usable, runs=runs)
+
+    def _has_room(self, budget: Budget, method: Method) -> bool:
+        lacks = self.gpus.lacking(method.gpu) if method.gpu is not None else None
+        return lacks is None and self.too_large(budget, method) is None
+
+    def measure(self, budget: Budget, method: Method) -> Measurement:
+        """The measurement of a planned method. A planned baseline is measured first: its answers serve as drafts."""
+        needed = self.needs.requests[method.subject.key]
+        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        if base is None or base.subject.key == method.subject.key:
+            return self.bench.measure(needed)
+        planned = self.needs.requests.get(base.subject.key)
+        drafts: job.Drafts = {}
+        if needed.tasks and planned is not None and self._has_room(budget, base):
+            drafts = {result.task: result for result in self.measure(budget, base).tasks}
+        needed = replace(needed, divergence=tuple(task for task in needed.divergence if task in drafts))
+        return self.bench.measure(needed, drafts, planned)
+
+    def measure_all(self, budgets: Iterable[Budget]) -> None:
+        """Measure everything that is planned: what this process loads afterwards must not disturb it."""
+        for budget in budgets:
+            for method in budget.methods:
+                if method.subject.key in self.needs.requests and self._has_room(budget, method):
+                    self.measure(budget, method)
+
+    def noise(self, budget: Budget) -> Noise | None:
+        """How much repeat runs of a budget's baseline differ, measured first; None where none are asked for."""
+        if self.needs.repeat_runs and budget.path not in self._noise:
+            self._noise[budget.path] = noise.of(budget, self._repeat_runs(budget))
+        return self._noise.get(budget.path)
+
+    def noise_seen(self, budget: Budget, measurements: Mapping[str, Measurement]) -> Noise | None:
+        """The noise as far as the run's `measurements` show it, whichever process made them."""
+        if not self.needs.repeat_runs:
+            return None
+        runs = [measurements.get(subject.key) for subject in noise.subjects(budget, self.needs.repeat_runs)]
+        return noise.of(budget, [run for run in runs if run is not None])
+
+    def _repeat_runs(self, budget: Budget) -> list[Measurement]:
+        """The measurement of a budget's baseline, then those of its repeat runs.
+
+        A repeat run is measured as a method is: in a process of its own, with the first run's answers as drafts.
+        Empty where no selected limit needs the baseline, where it does not fit, and where its measurement failed.
+        """
+        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        if base is None or base.subject.key not in self.needs.requests or not self._has_room(budget, base):
+            return []
+        first = self.measure(budget, base)
+        if any(failure.fatal for failure in first.failures):
+            return []
+        needed = self.needs.requests[base.subject.key]
+        drafts = {result.task: result for result in first.tasks}
+        compared = tuple(task for task in needed.divergence if task in drafts)
+        repeats = [
+            replace(needed, subject=subject, divergence=compared)
+            for subject in noise.subjects(budget, self.needs.repeat_runs)[1:]
+        ]
+        return [first, *(self.bench.measure(request, drafts, needed) for request in repeats)]
+
+    def measurements(self) -> dict[str, Measurement]:
+        """All measurements of the run so far, by subject, whichever process made them."""
+        if self.folder is None:
+            return {}
+        known = self.bench.known if "bench" in vars(self) else {}
+        return {**known, **{path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}}
+
+    def machine(self) -> Machine:
+        """The machine that the measurements hold for."""
+        return hardware.machine()
+
+    def commit(self, root: Path) -> Commit | None:
+        """The commit that the measurements hold for, of the repository at `root`."""
+        return hardware.commit(root)
+
+    def close(self) -> None:
+        """The run is over: remove its folder."""
+        if self._run_folder is not None:
+            self._run_folder.remove()
