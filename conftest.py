@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pytest_quantbudget.plugin.start  # noqa: F401  # all modules, for the same reason: two copies of one would differ
+
 
 @pytest.fixture(scope="session")
 def gsm8k() -> Path:
