@@ -21,9 +21,10 @@ MODULES = {
     "QuantModel": "plugin.fixtures",
 }
 
+if not TYPE_CHECKING:  # type checkers know the names above, and should refuse all others
 
-def __getattr__(name: str) -> object:
-    """A public name, imported when it is asked for: every run of pytest imports this package."""
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+    def __getattr__(name: str) -> object:
+        """A public name, imported when it is asked for: every run of pytest imports this package."""
+        if name not in MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

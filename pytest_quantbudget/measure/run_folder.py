@@ -47,7 +47,10 @@ def sweep() -> None:
 
 def device_locks(otherwise: Path) -> Path:
     """Where all runs of this user lock their devices, whatever cache they use."""
-    folder = files.default_cache() / "locks"
+    try:
+        folder = files.default_cache() / "locks"
+    except RuntimeError:  # a user without a home
+        return otherwise
     return folder if unwritable(folder) is None else otherwise
 
 

@@ -140,7 +140,7 @@ def read(config: pytest.Config) -> Options:
 
     try:
         return _read(config)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # RuntimeError: the default cache of a user without a home
         raise pytest.UsageError(safe(str(error))) from None
 
 

@@ -1,0 +1,93 @@
+"""A run without a budget pays almost nothing for the plugin: it imports neither the package's parts nor libraries."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_quantbudget
+from pytest_quantbudget.budget import find
+from pytest_quantbudget.plugin import hooks
+
+PARTS = ["budget", "core", "engine", "judge", "measure", "models", "report", "tasks"]
+HEAVY = {*(f"pytest_quantbudget.{part}" for part in PARTS), "yaml", "filelock", "fsspec", "pynvml"}
+PROBE = "import sys, pytest; code = pytest.main(sys.argv[1:]); print('LOADED', *sys.modules); sys.exit(code)"
+
+
+def run(folder: Path, *args: str, **environ: str) -> tuple[str, set[str]]:
+    """The output of a pytest of its own, with no other plugin, and which of the heavy modules it imported."""
+    alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environ}
+    command = [sys.executable, "-c", PROBE, "-p", "quantbudget", "-p", "no:cacheprovider", *args]
+    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output, _, loaded = done.stdout.rpartition("LOADED")
+    return output, HEAVY & {*loaded.split()}
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    """A user's project with a test, and YAML files that are no business of the plugin."""
+    (tmp_path / "test_mine.py").write_text("def test_it(): pass")
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    (tmp_path / "budget.yaml").write_text("model: m\nmethods: {fp16: {budget: {max_weights: 1 GiB}}}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("args", [(), ("test_mine.py",), (".", "-W", "error"), ("--fixtures",), ("--markers",)])
+def test_without_a_budget_nothing_is_imported(room: Path, args: tuple[str, ...]) -> None:
+    output, loaded = run(room, *args)
+    assert not loaded
+    assert "test_mine.py" in output or "quant_model" in output or "min_capability" in output
+
+
+def test_help_tells_all_options_and_imports_nothing(room: Path) -> None:
+    output, loaded = run(room, "--help")
+    assert not loaded
+    assert output.count("--quant-") >= 18
+    assert "{auto,dummy}" in output
+
+
+@pytest.mark.parametrize("named", ["--quant-budget=budget.yaml", "budget.yaml", "budget.yaml::fp16", "ini"])
+def test_a_budget_that_is_named_is_read(room: Path, named: str) -> None:
+    (room / "pytest.ini").write_text("[pytest]\nquant_budget = budget.yaml\n" if named == "ini" else "[pytest]\n")
+    output, loaded = run(room, "--co", "-q", *([named] if named != "ini" else []))
+    assert "budget.yaml::fp16::max_weights" in output
+    assert {"pytest_quantbudget.budget", "yaml"} <= loaded
+
+
+def test_the_ini_files_budgets_are_not_read_where_others_tests_are_named(room: Path) -> None:
+    (room / "pytest.ini").write_text("[pytest]\nquant_budget = budget.yaml\n")
+    assert not run(room, "test_mine.py")[1]
+
+
+def test_fixtures_and_marker_are_there_without_a_budget(room: Path) -> None:
+    (room / "test_mine.py").write_text(
+        "import pytest\n@pytest.mark.gpu(count=99)\ndef test_marker(): pass\n"
+        "def test_model(quant_model): pass\ndef test_gpu(gpu): raise AssertionError\n"
+    )
+    output, _ = run(room, "-rs", "--strict-markers", CUDA_VISIBLE_DEVICES="")
+    assert "3 skipped" in output
+    assert "needs 99 GPUs; no GPU was found" in output
+
+
+def test_no_home_is_no_matter_without_a_budget(room: Path) -> None:
+    (room / "sitecustomize.py").write_text(
+        "import pathlib\ndef home(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = home\n"
+    )
+    path = os.pathsep.join([str(room), os.environ.get("PYTHONPATH", "")])
+    assert "1 passed" in run(room, PYTHONPATH=path, XDG_CACHE_HOME="")[0]
+
+
+def test_the_hooks_know_the_suffixes_of_budgets() -> None:
+    assert hooks.SUFFIXES == find.SUFFIXES
+
+
+def test_public_names_are_imported_when_they_are_asked_for() -> None:
+    assert pytest_quantbudget.__all__ == sorted(pytest_quantbudget.MODULES)
+    for name in pytest_quantbudget.__all__:
+        assert getattr(pytest_quantbudget, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Budget'"):
+        _ = pytest_quantbudget.Budget  # type: ignore[attr-defined]
