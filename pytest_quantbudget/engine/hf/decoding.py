@@ -158,8 +158,9 @@ class Decoder:
         """Rows that hold all of each prompt but its last token."""
         start = len(self.prefix)
         if start and self.shared is None:
-            self.shared = Rows(self.model, 1)
-            self.shared.feed([self.prefix], logits=False)
+            shared = Rows(self.model, 1)
+            shared.feed([self.prefix], logits=False)
+            self.shared = shared  # not before: where memory runs out on the way, what it holds is not the prefix
         rows = Rows(self.model, len(prompts), self.shared)
         longest = max(map(len, prompts)) - 1
         width = max(1, BLOCK_TOKENS // len(prompts))
