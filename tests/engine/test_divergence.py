@@ -72,9 +72,9 @@ def test_what_is_kept_is_exact_and_half_as_large_in_16_bits(pairs: divergence.Sa
 def by_hand(own: Any, base: Any, pairs: divergence.Sample) -> tuple[Any, Any, int]:
     """From one forward pass per model and question: divergences, what rounding can add to each, and equal choices.
 
-    A divergence is half the variance, under the baseline, of the differences between the two models' logits. Rounding to
-    bfloat16 moves a logit by up to u, 2^-8 of the largest one, and differences of up to u have a variance of at most
-    4 p (1 - p) u^2, where p is the probability of the likeliest token.
+    A divergence is half the variance, under the baseline, of the differences between the two models' logits. Rounding
+    to bfloat16 moves a logit by up to u, 2^-8 of the largest one, and differences of up to u have a variance of at
+    most 4 p (1 - p) u^2, where p is the probability of the likeliest token.
     """
     import torch
 
@@ -82,11 +82,14 @@ def by_hand(own: Any, base: Any, pairs: divergence.Sample) -> tuple[Any, Any, in
     for prompt, answer in pairs:
         ids = torch.tensor([[*prompt, *answer[:-1]]])
         with torch.inference_mode():
-            mine, theirs = (model(input_ids=ids, logits_to_keep=len(answer)).logits[0].double() for model in (own, base))
+            mine, theirs = (
+                model(input_ids=ids, logits_to_keep=len(answer)).logits[0].double() for model in (own, base)
+            )
         q, p = mine.softmax(-1), theirs.softmax(-1)
         values.append((p * (p / q).log()).sum(-1))
         likeliest = p.amax(-1)
-        rounding.append(2 * likeliest * (1 - likeliest) * (torch.finfo(torch.bfloat16).eps * theirs.abs().amax(-1)) ** 2)
+        moved = torch.finfo(torch.bfloat16).eps * theirs.abs().amax(-1)
+        rounding.append(2 * likeliest * (1 - likeliest) * moved**2)
         same += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
     return torch.cat(values), torch.cat(rounding), same
 
