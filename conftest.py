@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pytest_quantbudget.plugin.measurer
+import pytest_quantbudget.plugin.recorder
 import pytest_quantbudget.plugin.start  # noqa: F401  # all modules, for the same reason: two copies of one would differ
 
 

@@ -20,7 +20,7 @@ from pytest_quantbudget.judge.noise import Noise, TaskNoise
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models.estimate.memory import Estimate, LayerKind
-from pytest_quantbudget.plugin.session import Measurer, Session
+from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report, Together
 
@@ -56,13 +56,11 @@ def outcomes(report: Path) -> dict[str, str]:
     return {limit["id"]: limit["verdict"]["outcome"] for limit in limits}
 
 
-def session(
-    root: Path, gpus: Sequence[Gpu] = (), *, measurer: Measurer | None = None, require_gpu: bool = False
-) -> Session:
-    """A session whose runner, unless another `measurer` is given, sees these GPUs and measures into `root`."""
+def session(root: Path, gpus: Sequence[Gpu] = (), *, require_gpu: bool = False) -> Session:
+    """A session whose runner sees these GPUs, and measures into `root`."""
     local = LocalGpus()
     local.usable = list(gpus)
-    return Session(root, Budgets(), measurer or Runner(Needs(), local, root, folder=root), require_gpu)
+    return Session(root, Budgets(), Needs(), lambda needs: Runner(needs, local, root, folder=root), require_gpu)
 
 
 H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", 4)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-from filelock import FileLock
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.resolution import NONE_KNOWN, FlipRate, FlipRates, flip_key
 from pytest_quantbudget.measure.store import ISO, now
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Measurement
 
 FEWEST = 50  # questions from which a rate of flips is remembered
 
@@ -28,6 +29,8 @@ def remembered(folder: Path) -> FlipRates:
 
 def remember(folder: Path, budgets: Iterable[Budget], measured: Mapping[str, Measurement]) -> None:
     """Keep the rates of flips of a run. A cache that takes nothing costs only that."""
+    from filelock import FileLock
+
     found = {key: rate for budget in budgets for key, rate in _measured(budget, measured)}
     if not found:
         return

@@ -35,6 +35,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests need, all of them before the first is measured."""
+    if session.config.option.collectonly:
+        return
     run = session.config.stash[SESSION]
     run.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
     for item in session.items:
@@ -42,6 +44,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             pair: tuple[Budget, Method] | None = item.callspec.params.get("quant_method")  # type: ignore[attr-defined]
             if pair is not None:
                 run.plan(*pair, None)
+    if run.limits:
+        # Now, because it looks at the GPUs' free memory, before any test loads something.
+        _ = run.measurer
 
 
 class LimitBroken(Exception):
@@ -76,8 +81,11 @@ class MethodNode(pytest.Collector):
 
     def collect(self) -> Iterator[LimitItem]:
         """One test a limit."""
+        fixtures = None
         for limit in self.method.limits:
-            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=check)
+            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=check, fixtureinfo=fixtures)
+            # All limits of a method run the same function below the same nodes, and so have the same fixtures.
+            fixtures = item._fixtureinfo
             item.budget, item.method, item.limit = self.budget, self.method, limit
             item.user_properties += [("quant.method", self.method.name), ("quant.limit", limit.name)]
             yield item
@@ -104,9 +112,11 @@ class LimitItem(pytest.Function):
 
 def check(request: pytest.FixtureRequest) -> None:
     """The body of every limit's test: measure what is needed, judge, and say so in properties that reach the report."""
+    from pytest_quantbudget.plugin.judging import verdict_on
+
     item = request.node
     needs = [gpu_need(mark) for mark in item.iter_markers("gpu")]
-    verdict = request.config.stash[SESSION].judge(item.budget, item.method, item.limit, needs)
+    verdict = verdict_on(request.config.stash[SESSION], item.budget, item.method, item.limit, needs)
     item.user_properties += properties(verdict)
     if verdict.outcome == SKIPPED:
         pytest.skip(verdict.message)

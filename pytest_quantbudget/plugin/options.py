@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ class Options:
     """What the command line and the ini file say about a run with budgets.
 
     `cache` is a local directory for checkpoints; `store` is where results are kept, a directory or URL, None for
-    nowhere; `roots` are the folders that budgets may refer to; `stored` is a report that is judged in place of
-    measuring; `repeat_runs` is how many more times each baseline is measured; `update` names the limits that are
-    written into the budgets at the end (see `budget.update.MODES`); `load_format` replaces that of the budgets.
+    nowhere; `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
+    clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
+    is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
+    `load_format` replaces that of the budgets.
     """
 
     cache: Path
@@ -34,7 +36,7 @@ class Options:
     strict: bool
     trust: Trust
     roots: tuple[Path, ...]
-    timeout_s: float
+    deadline: float
     stored: Stored | None
     repeat_runs: int
     update: str
@@ -161,7 +163,7 @@ def _read(config: pytest.Config) -> Options:
         strict=given.quant_strict,
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),
-        timeout_s=_timeout(given.quant_timeout),
+        deadline=time.monotonic() + _timeout(given.quant_timeout),
         stored=_stored(config),
         repeat_runs=_repeat_runs(given.quant_noise),
         update=update,

@@ -16,8 +16,6 @@ from pytest_quantbudget.core.problems import display_path
 from pytest_quantbudget.core.safetext import Line, safe
 from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
 from pytest_quantbudget.measure import answers_file, flip_rates
-from pytest_quantbudget.measure.runner import Runner
-from pytest_quantbudget.plugin import live
 from pytest_quantbudget.plugin.collect import verdict_of
 from pytest_quantbudget.plugin.options import Options
 from pytest_quantbudget.plugin.session import Session
@@ -25,13 +23,12 @@ from pytest_quantbudget.report import document, table
 
 
 class Recorder:
-    """Hooks that only one process of a run has. `runner` is None where nothing is measured."""
+    """Hooks that only one process of a run has."""
 
-    def __init__(self, config: pytest.Config, session: Session, options: Options, runner: Runner | None) -> None:
+    def __init__(self, config: pytest.Config, session: Session, options: Options) -> None:
         self.config = config
         self.session = session
         self.options = options
-        self.runner = runner
         self.report: document.Report | None = None
         self.written: list[str] = []
         self.updated: list[Line] = []
@@ -43,9 +40,7 @@ class Recorder:
         """
         if not self.session.budgets.loaded:
             return
-        if self.runner is not None:
-            self.runner.view = live.view(self.config)
-        if self.options.report is not None and not self.config.option.collectonly:
+        if self.options.report is not None:
             answers_file.forget(answers_file.beside(self.options.report))
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # not the main thread
@@ -72,19 +67,27 @@ class Recorder:
         """Missing is not green. The report is written however the run ended."""
         option = self.config.option
         limits = self.session.limits
-        if option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
+        if getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
             limits.clear()
         if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not limits:
             return
-        measurements = self.session.measurer.measurements()
+        measurer = self.session.measurer
+        measurements = measurer.measurements()
         if self.options.update:
             self.update(measurements)
-        self.report = self.session.report(measurements)
+        self.report = document.build(
+            self.session.judged(measurements),
+            measurements,
+            root=self.session.root,
+            machine=measurer.machine(),
+            commit=measurer.commit(self.session.root),
+            judged_from=measurer.judged_from,
+        )
         if self.options.report is not None:
             self.write(self.options.report, self.report)
-        if self.options.store is not None and self.runner is not None:
+        if self.options.store is not None and self.options.stored is None:
             flip_rates.remember(self.options.cache, self.session.budgets.loaded.values(), measurements)
 
     def update(self, measurements: Mapping[str, Measurement]) -> None:

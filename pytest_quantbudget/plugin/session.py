@@ -1,37 +1,35 @@
-"""One run: its budgets, who measures for it, and what became of its limits. Knows no pytest."""
+"""One run: its budgets, what its limits need measured, who measures, and what became of them. Knows no pytest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
 from pytest_quantbudget.core.limits import Limit
-from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.needs import Needs
-from pytest_quantbudget.core.safetext import printable
-from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, SKIPPED, LimitReport, Verdict
-from pytest_quantbudget.judge.noise import Noise
-from pytest_quantbudget.judge.verdict import judge, unjudged
-from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import JudgedFrom, Report
+from pytest_quantbudget.core.verdict import NOT_RUN, LimitReport, Verdict
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
+    from pytest_quantbudget.core.measurement import Measurement
+    from pytest_quantbudget.judge.noise import Noise
+    from pytest_quantbudget.report.document import JudgedFrom
 
 
 class Measurer(Protocol):
     """Where a run's measurements come from: `measure.runner.Runner`, or `report.stored_run.StoredRun`."""
-
-    needs: Needs
 
     @property
     def judged_from(self) -> JudgedFrom | None:
         """The report that the measurements come from; None where they are new."""
 
     def measure(self, budget: Budget, method: Method) -> Measurement:
-        """The measurement of a method that is planned in `needs`."""
+        """The measurement of a method whose needs are planned."""
 
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:
         """What the GPUs that a method is measured on lack for `need`, or None."""
@@ -59,24 +57,33 @@ class Measurer(Protocol):
 class Session:
     """The state of one run, in the controller or in a worker.
 
-    `limits` are the selected ones, by the ids of their tests. With `require_gpu`, what is skipped for want of a GPU
-    fails.
+    `limits` are the selected ones, by the ids of their tests; `needs` is what they need measured. With `require_gpu`,
+    what is skipped for want of a GPU fails. `make_measurer` is called once, when something is to be measured.
     """
 
     root: Path
     budgets: Budgets
-    measurer: Measurer
+    needs: Needs
+    make_measurer: Callable[[Needs], Measurer]
     require_gpu: bool = False
     limits: dict[str, LimitReport] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
 
+    @cached_property
+    def measurer(self) -> Measurer:
+        """Where the run's measurements come from."""
+        return self.make_measurer(self.needs)
+
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Plan what `limits` of a method need (everything that the budget declares where None)."""
+        # Reading and listing budgets needs no rules of judging.
+        from pytest_quantbudget.judge.verdict import unjudged
+
         if limits is not None:
             limits = [limit for limit in limits if unjudged(method.subject, limit.kind) is None]
             if not limits:
                 return
-        self.measurer.needs.add(budget, method, limits)
+        self.needs.add(budget, method, limits)
 
     def select(self, ids: Iterable[str]) -> None:
         """Plan the limits with these ids; each is `not run` until it is judged. Ids of other tests are left alone."""
@@ -111,48 +118,6 @@ class Session:
         """Selected limits without a verdict."""
         return [limit for limit in self.limits.values() if limit.verdict.outcome == NOT_RUN]
 
-    def judge(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed] = ()) -> Verdict:
-        """The verdict on a limit; measures first what has not been measured, unless `needs` are not met."""
-        verdict = self._verdict(budget, method, limit, needs)
-        if self.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
-            verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
-        # A stored report may come from anyone, and names are a budget's.
-        return replace(verdict, message=printable(verdict.message))
-
-    def _verdict(self, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed]) -> Verdict:
-        name = f"{method.name}: {limit.name}"
-        why = unjudged(method.subject, limit.kind)
-        if why is not None:
-            return Verdict(SKIPPED, f"{name} {why}")
-        base = budget.method(budget.baseline) if limit.kind.relation and budget.baseline is not None else None
-        lacking = self._lacking(budget, method, base, limit, needs)
-        measured = {}
-        if lacking is None:
-            measured = {each.name: self.measurer.measure(budget, each) for each in (method, base) if each is not None}
-            if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
-                lacking = "needs a GPU; one was found and torch cannot use it"
-        if lacking is not None:
-            return Verdict(SKIPPED, f"{name} {lacking}", for_want_of_gpu=True)
-        return judge(budget, method, limit, measured, self.measurer.noise(budget))
-
-    def _lacking(
-        self, budget: Budget, method: Method, base: Method | None, limit: Limit, needs: Sequence[GpuNeed]
-    ) -> str | None:
-        """Why a limit cannot be measured on these GPUs, or None."""
-        for need in needs:
-            lacking = self.measurer.lacking(budget, method, need)
-            if lacking is not None:
-                return lacking
-        if base is not None:
-            lacking = self.measurer.lacking(budget, base, base.gpu) if base.gpu is not None else None
-            if lacking is not None:
-                return f"not measured: the baseline {base.name} {lacking}"
-        large = self.measurer.too_large(budget, method, limit)
-        if large is not None:
-            return f"not measured: {large}"
-        large = self.measurer.too_large(budget, base, limit) if base is not None else None
-        return f"not measured: the baseline {base.name} {large}" if base is not None and large is not None else None
-
     def selected(self) -> Iterator[tuple[Budget, list[LimitReport]]]:
         """The budgets with selected limits, each with these in the order of the file's lines."""
         for path, budget in self.budgets.loaded.items():
@@ -165,14 +130,3 @@ class Session:
     def judged(self, measurements: Mapping[str, Measurement]) -> list[tuple[Budget, list[LimitReport], Noise | None]]:
         """The budgets with selected limits, these limits, and the noise of the baseline."""
         return [(b, limits, self.measurer.noise_seen(b, measurements)) for b, limits in self.selected()]
-
-    def report(self, measurements: Mapping[str, Measurement]) -> Report:
-        """The run as a record."""
-        return document.build(
-            self.judged(measurements),
-            measurements,
-            root=self.root,
-            machine=self.measurer.machine(),
-            commit=self.measurer.commit(self.root),
-            judged_from=self.measurer.judged_from,
-        )

@@ -1,4 +1,4 @@
-"""The start of a run with budgets: options read, whoever measures chosen, budgets read."""
+"""The start of a run with budgets: options and budgets are read; what measures and reports waits until it is needed."""
 
 from __future__ import annotations
 
@@ -13,63 +13,49 @@ from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.measure import flip_rates
-from pytest_quantbudget.measure.runner import Runner
-from pytest_quantbudget.models.estimate import table
-from pytest_quantbudget.plugin import collect, options, xdist
-from pytest_quantbudget.plugin.gpus import local_gpus
+from pytest_quantbudget.plugin import collect
 from pytest_quantbudget.plugin.hooks import SESSION, QuantBudgetWarning
-from pytest_quantbudget.plugin.options import Options
-from pytest_quantbudget.plugin.recorder import Recorder
+from pytest_quantbudget.plugin.options import Options, read
 from pytest_quantbudget.plugin.session import Measurer, Session
-from pytest_quantbudget.report.stored_run import StoredRun
 
 
 def start(config: pytest.Config) -> None:
     """Make the run's session, register the hooks that work on it, and read the budgets."""
-    read = options.read(config)
-    needs = Needs(read.repeat_runs)
-    runner = None
-    if read.stored is not None:
-        measurer: Measurer = StoredRun(needs, read.stored)
-    else:
-        measurer = runner = _runner(config, read, needs)
-    budgets = _budgets(read)
-    session = config.stash[SESSION] = Session(config.rootpath, budgets, measurer, read.require_gpu)
+    options = read(config)
+    budgets = _budgets(options)
+
+    def make_measurer(needs: Needs) -> Measurer:
+        from pytest_quantbudget.plugin.measurer import choose
+
+        return choose(config, options, needs)
+
+    session = Session(config.rootpath, budgets, Needs(options.repeat_runs), make_measurer, options.require_gpu)
+    config.stash[SESSION] = session
     config.pluginmanager.register(collect, "quantbudget-collect")
     controller = not hasattr(config, "workerinput")
-    if controller:
-        xdist.register(config, session, runner)
-        config.pluginmanager.register(Recorder(config, session, read, runner), "quantbudget-recorder")
+    if controller and not config.option.collectonly:
+        _register_recorder(config, session, options)
     with _usage_errors():
         add_budgets(config, budgets)
         if controller:
-            _doubt(config, budgets, read)
-    if runner is not None and budgets.loaded and not config.option.collectonly:
-        # Their free memory counts before anything of this run is loaded.
-        _ = runner.gpus.usable
+            _doubt(config, budgets, options)
 
 
-def _runner(config: pytest.Config, read: Options, needs: Needs) -> Runner:
-    shared = xdist.Shared.of(config, read)
-    runner = Runner(
-        needs,
-        local_gpus(config),
-        read.cache,
-        read.store,
-        read.refresh,
-        read.trust,
-        shared.deadline,
-        shared.folder,
-        shared.answers,
-        shared.view,
-    )
-    config.add_cleanup(runner.close)
-    return runner
+def _register_recorder(config: pytest.Config, session: Session, options: Options) -> None:
+    from pytest_quantbudget.plugin.recorder import Recorder
+    from pytest_quantbudget.plugin.xdist import Controller
+
+    if config.pluginmanager.hasplugin("dsession") or config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(Controller(config, session), "quantbudget-xdist")
+    config.pluginmanager.register(Recorder(config, session, options), "quantbudget-recorder")
 
 
 def estimate(config: pytest.Config) -> int:
     """Print the memory that each method of the budgets is going to take; the exit code. Raises pytest.UsageError."""
-    budgets = _budgets(options.read(config))
+    from pytest_quantbudget.models.estimate import table
+    from pytest_quantbudget.plugin.gpus import local_gpus
+
+    budgets = _budgets(read(config))
     with _usage_errors():
         add_budgets(config, budgets)
     if not budgets.loaded:
@@ -85,8 +71,8 @@ def estimate(config: pytest.Config) -> int:
     return 0
 
 
-def _budgets(read: Options) -> Budgets:
-    return Budgets(read.roots, read.load_format, elsewhere=read.stored is not None)
+def _budgets(options: Options) -> Budgets:
+    return Budgets(options.roots, options.load_format, elsewhere=options.stored is not None)
 
 
 @contextlib.contextmanager
@@ -118,11 +104,11 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
             budgets.check_id(str(base / argument))
 
 
-def _doubt(config: pytest.Config, budgets: Budgets, read: Options) -> None:
+def _doubt(config: pytest.Config, budgets: Budgets, options: Options) -> None:
     """Warn of limits that their questions cannot decide; with --quant-strict, raise BudgetError."""
-    known = resolution.NONE_KNOWN if read.store is None else flip_rates.remembered(read.cache)
+    known = resolution.NONE_KNOWN if options.store is None else flip_rates.remembered(options.cache)
     doubts = [problem for budget in budgets.loaded.values() for problem in resolution.doubts(budget, known)]
-    if doubts and read.strict:
+    if doubts and options.strict:
         raise BudgetError(*doubts)
     for problem in doubts:
         try:

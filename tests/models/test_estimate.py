@@ -23,6 +23,7 @@ from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate import architecture, fit, formats, memory
 from pytest_quantbudget.models.estimate.memory import Estimate
+from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 QWEN = "Qwen/Qwen3-8B"
@@ -289,7 +290,7 @@ def test_what_cannot_fit_is_not_loaded(
     asked = budget.method(method)
     (line,) = (one for one in asked.limits if one.name == limit)
     run.plan(budget, asked, [line])
-    verdict = run.judge(budget, asked, line)
+    verdict = verdict_on(run, budget, asked, line)
     assert verdict.outcome == outcome
     assert words in verdict.message
     assert not (tmp_path / "run").exists()  # nothing was measured
@@ -309,7 +310,7 @@ def test_a_baseline_that_cannot_fit_gives_no_drafts(tmp_path: Path, monkeypatch:
     budget = run.budgets.load(tmp_path / "b.yaml")
     for method in budget.methods:
         run.plan(budget, method, method.limits)
-    run.judge(budget, budget.method("nf4"), budget.method("nf4").limits[0])
+    verdict_on(run, budget, budget.method("nf4"), budget.method("nf4").limits[0])
     assert isinstance(run.measurer, Runner)
     run.measurer.measure_all([budget])
     assert set(asked) == {"nf4"}

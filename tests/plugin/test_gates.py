@@ -12,6 +12,7 @@ from pytest_quantbudget.core.measurement import Device, Measurement
 from pytest_quantbudget.core.verdict import Verdict
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.runner import Runner
+from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session
 
 SMALL_GPU = Gpu(0, "NVIDIA T4", "GPU-1", 16 * 2**30, 16 * 2**30, "7.5", "580.1")
@@ -36,7 +37,7 @@ def judged(tmp_path: Path, limit: str, run: Session) -> Verdict:
     method = budget.method("nf4")
     (line,) = (one for one in method.limits if one.name == limit)
     assert method.gpu is not None
-    return run.judge(budget, method, line, [method.gpu])
+    return verdict_on(run, budget, method, line, [method.gpu])
 
 
 def on_cpu(self: Runner, budget: Budget, method: Method) -> Measurement:
@@ -72,7 +73,7 @@ def test_a_limit_for_gpus_only_fails_on_a_cpu_where_a_gpu_is_required(
     path.write_text(TEXT)
     budget = run.budgets.load(path)
     method = budget.method("nf4")
-    verdict = run.judge(budget, method, method.limits[1])
+    verdict = verdict_on(run, budget, method, method.limits[1])
     assert verdict.outcome == "failed"
     assert "has no limit for 'cpu'" in verdict.message
 

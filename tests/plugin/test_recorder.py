@@ -20,8 +20,10 @@ def test_a_report_that_is_judged_again_is_no_new_measurement(
     monkeypatch.setattr(flip_rates, "remember", lambda folder, budgets, measured: kept.append(folder))
     run: Any = session(tmp_path)
     run.limits["x"] = LimitReport("x", "max_gsm8k_drop", 1, Verdict("within", ""))
-    options: Any = SimpleNamespace(update="", report=None, store=str(tmp_path), cache=tmp_path)
-    config: Any = SimpleNamespace(option=SimpleNamespace(collectonly=False))
+    options: Any = SimpleNamespace(
+        update="", report=None, store=str(tmp_path), cache=tmp_path, stored=object() if again else None
+    )
+    config: Any = SimpleNamespace(option=SimpleNamespace())
     ended: Any = SimpleNamespace(exitstatus=0)
-    Recorder(config, run, options, None if again else run.measurer).pytest_sessionfinish(ended)
+    Recorder(config, run, options).pytest_sessionfinish(ended)
     assert kept == ([] if again else [tmp_path])

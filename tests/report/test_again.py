@@ -19,6 +19,7 @@ from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
 from pytest_quantbudget.core.verdict import SKIPPED, LimitReport, Verdict
 from pytest_quantbudget.models import hub
+from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import again, document
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
@@ -129,7 +130,7 @@ def report(budget: Budget, **changes: Callable[[Measurement], Measurement | None
 
 def judging(room: Path, report: Report, *, require_gpu: bool = False) -> Session:
     source = again.Stored("report.json", report, room / "hashes")
-    return Session(room, Budgets(elsewhere=True), StoredRun(Needs(), source), require_gpu)
+    return Session(room, Budgets(elsewhere=True), Needs(), lambda needs: StoredRun(needs, source), require_gpu)
 
 
 def judged(room: Path, text: str, report: Report, *, require_gpu: bool = False) -> dict[str, Verdict]:
@@ -142,7 +143,7 @@ def judged(room: Path, text: str, report: Report, *, require_gpu: bool = False) 
         session.plan(budget, method, method.limits)
         for limit in method.limits:
             needs = [method.gpu] if method.gpu else []
-            verdicts[f"{method.name} {limit.name}"] = session.judge(budget, method, limit, needs)
+            verdicts[f"{method.name} {limit.name}"] = verdict_on(session, budget, method, limit, needs)
     return verdicts
 
 

@@ -1,0 +1,66 @@
+"""The verdict on a limit: measured first, and only where the GPUs are those that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.gpus import GpuNeed
+from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.safetext import printable
+from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
+from pytest_quantbudget.judge.verdict import judge, unjudged
+from pytest_quantbudget.plugin.session import Measurer, Session
+
+
+def verdict_on(
+    session: Session, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed] = ()
+) -> Verdict:
+    """The verdict on a limit; measures first what has not been measured, unless `needs` are not met."""
+    verdict = _verdict(session.measurer, budget, method, limit, needs)
+    if session.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
+        verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
+    # A stored report may come from anyone, and names are a budget's.
+    return replace(verdict, message=printable(verdict.message))
+
+
+def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed]) -> Verdict:
+    name = f"{method.name}: {limit.name}"
+    why = unjudged(method.subject, limit.kind)
+    if why is not None:
+        return Verdict(SKIPPED, f"{name} {why}")
+    base = budget.method(budget.baseline) if limit.kind.relation and budget.baseline is not None else None
+    lacking = _lacking(measurer, budget, method, base, limit, needs)
+    measured = {}
+    if lacking is None:
+        measured = {each.name: measurer.measure(budget, each) for each in (method, base) if each is not None}
+        if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
+            lacking = "needs a GPU; one was found and torch cannot use it"
+    if lacking is not None:
+        return Verdict(SKIPPED, f"{name} {lacking}", for_want_of_gpu=True)
+    return judge(budget, method, limit, measured, measurer.noise(budget))
+
+
+def _lacking(
+    measurer: Measurer,
+    budget: Budget,
+    method: Method,
+    base: Method | None,
+    limit: Limit,
+    needs: Sequence[GpuNeed],
+) -> str | None:
+    """Why a limit cannot be measured on these GPUs, or None."""
+    for need in needs:
+        lacking = measurer.lacking(budget, method, need)
+        if lacking is not None:
+            return lacking
+    if base is not None:
+        lacking = measurer.lacking(budget, base, base.gpu) if base.gpu is not None else None
+        if lacking is not None:
+            return f"not measured: the baseline {base.name} {lacking}"
+    large = measurer.too_large(budget, method, limit)
+    if large is not None:
+        return f"not measured: {large}"
+    large = measurer.too_large(budget, base, limit) if base is not None else None
+    return f"not measured: the baseline {base.name} {large}" if base is not None and large is not None else None
