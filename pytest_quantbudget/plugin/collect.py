@@ -20,11 +20,14 @@ from pytest_quantbudget.plugin.hooks import SESSION
 
 if TYPE_CHECKING:
     from _pytest._code.code import TerminalRepr
+    from _pytest.fixtures import FuncFixtureInfo
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:
     """Budgets that were named; other YAML files are left alone."""
-    if file_path.resolve() not in parent.config.stash[SESSION].budgets.loaded:
+    loaded = parent.config.stash[SESSION].budgets.loaded
+    # pytest asks for every file of a folder, once for each argument in it, and resolving takes long.
+    if file_path not in loaded and file_path.resolve() not in loaded:
         return None
     root = parent.config.rootpath
     # pytest names no file outside its root directory; without a name, two such budgets would share their ids.
@@ -60,6 +63,8 @@ class LimitBroken(Exception):
 class BudgetFile(pytest.File):
     """A budget file; its children are the methods."""
 
+    fixtures: FuncFixtureInfo | None = None
+
     def collect(self) -> Iterator[MethodNode]:
         """One node a method."""
         budget = self.config.stash[SESSION].budgets.load(self.path)
@@ -76,16 +81,17 @@ class BudgetFile(pytest.File):
 class MethodNode(pytest.Collector):
     """One method of a budget; its children are the limits."""
 
+    parent: BudgetFile
     budget: Budget
     method: Method
 
     def collect(self) -> Iterator[LimitItem]:
         """One test a limit."""
-        fixtures = None
         for limit in self.method.limits:
-            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=check, fixtureinfo=fixtures)
-            # All limits of a method run the same function below the same nodes, and so have the same fixtures.
-            fixtures = item._fixtureinfo
+            shared = self.parent.fixtures
+            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=check, fixtureinfo=shared)
+            # All limits of a file run one function below the same conftest files, and so have the same fixtures.
+            self.parent.fixtures = item._fixtureinfo
             item.budget, item.method, item.limit = self.budget, self.method, limit
             item.user_properties += [("quant.method", self.method.name), ("quant.limit", limit.name)]
             yield item

@@ -209,12 +209,12 @@ def _timeout(text: str | None) -> float:
 
 def _stored(config: pytest.Config) -> Stored | None:
     """The report that --quant-from names."""
-    from pytest_quantbudget.core import files, problems
-    from pytest_quantbudget.report import again
-
     named: str | None = config.option.quant_from
     if named is None:
         return None
+    from pytest_quantbudget.core import files, problems
+    from pytest_quantbudget.report import again
+
     for other in MEASURING:
         if getattr(config.option, other.strip("-").replace("-", "_"), None):
             raise ValueError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
@@ -252,14 +252,14 @@ def _report(named: str | None) -> Path | None:
 
 def _update(mode: str | None, rate: str | None) -> tuple[str, float]:
     """Which limits are written, and how often they may fail an equal run."""
+    if mode is None:
+        if rate is not None:
+            raise ValueError("--quant-update-rate belongs to --quant-update")
+        return "", 0.0
     from pytest_quantbudget.budget import update
     from pytest_quantbudget.core.fields import number
     from pytest_quantbudget.judge.margin import RATE
 
-    if mode is None:
-        if rate is not None:
-            raise ValueError("--quant-update-rate belongs to --quant-update")
-        return "", RATE
     if mode not in update.MODES:
         # argparse takes the word behind an option for its value: a file's name, too.
         known = ", ".join(f"--quant-update={name}" for name in update.MODES)

@@ -100,7 +100,8 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
         file = argument.split("::")[0]
         path = base / file
         if path.suffix in SUFFIXES and path.is_file():
-            budgets.named(file, base)
+            if path.resolve() not in budgets.loaded:
+                budgets.named(file, base)
             budgets.check_id(str(base / argument))
 
 
