@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget.budget.find import find_budgets
 from pytest_quantbudget.budget.keys import DEFAULT_PROMPT
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
@@ -269,13 +268,3 @@ def test_what_loads_differently_is_measured_apart(write: Write, change: str) -> 
         load_budget(write(f"model: m\nmethods: {{{text}}}\n")).methods[0].subject.key for text in ("nf4: {}", change)
     }
     assert len(keys) == 2
-
-
-def test_a_name_finds_a_file_a_folder_or_a_pattern(write: Write, tmp_path: Path) -> None:
-    files = [write("", name).resolve() for name in ("a.yaml", "sub/b.yml", "sub/c.yaml")]
-    write("", "sub/notes.txt")
-    assert find_budgets("a.yaml", tmp_path) == files[:1]
-    assert find_budgets(str(files[0]), Path("/")) == files[:1]
-    assert find_budgets(".", tmp_path) == files
-    assert find_budgets("sub/*.y*ml", tmp_path) == files[1:]
-    assert find_budgets("**/*.yaml", tmp_path) == [files[0], files[2]]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget.core.gpus import Commit, Gpu, GpuNeed, lacking, share, visible_gpus
+from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.hardware import commit, machine
 
 GIB = 2**30
@@ -150,3 +151,15 @@ def test_the_machine_names_its_parts_and_the_libraries_that_figures_depend_on() 
     assert here.ram is None or here.ram > 2**26
     assert {"pytest", "pytest-quantbudget", "pyyaml"} <= set(here.libraries)
     assert here.libraries["pytest"] == pytest.__version__
+
+
+def test_the_gpus_of_a_process_are_looked_at_once_largest_first_and_only_those_that_it_takes_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(hardware, "all_gpus", lambda: [replace(H100, free=GIB), A100])
+    gpus = hardware.LocalGpus()
+    assert "too little free memory" in (gpus.lacking(GpuNeed(min_vram=8 * GIB)) or "")
+    monkeypatch.setattr(hardware, "all_gpus", list)
+    assert [gpu.name for gpu in gpus.usable] == [H100.name, A100.name]
+    assert gpus.lacking(GpuNeed(min_vram=8 * GIB, count=2)) is not None

@@ -11,19 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import session
 
 from pytest_quantbudget.core.gpus import Gpu
-from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.request import Request, Subject, Workload
+from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.measure import hardware
-from pytest_quantbudget.measure.bench import Bench
-from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate import architecture, fit, formats, memory
 from pytest_quantbudget.models.estimate.memory import Estimate
-from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 QWEN = "Qwen/Qwen3-8B"
@@ -258,62 +253,6 @@ def test_configurations_are_looked_for_in_the_hub_cache_first(tmp_path: Path, mo
     assert configs.find_config(QWEN)["model_type"] == "qwen3"
     with pytest.raises(ValueError, match=f"huggingface_hub is not installed.* this package carries {QWEN}"):
         configs.find_config("acme/x")
-
-
-GATE = f"""
-model: {QWEN}
-baseline: fp16
-methods:
-  fp16:
-    budget: {{max_weights: 18 GiB, max_vram: 18 GiB}}
-  nf4:
-    budget: {{max_vram_ratio: 0.5, max_vram: 7 GiB}}
-"""
-VRAM = "the workload's predicted peak is 15.4 GiB, and Tesla T4 has 15.0 GiB"
-
-
-@pytest.mark.parametrize(("required", "outcome"), [(False, "skipped"), (True, "failed")])
-@pytest.mark.parametrize(
-    ("method", "limit", "words"),
-    [
-        ("fp16", "max_vram", f"fp16: max_vram not measured: cannot fit: {VRAM}"),
-        ("fp16", "max_weights", "its weights are predicted to take 15.3 GiB, and Tesla T4 has 15.0 GiB"),
-        ("nf4", "max_vram_ratio", f"nf4: max_vram_ratio not measured: the baseline fp16 cannot fit: {VRAM}"),
-    ],
-)
-def test_what_cannot_fit_is_not_loaded(
-    tmp_path: Path, method: str, limit: str, words: str, required: bool, outcome: str
-) -> None:
-    run = session(tmp_path / "run", [T4], require_gpu=required)
-    (tmp_path / "b.yaml").write_text(GATE)
-    budget = run.budgets.load(tmp_path / "b.yaml")
-    asked = budget.method(method)
-    (line,) = (one for one in asked.limits if one.name == limit)
-    run.plan(budget, asked, [line])
-    verdict = verdict_on(run, budget, asked, line)
-    assert verdict.outcome == outcome
-    assert words in verdict.message
-    assert not (tmp_path / "run").exists()  # nothing was measured
-
-
-def test_a_baseline_that_cannot_fit_gives_no_drafts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-
-    def measured(bench: object, request: Request, *_: object) -> Measurement:
-        asked.append(request.subject.method)
-        return Measurement(request.subject)
-
-    monkeypatch.setattr(Bench, "measure", measured)
-    run = session(tmp_path, [T4])
-    task = "tasks: {ours: {file: builtin, questions: 8}}"
-    (tmp_path / "b.yaml").write_text(f"{GATE}\n{task}\n".replace("max_vram_ratio: 0.5", "min_ours: 50"))
-    budget = run.budgets.load(tmp_path / "b.yaml")
-    for method in budget.methods:
-        run.plan(budget, method, method.limits)
-    verdict_on(run, budget, budget.method("nf4"), budget.method("nf4").limits[0])
-    assert isinstance(run.measurer, Runner)
-    run.measurer.measure_all([budget])
-    assert set(asked) == {"nf4"}
 
 
 def test_fixtures_heed_it_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

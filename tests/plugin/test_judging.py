@@ -1,16 +1,14 @@
-"""A gate that asks for a GPU does not pass, or measure, without a usable one. GPUs are simulated."""
+"""A gate that asks for a GPU, or a model too large for it, is neither measured nor passes. GPUs are simulated."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from builders import session
 
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import Gpu, GpuNeed
+from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Device, Measurement
 from pytest_quantbudget.core.verdict import Verdict
-from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session
@@ -27,6 +25,17 @@ methods:
     gpu: {min_vram: 8 GiB}
     budget: {max_weights_ratio: 0.5, max_weights: {"NVIDIA*": 5 MiB}}
 """
+T4 = Gpu(0, "Tesla T4", "GPU-1", 15 * 2**30, 15 * 2**30, "7.5", "580.1")
+LARGE = """
+model: Qwen/Qwen3-8B
+baseline: fp16
+methods:
+  fp16:
+    budget: {max_weights: 18 GiB, max_vram: 18 GiB}
+  nf4:
+    budget: {max_vram_ratio: 0.5, max_vram: 7 GiB}
+"""
+PEAK = "the workload's predicted peak is 15.4 GiB, and Tesla T4 has 15.0 GiB"
 
 
 def judged(tmp_path: Path, limit: str, run: Session) -> Verdict:
@@ -78,8 +87,25 @@ def test_a_limit_for_gpus_only_fails_on_a_cpu_where_a_gpu_is_required(
     assert "has no limit for 'cpu'" in verdict.message
 
 
-def test_only_the_gpus_that_will_be_used_are_looked_at() -> None:
-    large = replace(SMALL_GPU, index=1, uuid="GPU-2", total=80 * 2**30, free=2**30)
-    gpus = LocalGpus()
-    gpus.usable = [large, SMALL_GPU]
-    assert "too little free memory" in (gpus.lacking(GpuNeed(min_vram=8 * 2**30)) or "")
+@pytest.mark.parametrize(("required", "outcome"), [(False, "skipped"), (True, "failed")])
+@pytest.mark.parametrize(
+    ("method", "limit", "words"),
+    [
+        ("fp16", "max_vram", f"fp16: max_vram not measured: cannot fit: {PEAK}"),
+        ("fp16", "max_weights", "its weights are predicted to take 15.3 GiB, and Tesla T4 has 15.0 GiB"),
+        ("nf4", "max_vram_ratio", f"nf4: max_vram_ratio not measured: the baseline fp16 cannot fit: {PEAK}"),
+    ],
+)
+def test_what_cannot_fit_is_not_loaded(
+    tmp_path: Path, method: str, limit: str, words: str, required: bool, outcome: str
+) -> None:
+    run = session(tmp_path / "run", [T4], require_gpu=required)
+    (tmp_path / "b.yaml").write_text(LARGE)
+    budget = run.budgets.load(tmp_path / "b.yaml")
+    asked = budget.method(method)
+    (line,) = (one for one in asked.limits if one.name == limit)
+    run.plan(budget, asked, [line])
+    verdict = verdict_on(run, budget, asked, line)
+    assert verdict.outcome == outcome
+    assert words in verdict.message
+    assert not (tmp_path / "run").exists()  # nothing was measured

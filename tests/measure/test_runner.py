@@ -1,0 +1,45 @@
+"""In which order a run measures, and what it leaves out."""
+
+from pathlib import Path
+
+import pytest
+from builders import session
+
+from pytest_quantbudget.core.gpus import Gpu
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import Request
+from pytest_quantbudget.measure.bench import Bench
+from pytest_quantbudget.measure.runner import Runner
+
+T4 = Gpu(0, "Tesla T4", "GPU-1", 15 * 2**30, 15 * 2**30, "7.5", "580.1")
+TEXT = """
+model: Qwen/Qwen3-8B
+baseline: fp16
+tasks: {ours: {file: builtin, questions: 8}}
+methods:
+  nf4:
+    budget: {max_ours_drop: 20, max_vram: 7 GiB}
+  fp16:
+    budget: {max_vram: 18 GiB}
+"""
+
+
+@pytest.mark.parametrize(("gpus", "order"), [([T4], ["nf4"]), ([], ["fp16", "nf4"])], ids=["too large", "on a CPU"])
+def test_the_baseline_is_measured_first_for_its_drafts_unless_it_cannot_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: list[Gpu], order: list[str]
+) -> None:
+    asked: list[str] = []
+
+    def measured(bench: object, request: Request, *_: object) -> Measurement:
+        asked.append(request.subject.method)
+        return Measurement(request.subject)
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    run = session(tmp_path, gpus)
+    (tmp_path / "b.yaml").write_text(TEXT)
+    budget = run.budgets.load(tmp_path / "b.yaml")
+    for method in budget.methods:
+        run.plan(budget, method, method.limits)
+    assert isinstance(run.measurer, Runner)
+    run.measurer.measure_all([budget])
+    assert list(dict.fromkeys(asked)) == order
