@@ -44,7 +44,6 @@ class Runner:
     folder: Path | None = None
     answers: Path | None = None
     view: View | None = None
-    judged_from: None = None
     _noise: dict[Path, Noise] = field(default_factory=dict)
     _run_folder: run_folder.RunFolder | None = None
 
@@ -108,18 +107,19 @@ class Runner:
                 if method.subject.key in self.needs.requests and self._has_room(budget, method):
                     self.measure(budget, method)
 
-    def noise(self, budget: Budget) -> Noise | None:
-        """How much repeat runs of a budget's baseline differ, measured first; None where none are asked for."""
-        if self.needs.repeat_runs and budget.path not in self._noise:
-            self._noise[budget.path] = noise.of(budget, self._repeat_runs(budget))
-        return self._noise.get(budget.path)
+    def noise(self, budget: Budget, measurements: Mapping[str, Measurement] | None = None) -> Noise | None:
+        """How much repeat runs of a budget's baseline differ; None where none are asked for.
 
-    def noise_seen(self, budget: Budget, measurements: Mapping[str, Measurement]) -> Noise | None:
-        """The noise as far as the run's `measurements` show it, whichever process made them."""
+        They are measured first, unless the run's `measurements` are given: then it is as far as these show it.
+        """
         if not self.needs.repeat_runs:
             return None
-        runs = [measurements.get(subject.key) for subject in noise.subjects(budget, self.needs.repeat_runs)]
-        return noise.of(budget, [run for run in runs if run is not None])
+        if measurements is not None:
+            keys = [subject.key for subject in noise.subjects(budget, self.needs.repeat_runs)]
+            return noise.of(budget, [measurements[key] for key in keys if key in measurements])
+        if budget.path not in self._noise:
+            self._noise[budget.path] = noise.of(budget, self._repeat_runs(budget))
+        return self._noise[budget.path]
 
     def _repeat_runs(self, budget: Budget) -> list[Measurement]:
         """The measurement of a budget's baseline, then those of its repeat runs.
@@ -149,13 +149,9 @@ class Runner:
         known = self.bench.known if "bench" in vars(self) else {}
         return {**known, **{path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}}
 
-    def machine(self) -> Machine:
-        """The machine that the measurements hold for."""
-        return hardware.machine()
-
-    def commit(self, root: Path) -> Commit | None:
-        """The commit that the measurements hold for, of the repository at `root`."""
-        return hardware.commit(root)
+    def origin(self, root: Path) -> tuple[Machine, Commit | None, None]:
+        """What the measurements hold for: the machine, and the commit of the repository at `root`."""
+        return hardware.machine(), hardware.commit(root), None
 
     def close(self) -> None:
         """The run is over: remove its folder."""

@@ -51,14 +51,13 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     from pytest_quantbudget.engine.hf import load
     from pytest_quantbudget.measure.runner import Runner
     from pytest_quantbudget.models import methods
-    from pytest_quantbudget.plugin.gpus import no_gpu
+    from pytest_quantbudget.plugin.gpus import require
 
     session = request.config.stash[SESSION]
     budget, method = quant_method
     runner = session.measurer
     if not isinstance(runner, Runner):
-        report = runner.judged_from.file if runner.judged_from else ""
-        pytest.skip(f"no model is loaded: {report} is judged (--quant-from)")
+        pytest.skip(f"no model is loaded: {runner.stored.name} is judged (--quant-from)")
     if method.subject.load_format == DUMMY:
         pytest.skip(f"{method.name}: dummy weights have nothing to say, and no tokenizer")
     spec = methods.spec(method.name)
@@ -84,7 +83,8 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
                 warnings.simplefilter("ignore")
                 loaded = load.load(method.subject, quantized, runner.trust)
         except load.Lacking as error:
-            no_gpu(request.config, str(error))
+            require(request.config, str(error))
+            raise
         resident = QuantModel(method.name, loaded.model, loaded.tokenizer)
         del loaded
         yield resident

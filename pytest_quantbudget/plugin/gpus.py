@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 import pytest
 
 from pytest_quantbudget.budget.keys import GPU
@@ -39,13 +37,8 @@ def gpu_need(mark: pytest.Mark) -> GpuNeed:
 
 
 def require(config: pytest.Config, lacking: str | None) -> None:
-    """Skip, or fail with --quant-require-gpu, where a GPU is `lacking`."""
+    """Skip, or fail with --quant-require-gpu, where something is `lacking`."""
+    if lacking is not None and config.option.quant_require_gpu:
+        pytest.fail(f"{lacking} (--quant-require-gpu)", pytrace=False)
     if lacking is not None:
-        no_gpu(config, lacking)
-
-
-def no_gpu(config: pytest.Config, reason: str) -> NoReturn:
-    """Skip, or fail with --quant-require-gpu."""
-    if config.option.quant_require_gpu:
-        pytest.fail(f"{reason} (--quant-require-gpu)", pytrace=False)
-    pytest.skip(reason)
+        pytest.skip(lacking)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import GpuNeed
@@ -11,7 +12,10 @@ from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.safetext import printable
 from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
 from pytest_quantbudget.judge.verdict import judge, unjudged
-from pytest_quantbudget.plugin.session import Measurer, Session
+from pytest_quantbudget.plugin.session import Session
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.plugin.session import Measurer
 
 
 def verdict_on(
@@ -43,24 +47,16 @@ def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, n
 
 
 def _lacking(
-    measurer: Measurer,
-    budget: Budget,
-    method: Method,
-    base: Method | None,
-    limit: Limit,
-    needs: Sequence[GpuNeed],
+    measurer: Measurer, budget: Budget, method: Method, base: Method | None, limit: Limit, needs: Sequence[GpuNeed]
 ) -> str | None:
     """Why a limit cannot be measured on these GPUs, or None."""
     for need in needs:
-        lacking = measurer.lacking(budget, method, need)
-        if lacking is not None:
+        if lacking := measurer.lacking(budget, method, need):
             return lacking
-    if base is not None:
-        lacking = measurer.lacking(budget, base, base.gpu) if base.gpu is not None else None
-        if lacking is not None:
-            return f"not measured: the baseline {base.name} {lacking}"
-    large = measurer.too_large(budget, method, limit)
-    if large is not None:
+    if base and base.gpu and (lacking := measurer.lacking(budget, base, base.gpu)):
+        return f"not measured: the baseline {base.name} {lacking}"
+    if large := measurer.too_large(budget, method, limit):
         return f"not measured: {large}"
-    large = measurer.too_large(budget, base, limit) if base is not None else None
-    return f"not measured: the baseline {base.name} {large}" if base is not None and large is not None else None
+    if base and (large := measurer.too_large(budget, base, limit)):
+        return f"not measured: the baseline {base.name} {large}"
+    return None

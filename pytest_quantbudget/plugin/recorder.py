@@ -77,14 +77,8 @@ class Recorder:
         measurements = measurer.measurements()
         if self.options.update:
             self.update(measurements)
-        self.report = document.build(
-            self.session.judged(measurements),
-            measurements,
-            root=self.session.root,
-            machine=measurer.machine(),
-            commit=measurer.commit(self.session.root),
-            judged_from=measurer.judged_from,
-        )
+        root = self.session.root
+        self.report = document.build(root, self.session.judged(measurements), measurements, *measurer.origin(root))
         if self.options.report is not None:
             self.write(self.options.report, self.report)
         if self.options.store is not None and self.options.stored is None:

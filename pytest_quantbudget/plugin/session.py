@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.budget import Budget, Method
@@ -15,42 +15,13 @@ from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.verdict import NOT_RUN, LimitReport, Verdict
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
     from pytest_quantbudget.core.measurement import Measurement
     from pytest_quantbudget.judge.noise import Noise
-    from pytest_quantbudget.report.document import JudgedFrom
+    from pytest_quantbudget.measure.runner import Runner
+    from pytest_quantbudget.report.stored_run import StoredRun
 
-
-class Measurer(Protocol):
-    """Where a run's measurements come from: `measure.runner.Runner`, or `report.stored_run.StoredRun`."""
-
-    @property
-    def judged_from(self) -> JudgedFrom | None:
-        """The report that the measurements come from; None where they are new."""
-
-    def measure(self, budget: Budget, method: Method) -> Measurement:
-        """The measurement of a method whose needs are planned."""
-
-    def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:
-        """What the GPUs that a method is measured on lack for `need`, or None."""
-
-    def too_large(self, budget: Budget, method: Method, limit: Limit | None = None) -> str | None:
-        """Why a method cannot fit these GPUs, or None."""
-
-    def noise(self, budget: Budget) -> Noise | None:
-        """How much repeat runs of a budget's baseline differ; None where there are none."""
-
-    def noise_seen(self, budget: Budget, measurements: Mapping[str, Measurement]) -> Noise | None:
-        """The noise as far as the run's `measurements` show it."""
-
-    def measurements(self) -> dict[str, Measurement]:
-        """All measurements of the run so far, by subject."""
-
-    def machine(self) -> Machine:
-        """The machine that the measurements hold for."""
-
-    def commit(self, root: Path) -> Commit | None:
-        """The commit that the measurements hold for, of the repository at `root`."""
+    # Where a run's measurements come from. Nothing here asks which of the two it is.
+    Measurer = Runner | StoredRun
 
 
 @dataclass
@@ -129,4 +100,4 @@ class Session:
 
     def judged(self, measurements: Mapping[str, Measurement]) -> list[tuple[Budget, list[LimitReport], Noise | None]]:
         """The budgets with selected limits, these limits, and the noise of the baseline."""
-        return [(b, limits, self.measurer.noise_seen(b, measurements)) for b, limits in self.selected()]
+        return [(b, limits, self.measurer.noise(b, measurements)) for b, limits in self.selected()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,7 +17,10 @@ from pytest_quantbudget.measure import flip_rates
 from pytest_quantbudget.plugin import collect
 from pytest_quantbudget.plugin.hooks import SESSION, QuantBudgetWarning
 from pytest_quantbudget.plugin.options import Options, read
-from pytest_quantbudget.plugin.session import Measurer, Session
+from pytest_quantbudget.plugin.session import Session
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.plugin.session import Measurer
 
 
 def start(config: pytest.Config) -> None:

@@ -97,10 +97,9 @@ class Report:
 
 
 def build(
+    root: Path,
     judged: Iterable[tuple[Budget, Sequence[LimitReport], Noise | None]],
     measurements: Mapping[str, Measurement],
-    *,
-    root: Path,
     machine: Machine,
     commit: Commit | None,
     judged_from: JudgedFrom | None = None,

@@ -23,11 +23,6 @@ class StoredRun:
     needs: Needs
     stored: Stored
 
-    @property
-    def judged_from(self) -> JudgedFrom:
-        """Where the figures come from, and when they were measured."""
-        return self.stored.origin
-
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:
         """What the GPUs that a planned method was measured on lack for `need`, or None."""
         return lacking(need, self.stored.gpus(self.measure(budget, method).device)[: need.count])
@@ -40,23 +35,15 @@ class StoredRun:
         """The stored measurement of a planned method."""
         return self.stored.measure(self.needs.requests[method.subject.key], budget.path.name)
 
-    def noise(self, budget: Budget) -> Noise | None:
+    def noise(self, budget: Budget, measurements: Mapping[str, Measurement] | None = None) -> Noise | None:
         """How much repeat runs of a budget's baseline differed; None where the report's run made none."""
         return self.stored.noise(budget.path.name, budget.baseline)
-
-    def noise_seen(self, budget: Budget, measurements: Mapping[str, Measurement]) -> Noise | None:
-        """The same as `noise`."""
-        return self.noise(budget)
 
     def measurements(self) -> dict[str, Measurement]:
         """What everything that is planned is judged on, by subject."""
         requests = self.needs.requests.items()
         return {key: self.stored.measure(request, self.needs.files[key]) for key, request in requests}
 
-    def machine(self) -> Machine:
-        """The machine that measured."""
-        return self.stored.report.machine
-
-    def commit(self, root: Path) -> Commit | None:
-        """The commit that was measured."""
-        return self.stored.report.commit
+    def origin(self, root: Path) -> tuple[Machine, Commit | None, JudgedFrom]:
+        """What the measurements hold for: the machine and the commit of the measured run, and the report itself."""
+        return self.stored.report.machine, self.stored.report.commit, self.stored.origin
