@@ -154,7 +154,7 @@ def _write(path: Path, text: bytes, proposals: Sequence[_Proposal]) -> tuple[str
                 proposal.why = str(why)
         after = document.replaced(news)
         if after != before:
-            files.write_text(path, after, path.stat().st_mode & 0o7777)
+            files.write(path, after.encode(), path.stat().st_mode & 0o7777)
     except (Kept, Unplaced, BudgetError, OSError) as error:
         failed = str(error)
         if isinstance(error, OSError):

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit, LimitKind
-from pytest_quantbudget.core.request import DUMMY, Request, Rule, Subject, Task, Text, Workload
+from pytest_quantbudget.core.request import (
+    DUMMY,
+    DivergenceOf,
+    LoadTime,
+    Part,
+    Reply,
+    Request,
+    Rule,
+    Subject,
+    Task,
+    Text,
+    Workload,
+)
 
 MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun of a failed job does not
 
@@ -59,22 +71,24 @@ class Budget:
         metrics = {limit.kind.metric for limit in limits or ()}
         tasks = {task.name for limit in limits or () for task in self.asked_for(limit.kind)}
         speed = limits is None or bool(metrics & {"vram", "tokens_per_s", "ttft"})
-        request = Request(
+        parts: list[Part] = []
+        if limits is None or "load_time" in metrics:
+            parts.append(LoadTime())
+        if speed:
+            parts.append(self.workload)
+        if method.subject.load_format != DUMMY:
+            parts.append(Reply(self.prompt))
+            parts += [task for name, task in self.tasks.items() if limits is None or name in tasks]
+            parts += [DivergenceOf(task) for task in self._diverging(metrics)]
+            parts += [self.text] if self.text and (limits is None or "ppl" in metrics) else []
+        return Request(
             method.subject,
-            load_time=limits is None or "load_time" in metrics,
-            workloads=(self.workload,) if speed else (),
-            tasks=tuple(t for name, t in self.tasks.items() if limits is None or name in tasks),
-            texts=(self.text,) if self.text and (limits is None or "ppl" in metrics) else (),
-            divergence=self._diverging(metrics),
-            prompts=(self.prompt,),
+            tuple(parts),
             timeout_s=method.timeout_s,
             max_age_s=self.max_age_s,
             rules=tuple(self._rules(method.limits if limits is None else limits)),
             whole=tuple(self.tasks) if method.name == self.baseline else (),
         )
-        if method.subject.load_format == DUMMY:
-            return replace(request, tasks=(), texts=(), divergence=(), prompts=())
-        return request
 
     def _rules(self, limits: Sequence[Limit]) -> Iterator[Rule]:
         """What ends the growing tasks: their limits on drop, flips and score."""

@@ -12,7 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_quantbudget.core.files import write_text
+from pytest_quantbudget.core import files
 
 R = TypeVar("R")
 MAX_NAMED = 200  # characters of a name in a message
@@ -76,11 +76,22 @@ def _read(hint: Any, data: Any, where: str) -> Any:
             return typing.cast(type, hint)(**values)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+    if hint not in (bool, int, float, str):
+        return _read(_kind_of(hint.__subclasses__(), data, where), data, where)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
         raise ValueError(f"{where}: wants {hint.__name__}, not {data!r:.60}")
     return data
+
+
+def _kind_of(kinds: list[type], data: Any, where: str) -> type:
+    """The record of a family that has the fields of `data`."""
+    names = set(data) if isinstance(data, dict) else None
+    for kind in kinds:
+        if names == {field.name for field in dataclasses.fields(kind)}:
+            return kind
+    raise ValueError(f"{where}: wants one of {', '.join(kind.__name__ for kind in kinds)}")
 
 
 def schema_of(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -196,4 +207,5 @@ def _check_text(text: str) -> None:
 
 def write_json(path: Path, record: object) -> None:
     """Write so that a reader sees the old file or the new one, never half of one; NaN is refused (ValueError)."""
-    write_text(path, json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False)
+    files.write(path, f"{text}\n".encode())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
-
-from pytest_quantbudget.core import files
 
 BUILTIN_DIR = Path(__file__).resolve().parents[1] / "builtin"
 LONGEST = 5000  # characters of a name; no system has longer paths, and looking each of its folders up takes long
@@ -121,23 +120,33 @@ def _within(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def write_text(path: Path, text: str, mode: int | None = None) -> None:
-    """Write so that a reader sees the old file or the new one, never half of one.
+@contextlib.contextmanager
+def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end: a reader sees the old file or the new one whole.
 
-    The file gets the rights of any new one, or those of `mode`; line ends are those of the text.
+    The file gets the rights of any new one, or those of `mode`. Where the block raises, `path` stays as it is.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(0o666 & ~umask() if mode is None else mode)
-        Path(name).replace(path)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask() if mode is None else mode)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def umask() -> int:
+def write(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Write a file whole (see `replacing`), and durably: its name never outlives a power cut that its bytes did not."""
+    with replacing(path, mode) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
     """The process's file mode creation mask."""
     mask = os.umask(0)
     os.umask(mask)
@@ -159,7 +168,7 @@ def file_hash(path: Path) -> str:
 def path_from(folder: Path, name: str) -> Path:
     """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
     try:
-        path = folder / Path(name[: files.LONGEST]).expanduser()
+        path = folder / Path(name[:LONGEST]).expanduser()
         path.resolve().exists()
     except (OSError, RuntimeError, ValueError):
         return Path(os.devnull, "nothing")

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from pytest_quantbudget.core.answers import Origin, TaskResult
 from pytest_quantbudget.core.gpu_usage import Clocks, Occupant, PhaseMemory, Roofline, shared
@@ -155,6 +155,8 @@ class Measurement:
     `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
     outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored.
     """
+
+    holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
 
     subject: Subject
     revision: str | None = None  # commit of a hub model, content hash of a directory

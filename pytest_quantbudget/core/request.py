@@ -1,39 +1,136 @@
-"""What is to be measured: the request that crosses to a measuring process."""
+"""What to measure: the parts of a request, and the subject that they are measured on."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pytest_quantbudget.core import codec
 
 T = TypeVar("T")
-REAL, DUMMY = "auto", "dummy"  # where weights come from: from files, or drawn at random
 
+# Where weights come from: from files, or drawn at random.
+REAL, DUMMY = "auto", "dummy"
 
 # The phases, besides one for each task.
 QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
 
 
+class Part:
+    """One thing to measure of a subject. Each kind of part is a frozen dataclass of its own.
+
+    Parts are measured by their `order`. The figures of a part that is a `timing` age. `held_in` names the field of a
+    `Measurement` that holds the part's results, and `named` the field of a result that holds the part; both are empty
+    where the result is no record of its own.
+    """
+
+    order: ClassVar[int]
+    timing: ClassVar[bool] = False
+    held_in: ClassVar[str] = ""
+    named: ClassVar[str] = ""
+
+    @property
+    def phase(self) -> str:
+        """The name of the phase that measures it."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        """A name for people, in the names of stored entries."""
+        raise NotImplementedError
+
+    @property
+    def noun(self) -> str:
+        """Its figures in a message, such as `answers to gsm8k`."""
+        raise NotImplementedError
+
+    @property
+    def source(self) -> str | None:
+        """A name for what its questions or text come from; stored figures depend on the state of that."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """What the figures depend on besides the subject and the content of files, by the names of a budget's keys."""
+        return {}
+
+    def key(self, state: str | None) -> dict[str, Any]:
+        """What the store's key of the figures says besides the subject; `state` is that of the `source`, a hash."""
+        return self.settings()
+
+    def files(self) -> dict[str, str | None]:
+        """The files whose content the figures depend on, by the budget's keys; None where the budget names none."""
+        return {}
+
+
 @dataclass(frozen=True)
-class Workload:
+class LoadTime(Part):
+    """How long it takes to load the subject, from local files to a model that is ready on its device."""
+
+    order: ClassVar[int] = 0
+    timing: ClassVar[bool] = True
+    phase = LOAD
+    label = "load-time"
+    noun = "load time"
+
+
+@dataclass(frozen=True)
+class Workload(Part):
     """What memory and speed are measured on: `batch_size` random prompts of `prompt_tokens`, then `new_tokens` each."""
+
+    order: ClassVar[int] = 1
+    timing: ClassVar[bool] = True
+    held_in: ClassVar[str] = "speeds"
+    named: ClassVar[str] = "workload"
+    phase = WORKLOAD
+    label = "workload"
+    noun = "figures of the workload"
 
     prompt_tokens: int
     new_tokens: int
     batch_size: int
     repeats: int
 
+    def settings(self) -> dict[str, Any]:
+        """All of its fields."""
+        return vars(self).copy()
+
+    def key(self, state: str | None) -> dict[str, Any]:
+        """The settings, together."""
+        return {"workload": self.settings()}
+
 
 @dataclass(frozen=True)
-class Task:
+class Reply(Part):
+    """The greedy continuation of a text, which the report shows."""
+
+    order: ClassVar[int] = 2
+    phase = REPLY
+    label = "reply"
+    noun = "reply"
+
+    prompt: str
+
+    def settings(self) -> dict[str, Any]:
+        """The text."""
+        return {"prompt": self.prompt}
+
+
+@dataclass(frozen=True)
+class Task(Part):
     """A question set and how it is asked; files are absolute; without `file` it is the hub's set.
 
     With `harness`, a task of lm-evaluation-harness (its name, or a YAML file's path), of whose questions the first
     `limit` are asked or `questions` drawn by `seed`; `shots` None is then the task's own number. `batch_size` and
     `chat_template` None mean `auto`; `max_truncated` is in percent.
     """
+
+    order: ClassVar[int] = 3
+    held_in: ClassVar[str] = "tasks"
+    named: ClassVar[str] = "task"
+    # Not part of what answers depend on: labels, places of files, and how the answers are read and judged.
+    irrelevant: ClassVar[tuple[str, ...]] = ("name", "file", "shots_file", "extract", "max_truncated", "divergence")
 
     name: str
     questions: int | None
@@ -66,6 +163,86 @@ class Task:
         """The name of the phase in which logits for its answers are kept, or compared with the baseline's."""
         return f"divergence {self.name}"
 
+    @property
+    def label(self) -> str:
+        """`task-` and its name."""
+        return f"task-{self.name}"
+
+    @property
+    def noun(self) -> str:
+        """Its answers."""
+        return f"answers to {self.name}"
+
+    @property
+    def is_harness_file(self) -> bool:
+        """Whether `harness` is the path of a task file, and not the name of a task."""
+        return self.harness is not None and self.harness.endswith((".yaml", ".yml"))
+
+    @property
+    def source(self) -> str:
+        """What questions are drawn from: files, a set on the hub, or the harness. Budgets may name it as they like."""
+        if self.harness is not None:
+            return f"lm-eval {self.harness}"
+        return "+".join(name for name in (self.file or self.name, self.shots_file) if name)
+
+    def key(self, state: str | None) -> dict[str, Any]:
+        """The settings, together, and the state of the questions."""
+        return {"task": self.settings(), "asked": state}
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that answers depend on; of a task file of the harness only its name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.irrelevant}
+        return {**values, "harness": Path(self.harness).name} if self.harness else values
+
+    def files(self) -> dict[str, str | None]:
+        """Questions and worked examples, and the task file of the harness."""
+        return {
+            "harness": self.harness if self.is_harness_file else None,
+            "file": self.file,
+            "shots_file": self.shots_file,
+        }
+
+
+@dataclass(frozen=True)
+class DivergenceOf(Part):
+    """A comparison of full logits with the baseline's on its answers to a task; a baseline keeps its own."""
+
+    order: ClassVar[int] = 4
+
+    task: Task
+
+    @property
+    def phase(self) -> str:
+        """The name of the phase in which logits are kept or compared."""
+        return self.task.divergence_phase
+
+    @property
+    def label(self) -> str:
+        """`reference-` and the task's name."""
+        return f"reference-{self.task.name}"
+
+    @property
+    def noun(self) -> str:
+        """The divergence."""
+        return f"divergence of the answers to {self.task.name}"
+
+    @property
+    def source(self) -> str:
+        """That of the task."""
+        return self.task.source
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the task."""
+        return self.task.settings()
+
+    def key(self, state: str | None) -> dict[str, Any]:
+        """That of the task."""
+        return self.task.key(state)
+
+    def files(self) -> dict[str, str | None]:
+        """Those of the task."""
+        return self.task.files()
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -84,12 +261,36 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Part):
     """A text file whose perplexity is measured in windows of `window` tokens that move by `stride`."""
+
+    order: ClassVar[int] = 5
+    held_in: ClassVar[str] = "perplexities"
+    named: ClassVar[str] = "text"
+    phase = PERPLEXITY
+    label = "perplexity"
+    noun = "perplexity"
 
     file: str
     window: int
     stride: int
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        return self.file
+
+    def settings(self) -> dict[str, Any]:
+        """Window and stride."""
+        return {"window": self.window, "stride": self.stride}
+
+    def key(self, state: str | None) -> dict[str, Any]:
+        """The settings and a hash of the text."""
+        return {"text": state, **self.settings()}
+
+    def files(self) -> dict[str, str | None]:
+        """The text."""
+        return {"file": self.file}
 
 
 @dataclass(frozen=True)
@@ -128,32 +329,34 @@ class Trust:
 NO_TRUST = Trust()
 
 
+P = TypeVar("P")
+
+
 @dataclass(frozen=True)
 class Request:
-    """Everything that the selected limits need of one subject. Times in seconds."""
+    """All that the selected limits need of one subject; times in seconds.
+
+    `timeout_s` is for quantizing, loading and measuring together. A timing that is older than `max_age_s` is measured
+    again. `rules` end a growing task once they are decided; without any, all questions are asked. The tasks named in
+    `whole` are asked completely, because other methods are compared with these answers.
+    """
 
     subject: Subject
-    load_time: bool = False  # whether a limit is on it; it comes with every load anyway
-    workloads: tuple[Workload, ...] = ()
-    tasks: tuple[Task, ...] = ()
-    prompts: tuple[str, ...] = ()  # texts whose continuation the report shows
-    timeout_s: float = math.inf  # for quantizing, loading and measuring together
-    max_age_s: float = math.inf  # a timing that is older is taken again
-    texts: tuple[Text, ...] = ()  # of which the perplexity is measured
-    divergence: tuple[Task, ...] = ()  # on whose answers a method is compared with its baseline, logit by logit
-    rules: tuple[Rule, ...] = ()  # which end a growing task once they are decided; without any, all is asked
-    whole: tuple[str, ...] = ()  # tasks of which all is asked, because others are compared with these answers
+    parts: tuple[Part, ...] = ()
+    timeout_s: float = math.inf
+    max_age_s: float = math.inf
+    rules: tuple[Rule, ...] = ()
+    whole: tuple[str, ...] = ()
+
+    def of(self, kind: type[P]) -> tuple[P, ...]:
+        """The parts of one kind."""
+        return tuple(part for part in self.parts if isinstance(part, kind))
 
     def and_(self, other: Request) -> Request:
-        """What serves both requests of one subject."""
+        """One request that serves both requests of a subject."""
         return replace(
             self,
-            load_time=self.load_time or other.load_time,
-            workloads=_union(self.workloads, other.workloads),
-            tasks=_union(self.tasks, other.tasks),
-            texts=_union(self.texts, other.texts),
-            divergence=_union(self.divergence, other.divergence),
-            prompts=_union(self.prompts, other.prompts),
+            parts=tuple(sorted(_union(self.parts, other.parts), key=lambda part: part.order)),
             rules=_union(self.rules, other.rules),
             whole=_union(self.whole, other.whole),
             timeout_s=max(self.timeout_s, other.timeout_s),
@@ -163,6 +366,3 @@ class Request:
 
 def _union(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
     return (*left, *(item for item in right if item not in left))
-
-
-NO_MATTER = ("name", "file", "shots_file", "extract", "max_truncated", "divergence")  # to the answers of a task

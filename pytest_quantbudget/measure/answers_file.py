@@ -109,7 +109,7 @@ def finish(path: Path, measurements: Iterable[Measurement]) -> bool:
             lines += [line(measured.subject, task.task.name, a, strict=strict, reused=reused) for a in task.answers]
     lines += _others(path, done)
     if lines:
-        files.write_text(path, "".join(f"{each}\n" for each in lines))
+        files.write(path, "".join(f"{each}\n" for each in lines).encode())
     return bool(lines)
 
 

@@ -8,14 +8,14 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core import codec, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.gpus import Gpu
-from pytest_quantbudget.core.request import DUMMY, NO_MATTER, Request, Subject, Task, Text, Trust, Workload
+from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.store import Key
 from pytest_quantbudget.models import dummy, hub, methods
@@ -29,14 +29,17 @@ VARIABLES = (
     "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
 )  # fmt: skip
 
+# The code that figures depend on.
+MEASURING = ("core/*.py", "engine/**/*.py", "measure/*.py", "models/**/*.py", "tasks/*.py", "judge/sequential.py")
+
 
 @dataclass(frozen=True)
 class Keys:
     """All that one subject's figures depend on; crosses to the measuring process, which stores under these keys.
 
     `revision` and `checkpoint_revision` are commits of the hub or content hashes of directories. `base` holds for every
-    figure, `machine` for timings besides. `asked` is the state of each `source` of questions: a hash of the file,
-    or the set's commit on the hub; `texts` are the hashes of the files whose perplexity is measured.
+    figure, `machine` for timings as well. `states` has the state of each part's source: hashes of files, or the commit
+    of a set on the hub.
     """
 
     folder: str
@@ -44,50 +47,30 @@ class Keys:
     checkpoint_revision: str | None
     base: dict[str, Any]
     machine: dict[str, Any]
-    asked: dict[str, str]
-    texts: dict[str, str] = field(default_factory=dict)
+    states: dict[str, str]
 
     def load(self) -> Key:
-        """Weights and layers as loaded."""
+        """The key of weights and layers as loaded."""
         return self._key("load")
 
-    def load_time(self) -> Key:
-        """How long loading took."""
-        return self._key("load-time", machine=self.machine)
+    def of(self, part: Part, answers: str | None = None) -> Key:
+        """The key of a part's figures. `answers` names the baseline's answers that they are compared with, if any.
 
-    def workload(self, workload: Workload) -> Key:
-        """Speed and peak memory."""
-        return self._key("workload", machine=self.machine, workload=codec.to_builtins(workload))
-
-    def reply(self, prompt: str) -> Key:
-        """The continuation of a prompt."""
-        return self._key("reply", prompt=prompt)
-
-    def perplexity(self, text: Text) -> Key:
-        """The perplexity of a text."""
-        return self._key("perplexity", text=self.texts[text.file], window=text.window, stride=text.stride)
-
-    def reference(self, task: Task, answers: str | None) -> Key:
-        """A baseline's logits for its own `answers` to a task: what methods are compared with."""
-        return self._key(f"reference-{task.name}", **self._task(task), answers=answers)
-
-    def task(self, task: Task, drafts: str | None = None) -> Key:
-        """All answers to a task; with what is thought of a baseline's, named `drafts`.
-
-        Those that lm-evaluation-harness asked for have nothing to do with a baseline's.
+        Answers that lm-evaluation-harness asked for are compared with none.
         """
-        return self._key(f"task-{task.name}", **self._task(task), drafts=None if task.harness else drafts)
+        content = part.key(self.states[part.source] if part.source else None)
+        if part.timing:
+            content["machine"] = self.machine
+        if isinstance(part, Task):
+            content["drafts"] = None if part.harness else answers
+        if isinstance(part, DivergenceOf):
+            content["answers"] = answers
+        return self._key(part.label, **content)
 
-    def batch(self, task: Task, number: int, drafts: str | None = None) -> Key:
-        """The answers of one batch of a task."""
-        return self._key(f"batch-{number}", **self._task(task), batch=number, drafts=drafts)
-
-    def _task(self, task: Task) -> dict[str, Any]:
-        # Its name is a label, the file's place does not matter, and both extractions are kept.
-        told = codec.to_builtins(task)
-        if task.harness:
-            told["harness"] = Path(task.harness).name
-        return {"task": {k: v for k, v in told.items() if k not in NO_MATTER}} | {"asked": self.asked[source_of(task)]}
+    def batch(self, task: Task, number: int, answers: str | None = None) -> Key:
+        """The key of one batch of answers to a task."""
+        content = task.key(self.states[task.source])
+        return self._key(f"batch-{number}", **content, batch=number, drafts=answers)
 
     def _key(self, label: str, **more: Any) -> Key:
         return Key(self.folder, label, {"subject": self.base, "figure": label.partition("-")[0], **more})
@@ -103,8 +86,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     spec = methods.spec(subject.method)
     try:
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
-        asked = {source_of(task): _asked(task, memo) for task in request.tasks}
-        texts = {text.file: files.file_hash(Path(text.file)) for text in request.texts}
+        states = {part.source: _state(part, memo) for part in request.parts if part.source is not None}
     except (OSError, ValueError):
         return None
     base = {
@@ -125,7 +107,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     }
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.method}-{codec.key_of(base)}"
-    return Keys(folder, revision, checkpoint, base, machine, asked, texts)
+    return Keys(folder, revision, checkpoint, base, machine, states)
 
 
 def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[str, str | None, str | None]:
@@ -139,16 +121,15 @@ def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[st
     )
 
 
-def source_of(task: Task) -> str:
-    """What a task's questions are drawn from: a file or a set on the hub. Budgets may give it the same name."""
-    if task.harness is not None:
-        return f"lm-eval {task.harness}"
-    return "+".join(name for name in (task.file or task.name, task.shots_file) if name)
+def _state(part: Part, memo: Path) -> str:
+    """The state of what a part's questions or text come from: hashes of files, or the commit of a set on the hub."""
+    task = part.task if isinstance(part, DivergenceOf) else part
+    return _asked(task, memo) if isinstance(task, Task) else files.file_hash(Path(part.source or ""))
 
 
 def _asked(task: Task, memo: Path) -> str:
     if task.harness is not None:  # which data set the library will load, only running it would tell
-        state = harness_file.state(Path(task.harness)) if harness_file.is_file(task.harness) else task.harness
+        state = harness_file.state(Path(task.harness)) if task.is_harness_file else task.harness
         return f"lm-eval {versions.libraries().get('lm-eval')} {state}"
     if task.file is not None:
         return prompts.state(task)
@@ -167,9 +148,14 @@ def _versions(spec: Spec) -> Mapping[str, str]:
 
 @functools.cache
 def own_sources() -> str:
-    """A hash of this package's code: between releases its version stays while what it measures may change."""
+    """A hash of the code that figures depend on: between releases the version stays while that may change.
+
+    A reworded verdict or table measures nothing anew.
+    """
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+    package = Path(__file__).parents[1]
+    parts = (path for name in MEASURING for path in package.glob(name))
+    for path in sorted(parts):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -181,5 +167,5 @@ def path_of(cache: Path, scratch: Path, keys: Keys | None, subject: Subject, tas
     `scratch`.
     """
     told = draft_id(answers)
-    name = codec.key_of(dict(keys.reference(task, told).content) if keys else [codec.to_builtins(subject), told])
+    name = codec.key_of(dict(keys.of(DivergenceOf(task), told).content) if keys else [codec.to_builtins(subject), told])
     return (cache if keys else scratch) / "divergence" / f"{subject.method}-{name}.safetensors"

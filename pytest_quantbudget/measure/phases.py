@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from pytest_quantbudget.core import codec, versions
 from pytest_quantbudget.core.answers import Answer, Origin, TaskResult, draft_id
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
-from pytest_quantbudget.core.request import LOAD, PERPLEXITY, REPLY, WORKLOAD, Task, Text, Workload
+from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.engine.hf import load, logits, memory, quantize
@@ -23,7 +24,7 @@ from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import Ledger
 from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.job import Job
-from pytest_quantbudget.measure.keys import Keys, path_of, source_of
+from pytest_quantbudget.measure.keys import path_of
 from pytest_quantbudget.measure.store import ISO, Key, Store, now
 from pytest_quantbudget.models import hub, methods
 
@@ -48,20 +49,26 @@ class Phases:
 
     def measure(self) -> None:
         """Load the subject, then run every phase that the request needs."""
-        request = self.job.request
         if not self.phase(LOAD, self.load, fatal=True):
             return
-        for workload in request.workloads:
-            self.phase(WORKLOAD, lambda w=workload: self.speed(w))  # type: ignore[misc]
-        for prompt in request.prompts:
-            self.phase(REPLY, lambda p=prompt: self.reply(p))  # type: ignore[misc]
-        for task in request.tasks:
-            self.phase(task.phase, lambda t=task: self.ask(t))  # type: ignore[misc]
-        for task in request.divergence:
-            if task in self.answers and (task in self.job.references or task not in self.job.drafts):
-                self.phase(task.divergence_phase, lambda t=task: self.diverge(t))  # type: ignore[misc]
-        for text in request.texts:
-            self.phase(PERPLEXITY, lambda t=text: self.read(t))  # type: ignore[misc]
+        measures: Mapping[type, Callable[[Any], Measurement]] = {
+            Workload: self.speed,
+            Reply: self.reply,
+            Task: self.ask,
+            DivergenceOf: self.diverge,
+            Text: self.read,
+        }
+        for part in self.job.request.parts:
+            measure = measures.get(type(part))
+            if measure is not None and self.possible(part):
+                self.phase(part.phase, functools.partial(measure, part))
+
+    def possible(self, part: Part) -> bool:
+        """Whether there are answers to diverge on, and logits to compare with unless this is the baseline."""
+        if not isinstance(part, DivergenceOf):
+            return True
+        task = part.task
+        return task in self.answers and (task in self.job.references or task not in self.job.drafts)
 
     def phase(self, name: str, action: Callable[[], Measurement], *, fatal: bool = False) -> bool:
         """Run a phase and tell its figures, or why there are none; a failed phase's memory is freed."""
@@ -87,10 +94,10 @@ class Phases:
         """Send a message to the parent process."""
         self.tell.send_bytes(json.dumps(message, allow_nan=False).encode())
 
-    def keep(self, key: Callable[[Keys], Key], part: Measurement) -> None:
+    def keep(self, part: Part, measured: Measurement, answers: str | None = None) -> None:
         """Store one phase's figures, so that they outlive this run."""
         if self.store and self.job.keys:
-            self.store.put(key(self.job.keys), codec.to_builtins(part))
+            self.store.put(self.job.keys.of(part, answers), codec.to_builtins(measured))
 
     def quantize(self) -> Measurement:
         """Make the subject's own quantized checkpoint, unless the cache has it."""
@@ -133,8 +140,9 @@ class Phases:
         if loaded.offloaded:  # for want of memory, for which later runs need not want
             notes = (f"{self.subject.method}: {loaded.offloaded}",)
             return merge([part, timed, Measurement(self.subject, offloaded=loaded.offloaded, notes=notes)])
-        self.keep(Keys.load, part)
-        self.keep(Keys.load_time, timed)
+        if self.store and keys:
+            self.store.put(keys.load(), codec.to_builtins(part))
+        self.keep(LoadTime(), timed)
         return merge([part, timed])
 
     def speed(self, workload: Workload) -> Measurement:
@@ -144,22 +152,22 @@ class Phases:
         measured = replace(speed.measure(self.model, workload, self.gpus, self.weights), origin=_origin())
         part = Measurement(self.subject, speeds=(measured,))
         if not self.offloaded:
-            self.keep(lambda keys: keys.workload(workload), part)
+            self.keep(workload, part)
         return part
 
-    def reply(self, prompt: str) -> Measurement:
+    def reply(self, part: Reply) -> Measurement:
         """The greedy continuation of a prompt."""
         from pytest_quantbudget.engine.hf import plain_generate, speed
         from pytest_quantbudget.engine.hf.decoding import Ends
 
         ends = Ends(self.tokenizer, speed.end_tokens(self.model), (), REPLY_TOKENS)
-        ids = self.tokenizer(prompt)["input_ids"]
+        ids = self.tokenizer(part.prompt)["input_ids"]
         speed.check_positions(self.model, len(ids) + REPLY_TOKENS, "workload.prompt")
         (said,) = plain_generate.generate(self.model, self.tokenizer, [ids], ends, "workload.prompt")
         text = self.tokenizer.decode(said.ids, skip_special_tokens=True)
-        part = Measurement(self.subject, replies={prompt: text})
-        self.keep(lambda keys: keys.reply(prompt), part)
-        return part
+        measured = Measurement(self.subject, replies={part.prompt: text})
+        self.keep(part, measured)
+        return measured
 
     def ask(self, task: Task) -> Measurement:
         """Answer the questions of a task."""
@@ -170,7 +178,7 @@ class Phases:
 
         baseline = self.job.drafts.get(task)
         batches = _Batches(self, task, draft_id(baseline))
-        source = self.job.keys.asked[source_of(task)] if self.job.keys else None
+        source = self.job.keys.states[task.source] if self.job.keys else None
         asked = prompts.sample(task, source)
         result = ask.run(self.model, self.tokenizer, task, asked, batches, baseline, enough=self.enough(task))
         if not any(answer.tokens for answer in result.answers):
@@ -180,10 +188,10 @@ class Phases:
             )
         result = self.answers[task] = replace(result, origin=_origin(), source=source)
         part = Measurement(self.subject, tasks=(result,))
-        self.keep(lambda keys: keys.task(task, batches.drafts), part)
+        self.keep(task, part, batches.drafts)
         if batches.drafts:  # without the comparison they serve a run that has no baseline, too
             alone = Measurement(self.subject, tasks=(replace(result, agreement=None),))
-            self.keep(lambda keys: keys.task(task), alone)
+            self.keep(task, alone)
         batches.drop()
         shrunk = tuple(f"{self.subject.name}: {note}" for note in batches.notes)
         return replace(part, notes=shrunk)
@@ -200,44 +208,45 @@ class Phases:
         from pytest_quantbudget.engine.hf import harness
 
         batches = _Batches(self, task, None)
-        source = self.job.keys.asked[source_of(task)] if self.job.keys else None
+        source = self.job.keys.states[task.source] if self.job.keys else None
         result = harness.run(self.model, self.tokenizer, task, self.job.trust, source, batches.shrunk)
         if not any(answer.text for answer in result.answers):
             raise ValueError(f"every answer is empty ({len(result.answers):,} questions)")
         part = Measurement(self.subject, tasks=(replace(result, origin=_origin(), source=source),))
-        self.keep(lambda keys: keys.task(task), part)
+        self.keep(task, part)
         batches.answered(result.answers, len(result.answers))
         return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in batches.notes))
 
-    def diverge(self, task: Task) -> Measurement:
+    def diverge(self, compared: DivergenceOf) -> Measurement:
         """Compare with the baseline's logits; a baseline, which has no drafts, keeps its own."""
         from pytest_quantbudget.engine.hf import divergence
         from pytest_quantbudget.tasks import prompts
 
+        task = compared.task
         keys, own = self.job.keys, self.answers[task]
         baseline = self.job.drafts.get(task)
         if baseline is None:
             path = path_of(Path(self.job.cache), Path(self.job.scratch), keys, self.subject, task, own)
             if not self.job.refresh and logits_file.fault(path) is None:
                 return Measurement(self.subject)
-        asked = prompts.sample(task, keys.asked[source_of(task)] if keys else None)
+        asked = prompts.sample(task, keys.states[task.source] if keys else None)
         pairs = divergence.sample(self.tokenizer, task, asked, (baseline or own).answers)
         if baseline is None:
             divergence.keep(self.model, pairs, path)
             return Measurement(self.subject)
         found = divergence.compare(self.model, pairs, self.job.references[task])
         part = Measurement(self.subject, tasks=(replace(own, divergence=found),))
-        self.keep(lambda keys: keys.task(task, draft_id(baseline)), part)
+        self.keep(task, part, draft_id(baseline))
         return part
 
     def read(self, text: Text) -> Measurement:
         """The perplexity of a text."""
         from pytest_quantbudget.engine.hf import perplexity
 
-        state = self.job.keys.texts[text.file] if self.job.keys else None
+        state = self.job.keys.states[text.file] if self.job.keys else None
         found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin(), source=state)
         part = Measurement(self.subject, perplexities=(found,))
-        self.keep(lambda keys: keys.perplexity(text), part)
+        self.keep(text, part)
         return part
 
 
@@ -255,7 +264,7 @@ class _Batches:
 
     def earlier(self) -> Iterator[TaskResult]:
         if self.task.start is not None and self.store is not None and self.keys is not None:
-            grown = self.store.get(self.keys.task(self.task, self.drafts))  # so far, when other limits held
+            grown = self.store.get(self.keys.of(self.task, self.drafts))  # so far, when other limits held
             yield from codec.from_builtins(Measurement, grown.payload).tasks if grown else ()
         while self.store is not None and self.keys is not None:
             key = self.keys.batch(self.task, len(self.touched), self.drafts)

@@ -13,7 +13,7 @@ from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.needs import Needs
-from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.core.request import NO_TRUST, DivergenceOf, Request, Task, Trust, Workload
 from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.measure import bench, hardware, job, run_folder
@@ -80,7 +80,7 @@ class Runner:
 
         A limit on the workload needs room for its peak, every other limit for the weights.
         """
-        runs = limit is not None and bool(budget.request(method, [limit]).workloads)
+        runs = limit is not None and bool(budget.request(method, [limit]).of(Workload))
         return fit.too_large(method.subject, budget.workload, self.gpus.usable, runs=runs)
 
     def _has_room(self, budget: Budget, method: Method) -> bool:
@@ -95,10 +95,9 @@ class Runner:
             return self.bench.measure(needed)
         planned = self.needs.requests.get(base.subject.key)
         drafts: job.Drafts = {}
-        if needed.tasks and planned is not None and self._has_room(budget, base):
+        if needed.of(Task) and planned is not None and self._has_room(budget, base):
             drafts = {result.task: result for result in self.measure(budget, base).tasks}
-        needed = replace(needed, divergence=tuple(task for task in needed.divergence if task in drafts))
-        return self.bench.measure(needed, drafts, planned)
+        return self.bench.measure(_comparable(needed, drafts), drafts, planned)
 
     def measure_all(self, budgets: Iterable[Budget]) -> None:
         """Measure everything that is planned: what this process loads afterwards must not disturb it."""
@@ -135,9 +134,8 @@ class Runner:
             return []
         needed = self.needs.requests[base.subject.key]
         drafts = {result.task: result for result in first.tasks}
-        compared = tuple(task for task in needed.divergence if task in drafts)
         repeats = [
-            replace(needed, subject=subject, divergence=compared)
+            replace(_comparable(needed, drafts), subject=subject)
             for subject in noise.subjects(budget, self.needs.repeat_runs)[1:]
         ]
         return [first, *(self.bench.measure(request, drafts, needed) for request in repeats)]
@@ -157,3 +155,9 @@ class Runner:
         """The run is over: remove its folder."""
         if self._run_folder is not None:
             self._run_folder.remove()
+
+
+def _comparable(request: Request, drafts: job.Drafts) -> Request:
+    """The request without divergences on tasks that the baseline has not answered."""
+    parts = (part for part in request.parts if not isinstance(part, DivergenceOf) or part.task in drafts)
+    return replace(request, parts=tuple(parts))

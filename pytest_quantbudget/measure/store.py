@@ -7,7 +7,6 @@ import datetime
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,17 +122,7 @@ class Folder:
         """Put bytes under a name: a reader sees all of them or none."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, half = tempfile.mkstemp(dir=target.parent, prefix=".half-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # a name must not outlive a power cut that its bytes did not
-            Path(half).chmod(0o666 & ~files.umask())
-            Path(half).replace(target)
-        except BaseException:
-            Path(half).unlink(missing_ok=True)
-            raise
+        files.write(target, data)
 
     def move(self, name: str, new: str) -> None:
         """Rename."""

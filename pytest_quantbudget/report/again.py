@@ -1,7 +1,8 @@
-"""Judging again without the model: what a report holds, in place of new measurements. Loads nothing, knows no pytest.
+"""Judging again without the model: figures from a report in place of new measurements.
 
-What a budget asks for is compared with what was measured, setting by setting. Paths differ between machines, so models
-and files are compared by what they hold. A difference is a failure like any other, and costs the tests that it touches.
+What the budget asks for is compared with what was measured, part by part and setting by setting. Paths differ between
+machines, so models and files are compared by their content. A difference is a failure like any other, and costs only
+the tests that it touches.
 """
 
 from __future__ import annotations
@@ -9,26 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any
 
-from pytest_quantbudget.core import files
 from pytest_quantbudget.core.answers import TaskResult
-from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.files import BUILTIN_DIR, file_hash
 from pytest_quantbudget.core.gpus import Gpu
-from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
-from pytest_quantbudget.core.request import (
-    LOAD,
-    NO_MATTER,
-    PERPLEXITY,
-    WORKLOAD,
-    Request,
-    Subject,
-    Task,
-    Text,
-    Workload,
-)
+from pytest_quantbudget.core.measurement import Device, Failure, Measurement
+from pytest_quantbudget.core.request import LOAD, DivergenceOf, Part, Request, Subject, Task
 from pytest_quantbudget.core.verdict import SKIPPED
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.models import hub
@@ -36,25 +26,8 @@ from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report
 from pytest_quantbudget.tasks import harness_file, questions
 
-R = TypeVar("R", TaskResult, Speed, Perplexity)
-COMMIT = re.compile(r"[0-9a-f]{7,40}")  # maybe abbreviated
-
-
-@dataclass
-class _Compared:
-    """What differs between here and a report, and what could only be compared by name, in words."""
-
-    differences: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Found(Generic[R]):
-    """Figures of a part, if there are any, beside the comparison of its settings."""
-
-    compared: _Compared
-    figures: R | None
-    same_name: bool = True
+# A commit, which may be abbreviated.
+COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True)
@@ -86,62 +59,92 @@ class Stored:
         others = [gpu for gpu in machine if gpu.name == device.name and gpu.uuid != device.uuid]
         return [replace(gpu, free=gpu.total) for gpu in (*own, *others)]
 
+    def state(self, what: str, name: str, state: Callable[[Path], str]) -> str | None:
+        """The state of a file or directory, computed once; None where it is not on this machine."""
+        if (what, name) not in self._states:
+            try:
+                self._states[what, name] = state(Path(name)) if Path(name).exists() else None
+            except OSError:
+                self._states[what, name] = None
+        return self._states[what, name]
+
     def noise(self, file: str, baseline: str | None) -> Noise | None:
-        """What equal runs of the baseline showed, if the report's run made any for a budget of that file name."""
+        """What repeat runs of the baseline showed, if the report's run made any for a budget of that file name."""
         found = [b.noise for b in self.report.budgets if Path(b.file).name == file and b.baseline == baseline]
         return next((noise for noise in found if noise is not None), None)
 
     def measure(self, request: Request, file: str) -> Measurement:
         """The stored measurement of what a request asks for, as if it had been made now.
 
-        `file` is the name of the request's budget: the report's budget of that name comes first, then the others. Where
-        the subject was measured otherwise, that is a failure of loading; where a task, the workload or a text was, it
-        is one of that phase. The failures of the stored run stand.
+        `file` is the name of the request's budget: the report's budget of that name comes first, then the others. A
+        subject that was measured with other settings is a failure of loading, and a part that was is one of its phase.
+        The failures of the stored run stand.
         """
         subject = request.subject
         reports = [(b, m) for b in self.report.budgets for m in b.methods if m.name == subject.method]
-        found = [(b, m.measurement, self._subject(subject, m.measurement)) for b, m in reports if m.measurement]
-        if not found:
+        known = [(b, m.measurement, self._subject(subject, m.measurement)) for b, m in reports if m.measurement]
+        if not known:
             return Measurement(subject, failures=(self._missing(reports),))
-        budget, measured, told = min(
-            found,
-            key=lambda each: (
-                bool(each[2].differences),
-                Path(each[0].file).name != file,
-                len(each[2].differences),
-            ),
+        budget, measured, compared = min(
+            known, key=lambda one: (bool(one[2].differences), Path(one[0].file).name != file, len(one[2].differences))
         )
-        if told.differences:
-            return Measurement(subject, failures=(Failure(LOAD, "error", "; ".join(told.differences)),))
-        parts = _Parts(self.name, measured, list(told.notes if measured.weights is not None else ()))
-        results = tuple(
-            replace(result, task=task)
-            for task in request.tasks
-            if (result := parts.take(task.phase, f"answers to {task.name}", self._answers(task, budget, measured)))
-        )
-        speeds = tuple(
-            replace(speed, workload=workload)
-            for workload in request.workloads
-            if (speed := parts.take(WORKLOAD, "figures of the workload", self._speeds(workload, budget, measured)))
-        )
-        perplexities = tuple(
-            replace(read, text=text)
-            for text in request.texts
-            if (read := parts.take(PERPLEXITY, "perplexity", self._perplexities(text, budget, measured)))
-        )
-        for result in results:
-            compared = result.task in request.divergence and result.task.name not in request.whole  # no baseline
-            if compared and result.divergence is None:
-                parts.lack(result.task.divergence_phase, f"divergence of the answers to {result.task.name}")
+        if compared.differences:
+            return Measurement(subject, failures=(Failure(LOAD, "error", "; ".join(compared.differences)),))
+        notes = list(compared.notes if measured.weights is not None else ())
+        failures: list[Failure] = []
+        held: dict[str, list[Any]] = {name: [] for name in Measurement.holders}
+        for part in request.parts:
+            if part.held_in:
+                result = self._take(part, budget, measured, failures, notes)
+                held[part.held_in] += [] if result is None else [replace(result, **{part.named: part})]
+        for divergence in request.of(DivergenceOf):
+            result = next((result for result in held["tasks"] if result.task == divergence.task), None)
+            is_baseline = divergence.task.name in request.whole
+            if result is not None and result.divergence is None and not is_baseline:
+                failures += self._lack(divergence, measured)
         return replace(
             measured,
             subject=subject,
-            tasks=results,
-            speeds=speeds,
-            perplexities=perplexities,
-            failures=(*parts.failures, *measured.failures),
-            notes=tuple(dict.fromkeys((*measured.notes, *parts.notes))),
+            failures=(*failures, *measured.failures),
+            notes=tuple(dict.fromkeys((*measured.notes, *notes))),
+            tasks=tuple(held["tasks"]),
+            speeds=tuple(held["speeds"]),
+            perplexities=tuple(held["perplexities"]),
         )
+
+    def _take(
+        self, part: Part, budget: BudgetReport, measured: Measurement, failures: list[Failure], notes: list[str]
+    ) -> Any:
+        """The result of a part that fits best, or None and a failure that names the nearest difference."""
+        declared = [one for one in (budget.workload, *budget.tasks, budget.text) if type(one) is type(part)]
+        results = [(getattr(result, part.named), result) for result in getattr(measured, part.held_in)]
+        asked = [one for one, _ in results]
+        results += [(one, None) for one in declared if one not in asked]
+        compared = [(self._part(part, one, result), one.label == part.label, result) for one, result in results]
+        # A task's name is a label. But only what has the task's name is worth a message about its settings.
+        candidates = [one for one in compared if one[1] or not one[0].differences]
+        if not candidates:
+            failures += self._lack(part, measured)
+            return None
+        comparison, _, result = min(
+            candidates,
+            key=lambda one: (bool(one[0].differences), one[2] is None, not one[1], len(one[0].differences)),
+        )
+        if comparison.differences:
+            why = f"{part.phase}: {'; '.join(comparison.differences)}"
+            failures.append(Failure(part.phase, "error", why, fatal=False))
+            return None
+        if result is None:
+            failures += self._lack(part, measured)
+        else:
+            notes += comparison.notes
+        return result
+
+    def _lack(self, part: Part, measured: Measurement) -> list[Failure]:
+        """A failure for figures that were not measured; none where the stored run says why."""
+        if measured.failure(part.phase) is not None:
+            return []
+        return [Failure(part.phase, "error", f"{self.name} holds no {part.noun}", fatal=False)]
 
     def _missing(self, reports: Sequence[tuple[BudgetReport, MethodReport]]) -> Failure:
         """Why a method has no measurement at all: what its limits were skipped for, or that nobody measured it."""
@@ -153,161 +156,118 @@ class Stored:
                     return Failure(LOAD, kind, f"skipped in {self.name}: {why}")
         return Failure(LOAD, "error", f"{self.name} holds no measurement of it")
 
-    def _subject(self, ours: Subject, measured: Measurement) -> _Compared:
-        theirs, told = measured.subject, _Compared()
-        self._weights(told, "model", (ours.model, ours.revision), (theirs.model, theirs.revision), measured.revision)
+    def _subject(self, ours: Subject, measured: Measurement) -> _Comparison:
+        theirs, compared = measured.subject, _Comparison(self)
+        compared.weights("model", (ours.model, ours.revision), (theirs.model, theirs.revision), measured.revision)
         checkpoints = (ours.checkpoint, None), (theirs.checkpoint, None)
-        self._weights(told, "checkpoint", *checkpoints, measured.checkpoint_revision)
-        self._value(told, "load_format", ours.load_format, theirs.load_format)
-        for option in dict.fromkeys((*ours.options, *theirs.options)):
-            self._value(told, option, ours.options.get(option), theirs.options.get(option))
-        self._file(told, "calibration", ours.calibration, theirs.calibration, measured.calibration)
-        self._value(told, "gpus", ours.gpus, theirs.gpus)
-        return told
+        compared.weights("checkpoint", *checkpoints, measured.checkpoint_revision)
+        compared.value("load_format", ours.load_format, theirs.load_format)
+        compared.values(ours.options, theirs.options)
+        compared.content("calibration", ours.calibration, theirs.calibration, measured.calibration)
+        compared.value("gpus", ours.gpus, theirs.gpus)
+        return compared
 
-    def _weights(
+    def _part(self, ours: Part, theirs: Part, result: Any) -> _Comparison:
+        """Two parts of one kind, setting by setting and file by file."""
+        compared = _Comparison(self)
+        source = getattr(result, "source", None)
+        if isinstance(ours, Task) and isinstance(theirs, Task):
+            hashes = _hashes(theirs, result)
+            by_content = ours.is_harness_file and theirs.is_harness_file
+            compared.values(ours.settings(), theirs.settings(), leave_out=("harness",) if by_content else ())
+            if ours.file is None and theirs.file is None and ours.harness is None:
+                sets = ("/".join(questions.HUB_SETS.get(task.name, (task.name,))) for task in (ours, theirs))
+                compared.value("set", *sets)
+        else:
+            hashes = {"file": source}
+            compared.values(ours.settings(), theirs.settings())
+        for name, here in ours.files().items():
+            state = (lambda path: harness_file.state(path)) if name == "harness" else file_hash
+            compared.content(name, here, theirs.files()[name], hashes.get(name), state)
+        return compared
+
+
+def _hashes(task: Task, result: TaskResult | None) -> dict[str, str | None]:
+    """The hashes of a task's files when it was measured, by the budget's keys."""
+    source = result.source if result is not None else None
+    if not source:
+        return {}
+    if task.is_harness_file:
+        # The state of the files stands behind the library's name and version.
+        return {"harness": source.split(" ", 2)[-1]}
+    hashes = iter(source.split("+") if task.file else ())
+    return {name: next(hashes, None) for name in ("file", "shots_file") if getattr(task, name)}
+
+
+@dataclass
+class _Comparison:
+    """What differs between a budget and a report, and what could only be compared by its name, in words."""
+
+    stored: Stored
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def value(self, what: str, here: object, there: object) -> None:
+        """Compare two values of a setting."""
+        if here != there:
+            self.differences.append(f"{what} is {_shown(here)} here and {_shown(there)} in {self.stored.name}")
+
+    def values(self, here: dict[str, Any], there: dict[str, Any], leave_out: Sequence[str] = ()) -> None:
+        """Compare settings by their names."""
+        for name in dict.fromkeys((*here, *there)):
+            if name not in leave_out:
+                self.value(name, here.get(name), there.get(name))
+
+    def content(
         self,
-        told: _Compared,
+        what: str,
+        here: str | None,
+        there: str | None,
+        held: str | None,
+        state: Callable[[Path], str] = file_hash,
+    ) -> None:
+        """Compare files or directories by their content, `held` in the report; by their names where one is unknown."""
+        if here is None or there is None:
+            self.value(what, here, there)
+            return
+        now = self.stored.state(what, here, state)
+        if now is not None and held is not None:
+            if now != held:
+                why = f"{what} {_shown(here)} holds something else here than in {self.stored.name}"
+                self.differences.append(why)
+        elif Path(here).name != Path(there).name:
+            self.value(what, here, there)
+        else:
+            name = self.stored.name
+            why = f"{here} is not on this machine" if now is None else f"{name} does not tell what it held"
+            self.notes.append(f"{what} {Path(here).name} was compared with {name} by its name alone: {why}")
+
+    def weights(
+        self,
         what: str,
         ours: tuple[str | None, str | None],
         theirs: tuple[str | None, str | None],
         measured: str | None,
     ) -> None:
-        """Compare (name, revision as written) of hub models and directories; `measured` is the revision that was found.
+        """Compare (name, revision as written) of hub models and directories; `measured` is the revision that was used.
 
         A relative path such as `models/x` reads as a hub id on a machine that has no such directory.
         """
         (here, revision), (there, written) = ours, theirs
         if here is None or there is None:
-            self._value(told, what, here, there)
+            self.value(what, here, there)
         elif Path(here).is_absolute() and Path(there).is_absolute():
-            self._content(told, what, here, there, measured, lambda name: hub.revision_of(name, None, self.hashes))
+            memo = self.stored.hashes
+            self.content(what, here, there, measured, lambda path: hub.revision_of(str(path), None, memo))
         elif Path(there).is_absolute() and Path(there).parts[-len(Path(here).parts) :] == Path(here).parts:
-            told.notes.append(f"{what} {here} is no directory here: taken for {there} of {self.name} by its name")
+            name = self.stored.name
+            self.notes.append(f"{what} {here} is no directory here: taken for {there} of {name} by its name")
         elif here != there:
-            self._value(told, what, here, there)
+            self.value(what, here, there)
         elif revision is not None and measured is not None and COMMIT.fullmatch(revision):
-            self._value(told, "revision", revision, measured[: len(revision)])
+            self.value("revision", revision, measured[: len(revision)])
         else:
-            self._value(told, "revision", revision, written)
-
-    def _answers(self, ours: Task, budget: BudgetReport, measured: Measurement) -> list[_Found[TaskResult]]:
-        """What was asked, compared with a task. A name is a label; but only what has the task's name is its like."""
-        found = [_Found(self._task(ours, r.task, r.source), r, r.task.name == ours.name) for r in measured.tasks]
-        for task in budget.tasks:
-            if measured.task(task) is None:
-                found.append(_Found(self._task(ours, task, None), None, task.name == ours.name))
-        return [each for each in found if each.same_name or not each.compared.differences]
-
-    def _task(self, ours: Task, theirs: Task, source: str | None) -> _Compared:
-        told = _Compared()
-        for name in (each.name for each in fields(Task)):
-            if name not in (*NO_MATTER, "harness"):
-                self._value(told, name, getattr(ours, name), getattr(theirs, name))
-        here, there = ours.harness, theirs.harness
-        if here and there and harness_file.is_file(here) and harness_file.is_file(there):
-            held = source.split(" ", 2)[-1] if source else None  # behind the library's name and version
-            self._content(told, "harness", here, there, held, lambda name: harness_file.state(Path(name)))
-            return told
-        self._value(told, "harness", here, there)
-        if ours.file is None and theirs.file is None and ours.harness is None:
-            self._value(told, "set", *("/".join(questions.HUB_SETS.get(t.name, (t.name,))) for t in (ours, theirs)))
-        hashes = iter(source.split("+") if source and theirs.file else ())
-        for name in ("file", "shots_file"):
-            there = getattr(theirs, name)
-            self._file(told, name, getattr(ours, name), there, next(hashes, None) if there else None)
-        return told
-
-    def _speeds(self, ours: Workload, budget: BudgetReport, measured: Measurement) -> list[_Found[Speed]]:
-        found = [_Found(self._values(ours, speed.workload), speed) for speed in measured.speeds]
-        return [*found, _Found(self._values(ours, budget.workload), None)]
-
-    def _perplexities(self, ours: Text, budget: BudgetReport, measured: Measurement) -> list[_Found[Perplexity]]:
-        found = [_Found(self._text(ours, each.text, each.source), each) for each in measured.perplexities]
-        return found + ([_Found(self._text(ours, budget.text, None), None)] if budget.text else [])
-
-    def _text(self, ours: Text, theirs: Text, source: str | None) -> _Compared:
-        told = self._values(replace(ours, file=""), replace(theirs, file=""))
-        self._file(told, "file", ours.file, theirs.file, source)
-        return told
-
-    def _values(self, ours: Workload | Text, theirs: Workload | Text) -> _Compared:
-        told = _Compared()
-        for each in fields(ours):
-            self._value(told, each.name, getattr(ours, each.name), getattr(theirs, each.name))
-        return told
-
-    def _value(self, told: _Compared, what: str, here: object, there: object) -> None:
-        if here != there:
-            told.differences.append(f"{what} is {_shown(here)} here and {_shown(there)} in {self.name}")
-
-    def _file(self, told: _Compared, what: str, here: str | None, there: str | None, held: str | None) -> None:
-        if here is None or there is None:
-            self._value(told, what, here, there)
-        else:
-            self._content(told, what, here, there, held, lambda name: files.file_hash(Path(name)))
-
-    def _content(
-        self, told: _Compared, what: str, here: str, there: str, held: str | None, state: Callable[[str], str]
-    ) -> None:
-        """Compare files or directories by what they hold; where one side does not tell, by their names."""
-        now = self._state(what, here, state)
-        if now is not None and held is not None:
-            if now != held:
-                told.differences.append(f"{what} {_shown(here)} holds something else here than in {self.name}")
-        elif Path(here).name != Path(there).name:
-            self._value(told, what, here, there)
-        else:
-            why = f"{here} is not on this machine" if now is None else f"{self.name} does not tell what it held"
-            told.notes.append(f"{what} {Path(here).name} was compared with {self.name} by its name alone: {why}")
-
-    def _state(self, what: str, name: str, state: Callable[[str], str]) -> str | None:
-        """What something holds, looked at once; None where it is not here."""
-        if (what, name) not in self._states:
-            try:
-                self._states[what, name] = state(name) if Path(name).exists() else None
-            except OSError:
-                self._states[what, name] = None
-        return self._states[what, name]
-
-
-@dataclass
-class _Parts:
-    """Gathers the parts of one measurement, and what is wrong with those that cannot be had."""
-
-    name: str
-    measured: Measurement
-    notes: list[str]
-    failures: list[Failure] = field(default_factory=list)
-
-    def take(self, phase: str, what: str, found: Sequence[_Found[R]]) -> R | None:
-        """The figures that fit best; without any, a failure that names the nearest difference."""
-        if not found:
-            self.lack(phase, what)
-            return None
-        best = min(
-            found,
-            key=lambda each: (
-                bool(each.compared.differences),
-                each.figures is None,
-                not each.same_name,
-                len(each.compared.differences),
-            ),
-        )
-        if best.compared.differences:
-            why = f"{phase}: {'; '.join(best.compared.differences)}"
-            self.failures.append(Failure(phase, "error", why, fatal=False))
-            return None
-        if best.figures is None:
-            self.lack(phase, what)
-        else:
-            self.notes += best.compared.notes
-        return best.figures
-
-    def lack(self, phase: str, what: str) -> None:
-        """Figures that nobody has measured; where the stored run says why, that stands."""
-        if self.measured.failure(phase) is None:
-            self.failures.append(Failure(phase, "error", f"{self.name} holds no {what}", fatal=False))
+            self.value("revision", revision, written)
 
 
 def read(path: Path, name: str, hashes: Path) -> Stored:

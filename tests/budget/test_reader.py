@@ -11,7 +11,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.needs import Needs
-from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.core.request import Reply, Task, Workload
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Write = Callable[..., Path]
@@ -226,8 +226,8 @@ def test_only_what_the_limits_need_is_asked_for(
     budget = load_budget(write(ALL))
     nf4 = budget.method("nf4")
     request = budget.request(nf4, None if names is None else [limit for limit in nf4.limits if limit.name in names])
-    assert (request.subject, request.prompts) == (nf4.subject, (DEFAULT_PROMPT,))
-    assert (len(request.workloads), [task.name for task in request.tasks]) == (workloads, tasks)
+    assert (request.subject, request.of(Reply)) == (nf4.subject, (Reply(DEFAULT_PROMPT),))
+    assert (len(request.of(Workload)), [task.name for task in request.of(Task)]) == (workloads, tasks)
 
 
 def planned(*choices: tuple[Budget, str, list[str]]) -> dict[str, tuple[list[int], list[str]]]:
@@ -237,7 +237,7 @@ def planned(*choices: tuple[Budget, str, list[str]]) -> dict[str, tuple[list[int
         method = budget.method(name)
         needs.add(budget, method, [limit for limit in method.limits if limit.name in limits])
     return {
-        f"{r.subject.model} {r.subject.method}": ([w.new_tokens for w in r.workloads], [t.name for t in r.tasks])
+        f"{r.subject.model} {r.subject.method}": ([w.new_tokens for w in r.of(Workload)], [t.name for t in r.of(Task)])
         for r in needs.requests.values()
     }
 

@@ -21,8 +21,10 @@ from builders import (
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.measurement import Measurement, Speed
-from pytest_quantbudget.core.request import Request, Subject
+from pytest_quantbudget.core.request import DivergenceOf, LoadTime, Reply, Request, Subject
 from pytest_quantbudget.report import document
+
+PARTS = (LoadTime(), WORKLOAD, Reply("Hello"), TASK, DivergenceOf(TASK), TEXT)
 
 
 def fields_without_a_value(record: Any) -> list[str]:
@@ -39,7 +41,7 @@ def fields_without_a_value(record: Any) -> list[str]:
     [
         MEASUREMENT,
         REPORT,
-        Request(SUBJECT, True, (WORKLOAD,), (TASK,), ("Hello",), 60.0, 3600.0, (TEXT,), (TASK,), (RULE,), ("gsm8k",)),
+        Request(SUBJECT, PARTS, 60.0, 3600.0, (RULE,), ("gsm8k",)),
     ],
 )
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:

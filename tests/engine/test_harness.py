@@ -450,21 +450,22 @@ def test_stored_answers_go_with_the_file_and_all_that_it_names(room: Path, tmp_p
     (room / "base.yaml").write_text(WORDS.replace("task: words", ""))
     (room / "own.py").write_text("ask = str\n")
     (room / "words.yaml").write_text("include: base.yaml\ntask: words\nprocess_docs: !function own.ask\n")
-    request = Request(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), tasks=(of(room, "words.yaml"),))
+    words = of(room, "words.yaml")
+    request = Request(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), (words,))
 
-    def name(task: Task = request.tasks[0], drafts: str | None = None) -> str:
-        keys = identity.keys_of(replace(request, tasks=(task,)), [], NO_TRUST, tmp_path / "memo")
+    def name(task: Task = words, drafts: str | None = None) -> str:
+        keys = identity.keys_of(replace(request, parts=(task,)), [], NO_TRUST, tmp_path / "memo")
         assert keys is not None
-        return keys.task(task, drafts).name.rpartition("-")[2]  # without the label
+        return keys.of(task, drafts).name.rpartition("-")[2]  # without the label
 
     names = [name()]
-    assert name(drafts="others") == name(replace(request.tasks[0], name="other")) == names[0]
+    assert name(drafts="others") == name(replace(words, name="other")) == names[0]
     for file in ("words.yaml", "base.yaml", "words.jsonl", "own.py"):
         with (room / file).open("a") as handle:
             handle.write("\n")
         names.append(name())
     for more in ({"limit": 3}, {"metric": "acc"}, {"shots": 2}, {"chat_template": True}, {"harness": "gsm8k"}):
-        names.append(name(replace(request.tasks[0], **more)))
+        names.append(name(replace(words, **more)))
     assert len(set(names)) == len(names)
     (room / "base.yaml").unlink()
     assert identity.keys_of(request, [], NO_TRUST, tmp_path / "memo") is None

@@ -138,10 +138,10 @@ def test_logits_that_break_down_are_noticed(text: Text) -> None:
 
 def test_it_is_found_again_by_what_the_file_holds_and_how_it_was_read(text: Text, tmp_path: Path) -> None:
     def key(text: Text) -> str:
-        request = Request(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), texts=(text,))
+        request = Request(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), (text,))
         keys = identity.keys_of(request, [], NO_TRUST, tmp_path / "memo")
         assert keys is not None
-        return keys.perplexity(text).name
+        return keys.of(text).name
 
     copy = tmp_path / "copy.txt"
     copy.write_bytes(Path(text.file).read_bytes())

@@ -14,7 +14,7 @@ from pytest_quantbudget.core.measurement import Device, Measurement, Speed
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine.machine.throttle import Watch
 from pytest_quantbudget.judge.verdict import judge
-from pytest_quantbudget.measure.bench import Bench
+from pytest_quantbudget.measure.bench import Bench, Gathered
 from pytest_quantbudget.measure.store import Store
 
 CORE = "sys/devices/system/cpu/cpu{}/thermal_throttle/core_throttle_count"
@@ -186,8 +186,7 @@ def test_doubts_are_notes_of_the_measurement_and_stand_in_the_messages_of_speed_
     told = Measurement(
         method.subject, device=Device("cpu", None, None, None, None, 2), weights=2**21, speeds=(slow,), notes=("a",)
     )
-    bench._parts = [Measurement(method.subject), told]
-    whole = bench._whole()
+    whole = bench._whole(Gathered(method.subject, [told]))
     assert whole.notes == ("a", f"nf4: {rose}", f"nf4: {braked}")
     assert codec.from_builtins(Measurement, codec.to_builtins(whole)) == whole
 

@@ -13,8 +13,7 @@ from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Request, Rule, Subject, Task
 from pytest_quantbudget.judge import sequential
-from pytest_quantbudget.measure.bench import Bench
-from pytest_quantbudget.measure.store import Store
+from pytest_quantbudget.measure import recall
 
 SUBJECT = Subject("m", None, "nf4", None, {}, None)
 TASK = Task("math", 400, 0, 0, None, 64, None, "strict", start=50, max_truncated=2.0)
@@ -148,11 +147,10 @@ def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, s
 
 
 @pytest.mark.parametrize(("extract", "enough"), [("strict", True), ("flexible", False)])
-def test_stored_answers_are_enough_only_as_the_task_reads_them_now(tmp_path: Path, extract: str, enough: bool) -> None:
+def test_stored_answers_are_enough_only_as_the_task_reads_them_now(extract: str, enough: bool) -> None:
     """The stored ones were read strictly, which decided the limit; flexibly, two models differ in little."""
-    bench = Bench(tmp_path, tmp_path, tmp_path, Store(str(tmp_path)))
     told = tuple(replace(a, strict_correct=i > 9, flexible_correct=i > 0) for i, a in enumerate(BASE.answers[:50]))
     part = Measurement(SUBJECT, tasks=(replace(BASE, answers=told),))
     now = replace(TASK, extract=extract)
     baseline = replace(BASE, task=now)
-    assert bench._enough(Request(SUBJECT, rules=(DROP,)), now, part, baseline) is enough
+    assert bool(recall._decide(part, now, Request(SUBJECT, rules=(DROP,)), {now: baseline}, "cpu")) is enough

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_quantbudget.core import versions as hardware
 from pytest_quantbudget.core.gpus import Gpu
-from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Task, Trust, Workload
+from pytest_quantbudget.core.request import NO_TRUST, LoadTime, Part, Reply, Request, Subject, Task, Trust, Workload
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.keys import Keys
 from pytest_quantbudget.models import hub
@@ -29,7 +29,7 @@ def given(tmp_path: Path) -> tuple[Request, list[Gpu]]:
     shutil.copytree(BUILTIN_DIR, model)
     task = Task("math", 20, 1, 0, str(model / "questions.jsonl"), 96, 8, "strict")
     subject = Subject(str(model), None, "gptq-int4", None, {"group_size": 128}, str(model / "calibration.jsonl"))
-    return Request(subject, True, (WORKLOAD,), (task,), ("Hello",)), [L4]
+    return Request(subject, (LoadTime(), WORKLOAD, Reply("Hello"), task)), [L4]
 
 
 def names(request: Request, gpus: list[Gpu], memo: Path, trust: Trust = NO_TRUST) -> dict[str, str]:
@@ -38,11 +38,11 @@ def names(request: Request, gpus: list[Gpu], memo: Path, trust: Trust = NO_TRUST
     assert keys is not None
     return {
         "load": keys.load().name,
-        "load time": keys.load_time().name,
-        "workload": keys.workload(request.workloads[0]).name,
-        "reply": keys.reply("Hello").name,
-        "task": keys.task(request.tasks[0]).name,
-        "batch": keys.batch(request.tasks[0], 0).name,
+        "load time": keys.of(LoadTime()).name,
+        "workload": keys.of(request.of(Workload)[0]).name,
+        "reply": keys.of(Reply("Hello")).name,
+        "task": keys.of(request.of(Task)[0]).name,
+        "batch": keys.batch(request.of(Task)[0], 0).name,
     }
 
 
@@ -57,7 +57,13 @@ def subject(**more: Any) -> Change:
 
 
 def task(**more: Any) -> Change:
-    return lambda request, gpus: (replace(request, tasks=(replace(request.tasks[0], **more),)), gpus)
+    return lambda request, gpus: (with_part(request, replace(request.of(Task)[0], **more)), gpus)
+
+
+def with_part(request: Request, part: Part) -> Request:
+    """The request with this part instead of the one of its kind."""
+    others = (part if type(other) is type(part) else other for other in request.parts)
+    return replace(request, parts=tuple(others))
 
 
 def gpu(**more: Any) -> Change:
@@ -93,7 +99,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "max_new_tokens": (task(max_new_tokens=97), ANSWERS),
     "batch size": (task(batch_size=9), ANSWERS),
     "which extraction counts": (task(extract="flexible"), set()),
-    "workload": (lambda request, gpus: (replace(request, workloads=(Workload(17, 8, 1, 2),)), gpus), {"workload"}),
+    "workload": (lambda request, gpus: (with_part(request, Workload(17, 8, 1, 2)), gpus), {"workload"}),
     "timeout": (lambda request, gpus: (replace(request, timeout_s=5.0), gpus), set()),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.request import Request, Subject, Task, Workload
+from pytest_quantbudget.core.request import LoadTime, Reply, Request, Subject, Task, Workload
 from pytest_quantbudget.engine.hf import load, memory
 from pytest_quantbudget.measure import bench
 from pytest_quantbudget.measure.store import Store
@@ -56,7 +56,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> bench.Bench:
 @pytest.fixture(scope="module", params=list(methods.MODULES))
 def measured(request: pytest.FixtureRequest, room: bench.Bench) -> Measurement:
     """The measurement of each method."""
-    return room.measure(Request(subject(request.param), True, (WORKLOAD,), (TASK,), ("Question: 1+1?\nAnswer:",)))
+    return room.measure(Request(subject(request.param), (LoadTime(), WORKLOAD, Reply("Question: 1+1?\nAnswer:"), TASK)))
 
 
 def test_every_method_answers_nearly_as_well_as_the_original(measured: Measurement) -> None:
@@ -137,7 +137,7 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
         return
     kept = str(room.quantized_path(measured.quantized))
     own = subject(measured.subject.method, checkpoint=kept, calibration=None)
-    again = room.measure(Request(own, tasks=(TASK,)))
+    again = room.measure(Request(own, (TASK,)))
     assert again.failures == ()
     assert again.weights == estimate(own, WORKLOAD).weights
     first, second = measured.task(TASK), again.task(TASK)

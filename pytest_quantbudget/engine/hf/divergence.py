@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,16 +91,11 @@ def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, half = tempfile.mkstemp(dir=path.parent, prefix=".half-")
-    os.close(handle)
     try:
-        save_file({LOGITS: kept}, half, told)
-        Path(half).chmod(0o666 & ~files.umask())
-        Path(half).replace(path)
+        with files.replacing(path) as temporary:
+            save_file({LOGITS: kept}, temporary, told)
     except SafetensorError as error:
         raise OSError(f"the baseline's logits cannot be written: {error}") from error
-    finally:
-        Path(half).unlink(missing_ok=True)
 
 
 def compare(model: Any, pairs: Sample, path: Path) -> Divergence:
