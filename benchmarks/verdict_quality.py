@@ -33,7 +33,7 @@ from pytest_quantbudget.core import limits
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.verdict import OVER, UNDECIDED, WITHIN
-from pytest_quantbudget.judge import sample_size, sequential
+from pytest_quantbudget.judge import needs, sample_size, sequential
 from pytest_quantbudget.judge.distributions import normal_quantile
 from pytest_quantbudget.judge.intervals import Paired
 from pytest_quantbudget.judge.verdict import judge
@@ -208,7 +208,7 @@ def check(rng: np.random.Generator, folder: Path) -> int:
         )
         budget = load_budget(path)
         task, method = budget.tasks["gsm8k"], budget.method("nf4")
-        request = budget.request(method)
+        request = needs.request(budget, method)
         for drop in (0.0, 2.0, 6.0):
             found = draw(rng, sequential.looks(START, 200), 5.0, drop, 40)
             ended = plugin(found, LIMIT)

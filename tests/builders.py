@@ -13,9 +13,9 @@ from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, Phase
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.core.verdict import OVER, LimitReport, Update, Verdict
+from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.noise import Noise, TaskNoise
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.runner import Runner

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
+from pytest_quantbudget.judge.metrics import metric_of
 
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
@@ -30,7 +31,7 @@ def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judgi
         earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
         if earlier is not None:
             problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
-        if value.value == AUTO and kind.metric != "kernel":
+        if value.value == AUTO and metric_of(kind).numeric:
             targets.append(Target(pattern, None, AUTO, kind.unit))
             continue
         try:
@@ -50,23 +51,13 @@ def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
 
 
 def contradictions(limits: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
-    """Limits on a part and on the whole, of which the part's lies higher, with words."""
+    """Limits on a part and on the whole, of which the part's is higher and so says nothing, with words."""
     plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
     found = []
-    for inner, outer, why in _nested(plain):
-        low, high = plain[outer].targets[0], plain[inner].targets[0]
-        if low.value is not None and high.value is not None and high.value > low.value:
-            message = f"{inner} {high.text} contradicts {outer} {low.text}: {why}"
-            found.append((plain[inner], plain[outer], message))
+    for inner in plain.values():
+        whole, why = inner.kind.part_of or ("", "")
+        if whole in plain:
+            low, high = plain[whole].targets[0], inner.targets[0]
+            if low.value is not None and high.value is not None and high.value > low.value:
+                found.append((inner, plain[whole], f"{inner.name} {high.text} contradicts {whole} {low.text}: {why}"))
     return found
-
-
-def _nested(limits: Mapping[str, Limit]) -> list[tuple[str, str, str]]:
-    """Pairs (part, whole, why) that are both limited: a limit on the part above that on the whole says nothing."""
-    pairs = [("max_weights", "max_vram", "the weights are part of that memory")]
-    pairs += [
-        (f"max_{k.kind.task}_drop", f"max_{k.kind.task}_flips", "a drop is at most the share of flips")
-        for k in limits.values()
-        if k.kind.relation == "flips"
-    ]
-    return [(part, whole, why) for part, whole, why in pairs if part in limits and whole in limits]

@@ -21,7 +21,7 @@ from pytest_quantbudget.core.layers import QUANTIZED_BITS
 from pytest_quantbudget.core.limits import Judging, LimitKind
 from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, Subject, Task, Text, Workload
-from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.config import find_config
 from pytest_quantbudget.tasks import questions
@@ -174,7 +174,7 @@ class _Reader:
         node = self.section("methods")
         if not node.entries:
             self.problems.add(node, f"a budget names `methods`: {', '.join(methods.MODULES)}")
-        kinds = limit_names.limit_kinds(list(tasks))
+        kinds = metrics.limit_kinds(tasks)
         of_tasks = {name: each.judging for name, each in tasks.items()}
         found = []
         for name, entry in node.entries.items():
@@ -291,8 +291,9 @@ class _Reader:
     def wants(self, method: Method, tasks: Mapping[str, Task], text: Text | None) -> None:
         """What limits need that the file does not declare."""
         for limit in method.limits:
-            missing = _wanting(limit.kind.metric, tasks, text)
-            if limit.kind.metric in ("quantized", "kernel") and methods.spec(method.name).bits > QUANTIZED_BITS:
+            metric = metrics.metric_of(limit.kind)
+            missing = metric.lacking(tasks, text)
+            if metric.quantized_only and methods.spec(method.name).bits > QUANTIZED_BITS:
                 missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
             if missing:
                 self.problems.add(Marked(None, limit.file, limit.line), f"{limit.name} wants {missing}")
@@ -306,15 +307,6 @@ class _Reader:
                 self.problems.add(node, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
             elif baseline is None and "baseline" not in self.root.entries:
                 self.problems.add(node, f"{limit.name} is taken against a baseline, and the file names no `baseline`")
-
-
-def _wanting(metric: str, tasks: Mapping[str, Task], text: Text | None) -> str | None:
-    """What a file lacks for a limit on `metric`, or None."""
-    if metric in ("agreement", "answer_ppl") and all(task.harness for task in tasks.values()):
-        return "a task whose answers are texts"
-    if metric in ("kl", "top1") and not any(task.divergence for task in tasks.values()):
-        return "`divergence: true` on a task"
-    return "`perplexity` with a text file" if metric == "ppl" and text is None else None
 
 
 def _only(node: Marked, *names: str) -> Marked:

@@ -12,7 +12,7 @@ from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core import fields, limits
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.models import methods
 
 
@@ -102,12 +102,12 @@ def _method(name: str, gpu: dict[str, Any]) -> dict[str, Any]:
 
 
 def _limits() -> dict[str, Any]:
-    of_tasks = limit_names.task_limits("TASK")
-    others = f"(?!({'|'.join(limit_names.LIMITS)})$)"  # `min_speedup` is the accuracy of no task
+    of_tasks = metrics.task_limits("TASK")
+    others = f"(?!({'|'.join(metrics.limits())})$)"  # `min_speedup` is the accuracy of no task
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {kind.name: _limit(kind) for kind in limit_names.LIMITS.values()},
+        "properties": {kind.name: _limit(kind) for kind in metrics.limits().values()},
         "patternProperties": {
             f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks
         },

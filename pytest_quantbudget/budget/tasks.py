@@ -12,7 +12,7 @@ from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.problems import BudgetError, Marked, Problems
 from pytest_quantbudget.core.request import Task
-from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.tasks import harness_file, questions
 from pytest_quantbudget.tasks.styles import STYLES
 
@@ -39,7 +39,7 @@ def read_tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, De
     reader = _Reader(find, problems)
     found: dict[str, Declared] = {}
     for name, settings in node.entries.items():
-        taken = [k.name for k in limit_names.task_limits(name) if k.name in limit_names.LIMITS]
+        taken = [kind.name for kind in metrics.task_limits(name) if kind.name in metrics.limits()]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
             why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")

@@ -13,25 +13,25 @@ from pytest_quantbudget.core.fields import SIZE, TIME, Kind
 
 ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
 Bound = Literal["min", "max"]
-Metric = Literal[
-    "vram", "weights", "tokens_per_s", "ttft", "load_time", "task", "agreement", "answer_ppl", "kl", "top1", "ppl",
-    "quantized", "kernel",
-]  # fmt: skip
 Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
 
 
 @dataclass(frozen=True)
 class LimitKind:
-    """What a limit's name means: which way it bounds, which metric, how it relates to the baseline, in which unit."""
+    """What a limit's name means: which way it bounds, which metric, how it relates to the baseline, in which unit.
+
+    `part_of` names a limit whose figure this one's is part of, and says why: a higher value here says nothing.
+    """
 
     name: str
     bound: Bound
-    metric: Metric
+    metric: str
     relation: Relation
     unit: str
     kind: Kind
     doc: str
     task: str = ""
+    part_of: tuple[str, str] | None = None
 
     def unit_of(self, value: float) -> str:
         """The unit in which a figure is written where no user gave one: of sizes and times, what suits it."""

@@ -12,7 +12,6 @@ from pytest_quantbudget.core.answers import Origin, TaskResult
 from pytest_quantbudget.core.gpu_usage import Clocks, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
-from pytest_quantbudget.judge import intervals
 
 
 @dataclass(frozen=True)
@@ -87,20 +86,6 @@ class Speed:
     def tpot_s(self) -> tuple[float, ...]:
         """Time per output token of each repeat, seconds, the first token left out."""
         return tuple(seconds / (self.workload.new_tokens - 1) for seconds in self.decode_s)
-
-    @property
-    def doubts(self) -> tuple[str, ...]:
-        """Why these timings may not be the method's own, in words: a drift over the repeats, a machine slowed down."""
-        told = []
-        changes = {"time to first token": intervals.drift(self.ttft_s), "decode time": intervals.drift(self.decode_s)}
-        found = {name: change for name, change in changes.items() if change is not None}
-        if found:
-            moved = (f"{name} {'rose' if by > 0 else 'fell'} by {100 * abs(by):.0f} %" for name, by in found.items())
-            asked = "slowing down" if max(found.values()) > 0 else "still warming up"
-            told.append(f"{' and '.join(moved)} over the {len(self.ttft_s)} repeats: is the machine {asked}?")
-        if self.throttled:
-            told.append(f"throttled while it was timed: {', '.join(self.throttled)}")
-        return tuple(told)
 
     @property
     def shared(self) -> str:

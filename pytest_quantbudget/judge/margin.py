@@ -19,16 +19,15 @@ from pytest_quantbudget.core import limits, units
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement, Speed
-from pytest_quantbudget.judge import distributions, limit_names
-from pytest_quantbudget.judge.figures import Figure, figure
+from pytest_quantbudget.judge import distributions
+from pytest_quantbudget.judge.metrics import figure, metric_of, task_limits
+from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, RANGE, Figure
 
 RATE = 0.01  # of equal runs that may fail
 FEWEST = 3  # repeats or equal runs, from which a spread is taken
 WIDEST = math.log(10)  # a wider margin of a time or a rate says that nothing is known, and bounds nothing
 SUREST = 1 - 1e-12  # confidence up to which bounds can be computed
 MAX_DIGITS = 12  # more of a limit than of a limit for people
-TIMES = ("tokens_per_s", "ttft", "load_time")
-COARSE = (*TIMES, "vram", "weights")  # nobody sets these to more than 3 digits
 
 
 class NoMargin(Exception):
@@ -56,18 +55,19 @@ def calibrated(
     """The limit for a method's figure, written in `unit` (any where that is empty).
 
     `runs` has, by metric, the value of each of several equal runs of the baseline, where there are any. Raises
-    figures.Unmeasured where there is no figure, and NoMargin.
+    metrics.base.Unmeasured where there is no figure, and NoMargin.
     """
-    found = figure(budget, method, limit, measured)
+    found = figure(budget.basis, method, limit, measured)
     sides = [method, *([budget.baseline] if limit.kind.relation and budget.baseline is not None else [])]
     _check_decidable(limit, found)
-    if limit.kind.metric in ("weights", "quantized"):  # counted
+    metric = metric_of(limit.kind)
+    if metric.margin == COUNTED:
         value, source = found.value, "counted, not sampled"
-    elif limit.kind.metric == "vram":
+    elif metric.margin == RANGE:
         value, source = _memory(budget, found, [measured[side] for side in sides])
-    elif limit.kind.metric in TIMES:
-        told = (runs or {}).get(limit.kind.metric, ())
-        spread, source = _factor(budget, limit, [measured[side] for side in sides], rate, told)
+    elif metric.margin == FACTOR:
+        values = (runs or {}).get(metric.name, ())
+        spread, source = _factor(budget, limit, [measured[side] for side in sides], rate, values)
         value = found.value * math.exp(spread if limit.kind.bound == "max" else -spread)
     else:
         value, source = _sampled(budget, method, limit, found, measured, rate)
@@ -106,7 +106,7 @@ def _sampled(
         raise NoMargin(f"{found.n} {found.of} bound nothing at {_percent(level)}")
     if limit.kind.relation == "drop" and limit.judging.undecided != limits.FAIL:
         # A drop is at most the flips, so what bounds these bounds it too, and where nothing flipped by less.
-        flips = next(kind for kind in limit_names.task_limits(limit.kind.task) if kind.relation == "flips")
+        flips = next(kind for kind in task_limits(limit.kind.task) if kind.relation == "flips")
         value = min(value, _bound(budget, method, replace(limit, kind=flips), measured, level)[0])
     return value, f"the {_percent(bound.confidence)} bound of {found.n:,} {found.of}"
 
@@ -120,7 +120,7 @@ def _bound(
     budget: Budget, method: str, limit: Limit, measured: Mapping[str, Measurement], level: float
 ) -> tuple[float, Figure]:
     """The bound on a limit's side, at another confidence than the limit is judged with."""
-    wide = figure(budget, method, replace(limit, judging=replace(limit.judging, confidence=level)), measured)
+    wide = figure(budget.basis, method, replace(limit, judging=replace(limit.judging, confidence=level)), measured)
     assert wide.bounds is not None
     return (wide.bounds.high if limit.kind.bound == "max" else wide.bounds.low), wide
 
@@ -153,16 +153,17 @@ def _factor(
     `undecided: fail` judges a run by one of its repeats, at worst the slowest; of a ratio, by the slowest over the
     fastest. Each of them gets a part of the rate.
     """
-    strict = limit.judging.undecided == limits.FAIL and limit.kind.metric != "load_time"
+    metric = metric_of(limit.kind)
+    repeats = [times for speed in _speeds(budget, records) if (times := metric.timings(speed))]
+    strict = limit.judging.undecided == limits.FAIL and bool(repeats)
     spread, told = 0.0, []
     if len(runs) >= FEWEST:
         share = rate / 2 if strict else rate
         spread += distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
         told.append(f"the spread of {len(runs)} equal runs of {budget.baseline}")
-    elif limit.kind.metric == "load_time":
+    elif not repeats:
         raise NoMargin(f"one load has no spread; with --quant-noise {FEWEST} equal runs tell it")
     if strict or not told:
-        repeats = [s.ttft_s if limit.kind.metric == "ttft" else s.decode_s for s in _speeds(budget, records)]
         fewest = min(map(len, repeats))
         if fewest < FEWEST:
             raise NoMargin(f"{fewest} repeats tell no spread, {FEWEST} do (`repeats` of the workload)")
@@ -206,7 +207,7 @@ def _written(limit: Limit, measured: float, value: float, unit: str, source: str
         except ValueError as error:
             why = str(error)
             continue
-        if limit.kind.metric in COARSE or not margin or abs(rounded - exact) <= margin / 2:
+        if metric_of(limit.kind).coarse or not margin or abs(rounded - exact) <= margin / 2:
             words = f"measured {units.format_value(measured, unit)}, margin {_margin(limit, measured, read)} ({source})"
             return Calibrated(read, text, words)
     raise NoMargin(f"no limit is wide enough: it {why}")

@@ -15,13 +15,9 @@ from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.core.units import format_value
-from pytest_quantbudget.judge import figures, limit_names
-from pytest_quantbudget.judge.figures import Unmeasured
+from pytest_quantbudget.judge.metrics import METRICS, figure, limit_kinds, limits, metric_of
+from pytest_quantbudget.judge.metrics.base import Figure, Unmeasured
 
-# Figures of a run by itself, which differ by a factor; then those of a run against the first, with what they are for
-# answers that are the same. The names are those of `limitkinds.Metric`.
-ALONE = {"tokens_per_s": "tokens/s", "ttft": "first token", "load_time": "load time", "vram": "VRAM", "ppl": "ppl"}
-AGAINST = {"agreement": 100.0, "answer_ppl": 1.0, "kl": 0.0, "top1": 100.0}
 EXACT = 1e-9  # counts become percentages and differ in the last digit
 
 
@@ -73,7 +69,9 @@ class Noise:
     def __post_init__(self) -> None:
         """Refuse, with ValueError, metrics without values, and values that no ratio can be taken of."""
         for metric, values in self.values.items():
-            if metric not in {**ALONE, **AGAINST} or not values or (metric in ALONE and min(values) <= 0):
+            if not values or metric not in {**_alone_names(), **_against_values()}:
+                raise ValueError(f"{metric[:20]!r} wants values of equal runs")
+            if metric in _alone_names() and min(values) <= 0:
                 raise ValueError(f"{metric[:20]!r} wants values of equal runs")
 
     def task(self, name: str) -> TaskNoise | None:
@@ -91,11 +89,12 @@ class Noise:
         Points or percent for a task, the unit of the figure for what is taken against the baseline's answers, and the
         logarithm of a factor for sizes, times and speeds, of which it takes the same to go up as to come down.
         """
-        if kind.metric == "task":
+        if kind.task:
             found = self.task(kind.task)
             return 0.0 if found is None else 100 * found.flips / found.n if kind.relation == "flips" else found.drop
-        if kind.metric in AGAINST:
-            return max((abs(value - AGAINST[kind.metric]) for value in self.values.get(kind.metric, ())), default=0.0)
+        same = metric_of(kind).repeat
+        if same is not None:
+            return max((abs(value - same) for value in self.values.get(kind.metric, ())), default=0.0)
         return math.log(self.spread(kind.metric))
 
     def inside(self, kind: LimitKind, limit: float, measured: float) -> bool:
@@ -103,23 +102,24 @@ class Noise:
         noise = self.floor(kind)
         if noise <= 0:
             return False
-        if kind.metric in ALONE:
+        metric = metric_of(kind)
+        if metric.noise_name:
             equal, limit, measured = 0.0, math.log(limit), math.log(measured)
         else:
-            equal = AGAINST.get(kind.metric, 0.0)
+            equal = metric.repeat or 0.0
         gaps = [abs(limit - measured), *([abs(limit - equal)] if kind.relation else [])]
         return min(gaps) <= noise + EXACT
 
     def words(self, kind: LimitKind) -> str:
         """What equal runs show of a limit's figure; nothing where they show nothing."""
-        if kind.metric == "task":
+        if kind.task:
             found = self.task(kind.task)
             if found is None:
                 return ""
             if kind.relation == "flips":
                 return f"equal runs flip {_up_to(found.flips)} of {found.n:,} answers"
             return f"equal runs differ by {format_value(found.drop, 'points')}"
-        if kind.metric in AGAINST and kind.metric in self.values:
+        if metric_of(kind).repeat is not None and kind.metric in self.values:
             return f"equal runs have {_range(self.values[kind.metric], kind.unit)}"
         return f"equal runs differ by {_factor(self.spread(kind.metric))}" if kind.metric in self.values else ""
 
@@ -155,7 +155,7 @@ def of(budget: Budget, runs: Sequence[Measurement]) -> Noise:
         TaskNoise(task, counts[0][0], tuple(b for _, b, _ in counts), tuple(c for _, _, c in counts))
         for task, counts in flips.items()
     )
-    told = {metric: tuple(found) for metric, found in values.items() if metric in AGAINST or len(found) > 1}
+    told = {metric: tuple(found) for metric, found in values.items() if metric in _against_values() or len(found) > 1}
     return Noise(name, len(again), told, tuple(tasks), notes)
 
 
@@ -168,39 +168,44 @@ def _why(budget: Budget, first: Measurement | None) -> str:
     return f"the baseline {budget.baseline}: {fatal}" if fatal else f"no equal run of {budget.baseline} was made"
 
 
+def _alone_names() -> dict[str, str]:
+    """The metrics that a run has without comparison, which differ by a factor, with their names in words."""
+    return {metric.name: metric.noise_name for metric in METRICS if metric.noise_name}
+
+
+def _against_values() -> dict[str, float]:
+    """The metrics of a run against the first, with their value for answers that are the same."""
+    return {metric.name: metric.repeat for metric in METRICS if metric.repeat is not None}
+
+
 def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
-    """The figures of one run by itself."""
-    speed, text = run.speed(budget.workload), run.perplexity(budget.text) if budget.text else None
-    found = {
-        "tokens_per_s": speed.median_tokens_per_s if speed else None,
-        "ttft": speed.median_ttft_s if speed else None,
-        "load_time": run.load_time_s,
-        "vram": speed.peak_allocated if speed else None,
-        "ppl": text.value if text else None,
-    }
-    yield from ((metric, float(value)) for metric, value in found.items() if value is not None)
+    """The figures of one run without comparison."""
+    for metric in METRICS:
+        value = metric.of_run(budget.basis, run) if metric.noise_name else None
+        if value is not None:
+            yield metric.name, float(value)
 
 
-def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[tuple[LimitKind, figures.Figure]]:
+def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[tuple[LimitKind, Figure]]:
     """What limits on a method would be judged on, were the method an equal run of the baseline."""
     measured: Mapping[str, Measurement] = {run.subject.name: run, budget.baseline or "": first}
-    for kind in limit_names.limit_kinds(list(budget.tasks)).values():
-        if kind.relation in ("against", "flips") and budget.asked_for(kind):
+    for kind in limit_kinds(budget.tasks).values():
+        if kind.relation in ("against", "flips") and metric_of(kind).lacking(budget.tasks, budget.text) is None:
             try:
                 limit = Limit(kind, (), budget.path, 0)
-                yield kind, figures.figure(budget, run.subject.name, limit, measured)
+                yield kind, figure(budget.basis, run.subject.name, limit, measured)
             except Unmeasured:
                 continue
 
 
 def line(noise: Noise) -> str:
     """The noise floor for people; nothing where no equal run was made."""
-    parts = [f"{name} {_factor(noise.spread(key))}" for key, name in ALONE.items() if key in noise.values]
+    parts = [f"{name} {_factor(noise.spread(key))}" for key, name in _alone_names().items() if key in noise.values]
     for task in noise.tasks:
         drop = f", {format_value(task.drop, 'points')} apart" if task.drop else ""
         parts.append(f"{task.task} flips {_up_to(task.flips)} of {task.n:,}{drop}")
-    for kind in limit_names.LIMITS.values():
-        if kind.metric in AGAINST and kind.metric in noise.values:
+    for kind in limits().values():
+        if kind.metric in _against_values() and kind.metric in noise.values:
             name = kind.name.partition("_")[2].replace("_", " ")
             parts.append(f"{name} {_range(noise.values[kind.metric], kind.unit)}")
     runs = "1 equal run" if noise.runs == 1 else f"{noise.runs:,} equal runs"

@@ -9,22 +9,20 @@ from typing import Any
 
 from pytest_quantbudget.core import limits
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.limits import Limit, LimitKind, Target
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
+from pytest_quantbudget.core.request import DUMMY, Subject
 from pytest_quantbudget.core.units import format_apart, format_value
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
 from pytest_quantbudget.judge import sample_size
-from pytest_quantbudget.judge.figures import Figure, Unmeasured, figure, need
+from pytest_quantbudget.judge.metrics import figure, metric_of
+from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured
 from pytest_quantbudget.judge.noise import Noise
-
-QUALITY = ("task", "agreement", "answer_ppl", "kl", "top1", "ppl")  # metrics that random weights say nothing of
 
 
 def unjudged(subject: Subject, kind: LimitKind) -> str | None:
     """Why a limit is not judged, in words; None where it is."""
-    if subject.load_format == DUMMY and kind.metric in QUALITY:
+    if subject.load_format == DUMMY and metric_of(kind).quality:
         return "not measured: dummy weights say nothing about quality"
     return None
 
@@ -48,9 +46,11 @@ def judge(
     device = own.device.name if own.device else ""
     target = limit.target(device) if device else limit.targets[0]
     try:
-        if limit.kind.metric == "kernel":
-            return _kernel(limit, name, device, need(own.receipt, own, LOAD, method.name))
-        found = figure(budget, method.name, limit, measured)
+        case = Case(budget.basis, limit.kind, method.name, measured, limit.judging.confidence)
+        verdict = metric_of(limit.kind).verdict(limit, name, case)
+        if verdict is not None:
+            return verdict
+        found = figure(budget.basis, method.name, limit, measured)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
         kind = missing.failure.kind
@@ -102,18 +102,6 @@ def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure
     if limit.kind.relation == "drop" and found.paired is not None:
         verdict = replace(verdict, p_over=_p_over(found, value, limit.judging.confidence))
     return verdict
-
-
-def _kernel(limit: Limit, name: str, device: str, receipt: Receipt) -> Verdict:
-    """The verdict on the classes of the quantized linear layers: a text instead of a number."""
-    target = limit.target(device)
-    if target is None:
-        known = ", ".join(repr(t.pattern) for t in limit.targets)
-        message = f"{name} has no limit for {device!r} (only for {known}); what ran: {receipt.kernels}"
-        return Verdict(SKIPPED, message, for_want_of_gpu=device == "cpu")
-    within = receipt.runs_on(target.text)
-    message = f"{name} {target.text}, {'ran' if within else 'but what ran is'} {receipt.kernels}"
-    return Verdict(WITHIN if within else OVER, message, limit_text=target.text)
 
 
 def _said(target: Target | None) -> dict[str, Any]:

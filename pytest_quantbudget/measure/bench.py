@@ -20,6 +20,7 @@ from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, QUANTIZE, DivergenceOf, Request, Subject, Trust
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
+from pytest_quantbudget.judge.metrics.speed import doubts
 from pytest_quantbudget.measure import child, process
 from pytest_quantbudget.measure.answers_file import AnswersFile
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
@@ -110,8 +111,8 @@ class Bench:
         notes = (*self.store.notes,)
         self.store.notes.clear()
         whole = merge([*gathered.parts, Measurement(gathered.subject, notes=notes)])
-        doubts = (f"{whole.subject.name}: {doubt}" for speed in whole.speeds for doubt in speed.doubts)
-        return replace(whole, notes=(*whole.notes, *doubts))
+        remarks = (f"{whole.subject.name}: {doubt}" for speed in whole.speeds for doubt in doubts(speed))
+        return replace(whole, notes=(*whole.notes, *remarks))
 
     def environ(self, count: int = 1) -> dict[str, str]:
         """What shows the first `count` GPUs of this process, and no other, to the processes that it starts."""

@@ -12,9 +12,9 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import NO_TRUST, DivergenceOf, Request, Task, Trust, Workload
 from pytest_quantbudget.judge import noise
+from pytest_quantbudget.judge.needs import Needs, request
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.measure import bench, hardware, job, run_folder
 from pytest_quantbudget.measure.answers_file import AnswersFile
@@ -80,7 +80,7 @@ class Runner:
 
         A limit on the workload needs room for its peak, every other limit for the weights.
         """
-        runs = limit is not None and bool(budget.request(method, [limit]).of(Workload))
+        runs = limit is not None and bool(request(budget, method, [limit]).of(Workload))
         return fit.too_large(method.subject, budget.workload, self.gpus.usable, runs=runs)
 
     def _has_room(self, budget: Budget, method: Method) -> bool:

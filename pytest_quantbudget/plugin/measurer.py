@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_quantbudget.core.needs import Needs
+from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.measure import answers_file
 from pytest_quantbudget.measure.progress import StateFile
 from pytest_quantbudget.measure.runner import Runner

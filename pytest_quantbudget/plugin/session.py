@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.verdict import NOT_RUN, LimitReport, Verdict
+from pytest_quantbudget.judge.needs import Needs
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_quantbudget.budget.find import SUFFIXES, Budgets
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
+from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.measure import flip_rates
 from pytest_quantbudget.plugin import collect
 from pytest_quantbudget.plugin.hooks import SESSION, QuantBudgetWarning

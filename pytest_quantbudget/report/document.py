@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import draft_id
-from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.budget import Basis, Budget, Method
 from pytest_quantbudget.core.gpus import Commit, Machine
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import REAL, Task, Text, Workload
@@ -66,6 +66,16 @@ class BudgetReport:
     together: tuple[Together, ...] = ()
     noise: Noise | None = None
     load_format: str = REAL
+
+    @property
+    def basis(self) -> Basis:
+        """What its figures were taken on."""
+        return Basis(self.workload, {task.name: task for task in self.tasks}, self.text, self.baseline)
+
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """The measurements by method name."""
+        return {method.name: method.measurement for method in self.methods if method.measurement is not None}
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, what no budget can hold: a table has a cell for each method and task."""

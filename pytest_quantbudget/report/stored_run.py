@@ -10,7 +10,7 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine, lacking
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.needs import Needs
+from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.report.again import Stored
 from pytest_quantbudget.report.document import JudgedFrom

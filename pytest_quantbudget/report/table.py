@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_quantbudget.core.answers import Origin
-from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.request import DUMMY, Task
+from pytest_quantbudget.core.request import DUMMY
 from pytest_quantbudget.core.safetext import Line, printable
-from pytest_quantbudget.core.units import format_size, format_time, format_value
+from pytest_quantbudget.core.units import format_size
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN
-from pytest_quantbudget.judge import intervals, noise
+from pytest_quantbudget.judge import noise
+from pytest_quantbudget.judge.metrics import METRICS
+from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
+from pytest_quantbudget.judge.metrics.memory import Vram, Weights
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 
 REPLY_CHARACTERS = 100
@@ -21,8 +22,9 @@ REASON_CHARACTERS = 90
 UNFORESEEN = 0.05  # share by which weights may differ from their estimate without a word
 NONE = "-"
 NOW = Origin("")
-AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL = "agreement", "ppl ratio", "answer ppl", "KL"
-ROOFLINE = "roofline"
+TEXT_PERPLEXITY, ANSWER_PERPLEXITY = "ppl ratio", "answer ppl"
+# Of bounds, which no cell shows.
+CONFIDENCE = 0.95
 
 
 def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
@@ -52,30 +54,26 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
 
 
 def _table(budget: BudgetReport) -> Iterator[Line]:
-    baseline = next((m.measurement for m in budget.methods if m.name == budget.baseline), None)
-    on_gpu = any(m.measurement and _peak(m.measurement, budget) for m in budget.methods)
-    header = ["method", "VRAM" if on_gpu else "weights", "ratio", "tokens/s", ROOFLINE, "speed-up", "first token"]
-    for task in budget.tasks:
-        header += [task.name, "drop"]
-    compared = [_compared(method.measurement, baseline, budget) for method in budget.methods]
-    heads = [head for head in (AGREEMENT, TEXT_RATIO, ANSWER_RATIO, KL) if any(head in cells for cells in compared)]
-    if TEXT_RATIO in heads and ANSWER_RATIO in heads:  # the table stays narrow; both are in the report
-        heads.remove(ANSWER_RATIO)
-    header += heads
-    rows = [
-        [*_cells(method, baseline, budget, on_gpu), *[cells.get(head, NONE) for head in heads], _summary(method)]
-        for method, cells in zip(budget.methods, compared, strict=True)
+    columns = [
+        (column.head, [_cell(column, method, budget) for method in budget.methods], column.optional)
+        for column in _columns(budget)
     ]
-    header.append("verdict")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    yield Line(_row(header, widths))
+    heads = [head for head, cells, optional in columns if not optional or set(cells) != {NONE}]
+    # The table stays narrow: both perplexities are in the report.
+    hidden = {ANSWER_PERPLEXITY} if TEXT_PERPLEXITY in heads else set()
+    shown = [(head, cells) for head, cells, _ in columns if head in heads and head not in hidden]
+    names = ("method", [method.name for method in budget.methods])
+    verdicts = ("verdict", [_summary(method) for method in budget.methods])
+    widths = [max(map(len, (head, *cells))) for head, cells in (names, *shown, verdicts)]
+    rows = zip(*([head, *cells] for head, cells in (names, *shown, verdicts)), strict=True)
+    yield Line(_row(next(rows), widths))
     for row, method in zip(rows, budget.methods, strict=True):
         yield Line(_row(row, widths), markup=_markup(method))
-    device = next((m.measurement.device for m in budget.methods if m.measurement and m.measurement.device), None)
+    device = next((record.device for record in budget.measured.values() if record.device), None)
     if device is not None:
-        read = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_RATIO in heads else ""
-        said = f"ratio, speed-up and drop against {budget.baseline}{read}"
-        yield Line(f"on {device.name}, {device.threads} threads; {said}")
+        text = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
+        relation = f"ratio, speed-up and drop against {budget.baseline}{text}"
+        yield Line(f"on {device.name}, {device.threads} threads; {relation}")
     yield from _unforeseen(budget)
     yield from _shared(budget)
     yield from _cut_off(budget)
@@ -84,6 +82,32 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
     yield from _together(budget)
     yield from _reused(budget)
     yield from _noise(budget)
+
+
+def _columns(budget: BudgetReport) -> Iterator[Column]:
+    """The metrics' columns: of the two sizes, the peak of GPU memory where there is one, else the weights."""
+    peaks = (record.speed(budget.workload) for record in budget.measured.values())
+    on_gpu = any(speed is not None and speed.peak_allocated for speed in peaks)
+    for metric in METRICS:
+        other_size = isinstance(metric, Weights if on_gpu else Vram)
+        if not other_size and metric.lacking(budget.basis.tasks, budget.text) is None:
+            yield from metric.columns(budget.basis)
+
+
+def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
+    """What a column shows of a method: the figure that a limit on it is judged on, where there is one."""
+    measured, is_baseline = budget.measured, method.name == budget.baseline
+    if method.name not in measured or (is_baseline and not column.shown):
+        return NONE
+    if column.kind.relation and budget.baseline not in measured:
+        return NONE
+    case = Case(budget.basis, column.kind, method.name, measured, CONFIDENCE)
+    try:
+        if column.kind.relation:
+            check_devices(case)
+        return column.cell(case)
+    except Unmeasured:
+        return NONE
 
 
 def _noise(budget: BudgetReport) -> Iterator[Line]:
@@ -178,64 +202,6 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return "  ".join([first, *middle, last]).rstrip()
-
-
-def _cells(method: MethodReport, baseline: Measurement | None, budget: BudgetReport, on_gpu: bool) -> list[str]:
-    own = method.measurement
-    if own is None:
-        return [method.name, *[NONE] * (6 + 2 * len(budget.tasks))]
-    size, base_size = (_peak(m, budget) if on_gpu and m else m.weights if m else None for m in (own, baseline))
-    speed, base_speed = (m.speed(budget.workload) if m else None for m in (own, baseline))
-    cells = [
-        method.name,
-        format_size(size) if size else NONE,
-        f"{size / base_size:.2f}x" if size and base_size else NONE,
-        format_value(speed.median_tokens_per_s, "") if speed else NONE,
-        format_value(100 * speed.roofline.fraction, "", 2) + " %" if speed and speed.roofline else NONE,
-        f"{speed.median_tokens_per_s / base_speed.median_tokens_per_s:.2f}x" if speed and base_speed else NONE,
-        format_time(speed.median_ttft_s) if speed else NONE,
-    ]
-    for task in budget.tasks:
-        cells += _task_cells(own, baseline, task)
-    return cells
-
-
-def _peak(measurement: Measurement, budget: BudgetReport) -> int | None:
-    speed = measurement.speed(budget.workload)
-    return speed.peak_allocated if speed else None
-
-
-def _task_cells(own: Measurement, baseline: Measurement | None, task: Task) -> list[str]:
-    result, before = own.task(task), baseline.task(task) if baseline else None
-    if result is None:
-        return [NONE, NONE]
-    score = f"{result.accuracy:.1f} %"
-    n = len(result.answers) if task.start is not None else len(before.answers) if before else 0
-    if before is None or own is baseline or n != len(result.answers) or n > len(before.answers):
-        return [score, NONE]
-    return [score, f"{intervals.pair(before.correct[:n], result.correct).drop:.1f}"]
-
-
-def _compared(own: Measurement | None, baseline: Measurement | None, budget: BudgetReport) -> dict[str, str]:
-    """Cells of columns that only some budgets have, by their heads; none where there is no figure."""
-    if own is None or baseline is None or own is baseline:
-        return {}
-    cells = {}
-    results = [result for result in map(own.task, budget.tasks) if result is not None]
-    agreements = [result.agreement for result in results if result.agreement is not None]
-    if agreements:
-        tokens = sum(a.tokens for a in agreements)
-        lost = sum(a.baseline_logprob - a.logprob for a in agreements) / tokens
-        cells[AGREEMENT] = f"{100 * sum(a.agreed for a in agreements) / tokens:.1f} %"
-        cells[ANSWER_RATIO] = f"{math.exp(min(lost, 700.0)):.3f}"
-    text, base_text = (m.perplexity(budget.text) if budget.text else None for m in (own, baseline))
-    if text and base_text:
-        cells[TEXT_RATIO] = f"{text.value / base_text.value:.3f}"
-    divergences = [result.divergence for result in results if result.divergence is not None]
-    if divergences:
-        mean = sum(d.mean_kl * d.tokens for d in divergences) / sum(d.tokens for d in divergences)
-        cells[KL] = f"{mean:.2g}"
-    return cells
 
 
 def _summary(method: MethodReport) -> str:

@@ -10,8 +10,9 @@ from pytest_quantbudget.budget.keys import DEFAULT_PROMPT
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.gpus import GpuNeed
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import Reply, Task, Workload
+from pytest_quantbudget.judge.needs import Needs
+from pytest_quantbudget.judge.needs import request as request_for
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Write = Callable[..., Path]
@@ -225,7 +226,8 @@ def test_only_what_the_limits_need_is_asked_for(
 ) -> None:
     budget = load_budget(write(ALL))
     nf4 = budget.method("nf4")
-    request = budget.request(nf4, None if names is None else [limit for limit in nf4.limits if limit.name in names])
+    chosen = None if names is None else [limit for limit in nf4.limits if limit.name in names]
+    request = request_for(budget, nf4, chosen)
     assert (request.subject, request.of(Reply)) == (nf4.subject, (Reply(DEFAULT_PROMPT),))
     assert (len(request.of(Workload)), [task.name for task in request.of(Task)]) == (workloads, tasks)
 

@@ -12,7 +12,7 @@ import yaml
 import pytest_quantbudget
 from pytest_quantbudget.budget import keys, schema
 from pytest_quantbudget.budget.reader import METHOD, TOP, load_budget
-from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 
@@ -71,7 +71,7 @@ def test_every_key_and_option_of_a_method_is_in_the_schema(name: str) -> None:
 def test_every_limit_is_in_the_schema_and_says_what_it_bounds() -> None:
     limits = schema.budget_schema()["$defs"]["limits"]
     assert {name: limit["description"] for name, limit in limits["properties"].items()} == {
-        kind.name: kind.doc for kind in limit_names.LIMITS.values()
+        kind.name: kind.doc for kind in metrics.limits().values()
     }
 
 

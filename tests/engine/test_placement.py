@@ -28,6 +28,7 @@ from pytest_quantbudget.core.verdict import (
 )
 from pytest_quantbudget.engine.hf import placement
 from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.judge.needs import request as request_for
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import job as child
 from pytest_quantbudget.measure import keys as identity
@@ -127,7 +128,7 @@ def measure(room: Path, monkeypatch: pytest.MonkeyPatch, *, offloaded: bool, fre
     """bf16 as its process measures it, on a simulated GPU; the model lies on the CPU, and admits it if `offloaded`."""
     (room / "b.yaml").write_text(BUDGET)
     budget = load_budget(room / "b.yaml")
-    request = budget.request(budget.method("bf16"), None)
+    request = request_for(budget, budget.method("bf16"))
     driver, cuda = Driver(monkeypatch, "GPU-1"), Cuda(monkeypatch)
     cuda.free = free
     gpus = Gpus({"CUDA_VISIBLE_DEVICES": "GPU-1"})

@@ -13,6 +13,7 @@ from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.measurement import Device, Measurement, Speed
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine.machine.throttle import Watch
+from pytest_quantbudget.judge.metrics.speed import doubts as speed_doubts
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure.bench import Bench, Gathered
 from pytest_quantbudget.measure.store import Store
@@ -164,10 +165,10 @@ def test_repeats_that_drift_are_doubted_once(
     ttft: tuple[float, ...], decode: tuple[float, ...], doubts: tuple[str, ...]
 ) -> None:
     speed = Speed(WORKLOAD, ttft, decode, None, None)
-    assert speed.doubts == doubts
+    assert speed_doubts(speed) == doubts
     hot = replace(speed, throttled=("GPU power brake", "CPU thermal throttling (3 times)"))
     words = "throttled while it was timed: GPU power brake, CPU thermal throttling (3 times)"
-    assert hot.doubts == (*doubts, words)
+    assert speed_doubts(hot) == (*doubts, words)
 
 
 def test_doubts_are_notes_of_the_measurement_and_stand_in_the_messages_of_speed_limits(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, TaskR
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Gpu, Machine
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
-from pytest_quantbudget.core.needs import Needs
 from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
 from pytest_quantbudget.core.verdict import SKIPPED, LimitReport, Verdict
+from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.models import hub
 from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session

@@ -24,14 +24,14 @@ from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Task, Workload
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
-from pytest_quantbudget.judge import limit_names
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.measure import store
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
 
 WORDS = (
-    *methods.MODULES, *limit_names.LIMITS, *reader.TOP, *reader.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
+    *methods.MODULES, *metrics.limits(), *reader.TOP, *reader.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
     "gsm8k", "t", "min_t", "max_t_drop", "max_t_flips", "strict", "flexible", "builtin", "cpu", "NVIDIA H100*", "*",
     "Qwen/Qwen3-8B", ".", "./parent.yaml", "./questions.jsonl", "budget.yaml", "a", "slow", "GiB", "x", "%", "points",
 )  # fmt: skip
@@ -211,7 +211,7 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
         rng.choice(("t", "gsm8k")): {**_fields(rng, keys.TASK), "file": "./questions.jsonl"}
         for _ in range(rng.randrange(3))
     }
-    kinds = limit_names.limit_kinds(list(tasks))
+    kinds = metrics.limit_kinds(tasks)
     root: dict[str, Any] = {"model": rng.choice(("builtin", ".", "Qwen/Qwen3-8B", text(rng)))}
     if with_parent:
         root["extends"] = "parent.yaml"

@@ -21,6 +21,7 @@ from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.gpus import Gpu, Machine, lacking
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import BudgetError
+from pytest_quantbudget.judge import needs
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import store
 from pytest_quantbudget.report import document, table
@@ -92,7 +93,7 @@ def budget(data: bytes, folder: Path) -> None:
     assert document.read(folder / "r.json") == report, "the report of this budget does not come back"
     for method in found.methods:
         assert method.subject.key
-        assert found.request(method, method.limits).subject == method.subject
+        assert needs.request(found, method, method.limits).subject == method.subject
         if method.gpu is not None:
             _printable(lacking(method.gpu, [GPU]) or "enough")
 

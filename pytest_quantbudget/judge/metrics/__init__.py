@@ -1,0 +1,62 @@
+"""The metrics: one object each, listed here. A new metric is one file and one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.limits import Limit, LimitKind
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.judge.metrics.accuracy import Accuracy
+from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAgreement
+from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
+from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
+from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
+from pytest_quantbudget.judge.metrics.memory import Vram, Weights
+from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
+from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
+
+# In the order of the table's columns.
+METRICS: list[Metric] = [
+    Vram(),
+    Weights(),
+    TokensPerS(),
+    Ttft(),
+    LoadSeconds(),
+    QuantizedFraction(),
+    Kernel(),
+    Accuracy(),
+    TokenAgreement(),
+    TextPerplexity(),
+    AnswerPerplexity(),
+    KlDivergence(),
+    Top1Agreement(),
+]
+
+
+def metric_of(kind: LimitKind) -> Metric:
+    """The metric that a limit is on."""
+    return next(metric for metric in METRICS if metric.name == kind.metric)
+
+
+def limits() -> dict[str, LimitKind]:
+    """Every limit that needs no task, by name."""
+    return {kind.name: kind for metric in METRICS for kind in metric.limits}
+
+
+def task_limits(task: str) -> tuple[LimitKind, ...]:
+    """The limits that a declared task adds: accuracy in percent, drop in percentage points, flips in percent."""
+    return tuple(kind for metric in METRICS for kind in metric.limits_of(task))
+
+
+def limit_kinds(tasks: Iterable[str]) -> dict[str, LimitKind]:
+    """Every limit that a file with these tasks may use, by name."""
+    return {**limits(), **{kind.name: kind for task in tasks for kind in task_limits(task)}}
+
+
+def figure(basis: Basis, method: str, limit: Limit, measured: Mapping[str, Measurement]) -> Figure:
+    """The figure that a limit of a method is judged on, from records by method name. Raises Unmeasured."""
+    case = Case(basis, limit.kind, method, measured, limit.judging.confidence)
+    if limit.kind.relation:
+        check_devices(case)
+    return tidy(metric_of(limit.kind).figure(case), case.confidence)

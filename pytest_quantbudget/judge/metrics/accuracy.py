@@ -1,0 +1,107 @@
+"""Accuracy on a task: the score, its drop against the baseline, and flips, question by question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import number
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.request import Part, Task
+from pytest_quantbudget.judge import intervals, sequential
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric
+
+SHARE = number(0, 100, closed="high")
+
+
+def answers(case: Case, task: Task) -> TaskResult:
+    """A method's answers to a task. Raises Unmeasured, also where too many were truncated to be judged."""
+    result = case.need(case.record.task(task), task.phase)
+    share = 100 * result.cut_off / len(result.answers)
+    if share > task.max_truncated:
+        raise case.unmeasured(
+            task.phase,
+            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were cut off after "
+            f"{task.max_new_tokens:,} tokens, and max_truncated is {task.max_truncated:g} %",
+        )
+    return result
+
+
+class Accuracy(Metric):
+    """Percent of a task's questions answered correctly; the drop in percentage points; flips in percent."""
+
+    name = "task"
+    quality = True
+
+    def limits_of(self, task: str) -> Sequence[LimitKind]:
+        """The limits on one task."""
+        change = number(0, 100, closed="low")
+        return (
+            LimitKind(f"min_{task}", "min", "task", "", "%", SHARE, f"Accuracy on {task}, percent.", task),
+            LimitKind(
+                f"max_{task}_drop",
+                "max",
+                "task",
+                "drop",
+                "points",
+                change,
+                f"Loss of {task} accuracy, points.",
+                task,
+                (f"max_{task}_flips", "a drop is at most the share of flips"),
+            ),
+            LimitKind(
+                f"max_{task}_flips", "max", "task", "flips", "%", change, f"{task} answers that changed sides, %.", task
+            ),
+        )
+
+    def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
+        """The task."""
+        return (basis.tasks[kind.task],)
+
+    def figure(self, case: Case) -> Figure:
+        """Score, drop or flips. Raises Unmeasured where the two methods were asked other questions."""
+        task, kind = case.basis.tasks[case.kind.task], case.kind
+        theirs = answers(case.of_baseline(), task) if kind.relation else None
+        after = answers(case, task)
+        n = len(after.answers)
+        remark = f"{n:,} of {after.total:,} questions asked: {after.stopped or 'they were not finished'}"
+        common: dict[str, Any] = {"n": n, "of": "questions", "remark": remark if n < after.total else ""}
+        level = sequential.confidence(after, case.confidence)
+        if theirs is None:
+            words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} cut off, {after.absent} absent"
+            bounds = sequential.bounds("", (), after.correct, level)
+            return Figure(after.accuracy, words, bounds, level, **common)
+        before = _same_questions(case, task, theirs, after)
+        paired = intervals.pair(before, after.correct)
+        return Figure(
+            paired.drop if kind.relation == "drop" else paired.flips,
+            f"b {paired.b}, c {paired.c} of {n:,}",
+            sequential.bounds(kind.relation, before, after.correct, level),
+            level,
+            paired=paired,
+            most=100 * sum(before) / n if kind.relation == "drop" else math.inf,
+            **common,
+        )
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """Score and drop of each task."""
+        found: list[Column] = []
+        for name in basis.tasks:
+            score, drop, _ = self.limits_of(name)
+            found.append(Column(name, lambda case: f"{self.figure(case).value:.1f} %", score))
+            found.append(Column("drop", lambda case: f"{self.figure(case).value:.1f}", drop, shown=False))
+        return found
+
+
+def _same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:
+    """The baseline's outcomes on the questions that the method was asked: all, or of a growing task the first."""
+    if before.metric != after.metric:
+        names = f"{case.baseline} was judged by {before.metric} and {case.method} by {after.metric}"
+        raise case.unmeasured(task.phase, f"{names}; name a `metric`")
+    n = len(after.answers) if task.start is not None else len(before.answers)
+    if [a.question for a in before.answers[:n]] != [a.question for a in after.answers]:
+        raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were asked different questions")
+    return before.correct[:n]

@@ -1,0 +1,117 @@
+"""Agreement with the baseline's answers, token by token: teacher-forced greedy match and log-probability."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_quantbudget.core.answers import Agreement, draft_id
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import number
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.request import Part, Task, Text
+from pytest_quantbudget.judge import intervals, sequential
+from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+
+
+class _OnAnswers(Metric):
+    """A figure over the baseline's answers to all tasks whose tokens are known."""
+
+    quality = True
+
+    def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
+        """The tasks."""
+        return _tasks(basis)
+
+    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+        """A task that is not run by lm-evaluation-harness."""
+        return "a task whose answers are texts" if all(task.harness for task in tasks.values()) else None
+
+    def figure(self, case: Case) -> Figure:
+        """The figure over the tokens of all answers, with bounds by answer."""
+        agreements, levels = [], []
+        for task in _tasks(case.basis):
+            before, after = answers(case.of_baseline(), task), answers(case, task)
+            if after.agreement is None:
+                why = "the model cannot be fed the baseline's answers (see docs/metrics.md)"
+                raise case.unmeasured(task.phase, why)
+            if after.agreement.against != draft_id(before):
+                raise case.unmeasured(task.phase, f"compared with other answers than {case.baseline}'s")
+            agreements.append(after.agreement)
+            levels.append(sequential.confidence(after, case.confidence))
+        sizes = [size for a in agreements for size in a.each_tokens]
+        common = {"confidence": max(levels), "n": len(sizes), "of": "answers"}
+        return self.over(case, agreements, sizes, common)
+
+    def over(self, case: Case, agreements: Sequence[Agreement], sizes: Sequence[int], common: Any) -> Figure:
+        """The figure from the agreements on the tasks, `sizes` in tokens an answer."""
+        raise NotImplementedError
+
+
+def _tasks(basis: Basis) -> tuple[Task, ...]:
+    return tuple(task for task in basis.tasks.values() if task.harness is None)
+
+
+class TokenAgreement(_OnAnswers):
+    """Percent of the tokens of the baseline's answers that are the method's own greedy choice."""
+
+    name = "agreement"
+    repeat = 100.0
+    limits = (
+        LimitKind(
+            "min_token_agreement",
+            "min",
+            "agreement",
+            "against",
+            "%",
+            SHARE,
+            "Tokens of the baseline's answers that are the method's own greedy choice, percent.",
+        ),
+    )
+
+    def over(self, case: Case, agreements: Sequence[Agreement], sizes: Sequence[int], common: Any) -> Figure:
+        """The share, with bounds for tokens that come in answers."""
+        agreed, tokens = sum(a.agreed for a in agreements), sum(a.tokens for a in agreements)
+        hits = [hit for a in agreements for hit in a.each_agreed]
+        bounds = intervals.clustered_proportion(hits, sizes, common["confidence"]) if sizes else None
+        words = f"{agreed:,} of {tokens:,} tokens of {case.baseline}'s answers"
+        return Figure(100 * agreed / tokens, words, bounds, **common)
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The share."""
+        more = {"optional": True, "shown": False}
+        return (column(self, "agreement", "min_token_agreement", lambda value: f"{value:.1f} %", **more),)
+
+
+class AnswerPerplexity(_OnAnswers):
+    """Perplexity of the baseline's answers under the method over that under the baseline."""
+
+    name = "answer_ppl"
+    repeat = 1.0
+    limits = (
+        LimitKind(
+            "max_answer_ppl_ratio",
+            "max",
+            "answer_ppl",
+            "against",
+            "",
+            number(0),
+            "Perplexity of the baseline's answers under the method over that under the baseline.",
+        ),
+    )
+
+    def over(self, case: Case, agreements: Sequence[Agreement], sizes: Sequence[int], common: Any) -> Figure:
+        """The exponential of the mean loss of log-probability a token."""
+        tokens = sum(a.tokens for a in agreements)
+        lost = sum(a.baseline_logprob - a.logprob for a in agreements)
+        losses = [loss for a in agreements for loss in a.each_lost]
+        bounds = exponential(intervals.clustered_mean(losses, sizes, common["confidence"])) if sizes else None
+        words = f"{tokens:,} tokens of {case.baseline}'s answers"
+        return Figure(math.exp(min(lost / tokens, 700.0)), words, bounds, **common)
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The ratio."""
+        more = {"optional": True, "shown": False}
+        return (column(self, "answer ppl", "max_answer_ppl_ratio", lambda value: f"{value:.3f}", **more),)

@@ -1,0 +1,107 @@
+"""Divergence of the next-token distributions from the baseline's, over full logits on its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pytest_quantbudget.core.answers import Divergence
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import number
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.request import DivergenceOf, Part, Task, Text
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column
+
+
+class _OnLogits(Metric):
+    """A figure over the tasks with `divergence: true`."""
+
+    quality = True
+
+    def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
+        """The tasks, and the divergence on their answers."""
+        tasks = _tasks(basis)
+        return (*tasks, *map(DivergenceOf, tasks))
+
+    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+        """A task with `divergence: true`."""
+        return None if any(task.divergence for task in tasks.values()) else "`divergence: true` on a task"
+
+    def figure(self, case: Case) -> Figure:
+        """The figure over the tokens of all answers, with bounds by answer."""
+        divergences = []
+        for task in _tasks(case.basis):
+            answers(case.of_baseline(), task)
+            after = answers(case, task)
+            divergence = case.need(after.divergence, task.divergence_phase)
+            # The file of a baseline's logits begins with its name.
+            if divergence.against and divergence.against.rpartition("-")[0] != case.baseline:
+                raise case.unmeasured(task.divergence_phase, f"compared with other logits than {case.baseline}'s")
+            divergences.append(divergence)
+        return self.over(case, divergences, [size for d in divergences for size in d.each_tokens])
+
+    def over(self, case: Case, divergences: Sequence[Divergence], sizes: Sequence[int]) -> Figure:
+        """The figure from the divergences on the tasks, `sizes` in tokens an answer."""
+        raise NotImplementedError
+
+
+def _tasks(basis: Basis) -> tuple[Task, ...]:
+    return tuple(task for task in basis.tasks.values() if task.divergence)
+
+
+class KlDivergence(_OnLogits):
+    """Mean KL divergence from the baseline a token; nats."""
+
+    name = "kl"
+    repeat = 0.0
+    limits = (
+        LimitKind(
+            "max_kl",
+            "max",
+            "kl",
+            "against",
+            "nats",
+            number(0),
+            "Mean KL divergence from the baseline a token (task key `divergence`), nats.",
+        ),
+    )
+
+    def over(self, case: Case, divergences: Sequence[Divergence], sizes: Sequence[int]) -> Figure:
+        """The mean, with bounds for tokens that come in answers."""
+        tokens = sum(d.tokens for d in divergences)
+        mean = sum(d.mean_kl * d.tokens for d in divergences) / tokens
+        sums = [kl for d in divergences for kl in d.each_kl]
+        bounds = intervals.clustered_mean(sums, sizes, case.confidence) if sizes else None
+        words = f"{tokens:,} tokens, at most {max(d.max_kl for d in divergences):.3g}"
+        return Figure(mean, words, bounds, n=len(sizes), of="answers")
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The mean."""
+        return (column(self, "KL", "max_kl", lambda value: f"{value:.2g}", optional=True, shown=False),)
+
+
+class Top1Agreement(_OnLogits):
+    """Percent of tokens whose likeliest next token is the baseline's."""
+
+    name = "top1"
+    repeat = 100.0
+    limits = (
+        LimitKind(
+            "min_top1_agreement",
+            "min",
+            "top1",
+            "against",
+            "%",
+            SHARE,
+            "Tokens whose likeliest next one is the baseline's (task key `divergence`), percent.",
+        ),
+    )
+
+    def over(self, case: Case, divergences: Sequence[Divergence], sizes: Sequence[int]) -> Figure:
+        """The share, with bounds for tokens that come in answers."""
+        tokens = sum(d.tokens for d in divergences)
+        hits = [same for d in divergences for same in d.each_same]
+        bounds = intervals.clustered_proportion(hits, sizes, case.confidence) if sizes else None
+        share = 100 * sum(d.same_top for d in divergences) / tokens
+        return Figure(share, f"{tokens:,} tokens", bounds, n=len(sizes), of="answers")

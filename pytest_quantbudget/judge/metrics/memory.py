@@ -1,0 +1,107 @@
+"""Memory: the workload's peak on the GPU, and the weights as loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import SIZE, number
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import LOAD, WORKLOAD, Part
+from pytest_quantbudget.core.units import format_size
+from pytest_quantbudget.judge.intervals import Interval
+from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
+
+
+class _Size(Metric):
+    """What both have in common."""
+
+    coarse = True
+
+    def format(self, value: float) -> str:
+        """`6.12 GiB`."""
+        return format_size(value)
+
+    def check_placement(self, case: Case) -> None:
+        """Raise Unmeasured where parts of the model are outside of the GPU: the rest says nothing about its size."""
+        if case.record.offloaded:
+            raise case.unmeasured(LOAD, case.record.offloaded)
+
+
+class Vram(_Size):
+    """Peak of allocated GPU memory over the workload's runs; bytes."""
+
+    name = "vram"
+    margin = RANGE
+    noise_name = "VRAM"
+    limits = (
+        LimitKind("max_vram", "max", "vram", "", "", SIZE, "Peak GPU memory allocated during the workload."),
+        LimitKind("max_vram_ratio", "max", "vram", "ratio", "", number(0), "Peak GPU memory over the baseline's."),
+    )
+
+    def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
+        """The workload."""
+        return (basis.workload,)
+
+    def absolute(self, case: Case) -> Figure:
+        """The peak; its bounds are the range of the repeats' peaks, which are counted and not sampled."""
+        self.check_placement(case)
+        speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
+        if speed.peak_allocated is None:
+            raise case.unmeasured(WORKLOAD, "no GPU was found: device memory has no peak here", "no-gpu")
+        bounds = Interval(min(speed.peaks), max(speed.peaks)) if speed.peaks else None
+        return Figure(
+            speed.peak_allocated, bounds=bounds, confidence=1.0, n=len(speed.peaks), of="repeats", remark=speed.shared
+        )
+
+    def bounded(self, case: Case, ratio: Figure, own: Figure, other: Figure) -> Figure:
+        """The ranges of both sides."""
+        if own.bounds is None or other.bounds is None:
+            return ratio
+        return replace(ratio, bounds=Interval(own.bounds.low / other.bounds.high, own.bounds.high / other.bounds.low))
+
+    def of_run(self, basis: Basis, record: Measurement) -> float | None:
+        """The peak of a run."""
+        speed = record.speed(basis.workload)
+        return speed.peak_allocated if speed else None
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The peak, and its ratio to the baseline's."""
+        return (
+            column(self, "VRAM", "max_vram", format_size),
+            column(self, "ratio", "max_vram_ratio", lambda value: f"{value:.2f}x"),
+        )
+
+
+class Weights(_Size):
+    """Parameters and buffers as loaded, scales included; bytes."""
+
+    name = "weights"
+    margin = COUNTED
+    limits = (
+        LimitKind(
+            "max_weights",
+            "max",
+            "weights",
+            "",
+            "",
+            SIZE,
+            "Parameters and buffers as loaded, scales included.",
+            part_of=("max_vram", "the weights are part of that memory"),
+        ),
+        LimitKind("max_weights_ratio", "max", "weights", "ratio", "", number(0), "Weights over the baseline's."),
+    )
+
+    def absolute(self, case: Case) -> Figure:
+        """The bytes, counted."""
+        self.check_placement(case)
+        return Figure(case.need(case.record.weights, LOAD))
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The size, and its ratio to the baseline's."""
+        return (
+            column(self, "weights", "max_weights", format_size),
+            column(self, "ratio", "max_weights_ratio", lambda value: f"{value:.2f}x"),
+        )

@@ -1,0 +1,72 @@
+"""Perplexity of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import number
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.request import PERPLEXITY, Part, Task, Text
+from pytest_quantbudget.core.units import format_value
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+
+
+class TextPerplexity(Metric):
+    """Perplexity of a text over the baseline's."""
+
+    name = "ppl"
+    quality = True
+    noise_name = "ppl"
+    limits = (
+        LimitKind(
+            "max_ppl_ratio",
+            "max",
+            "ppl",
+            "ratio",
+            "",
+            number(0),
+            "Perplexity of a text (file key `perplexity`) over the baseline's.",
+        ),
+    )
+
+    def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
+        """The text."""
+        return (basis.text,) if basis.text else ()
+
+    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+        """The text."""
+        return "`perplexity` with a text file" if text is None else None
+
+    def absolute(self, case: Case) -> Figure:
+        """The perplexity under one method."""
+        record = case.record.perplexity(case.basis.text) if case.basis.text else None
+        text = case.need(record, PERPLEXITY)
+        return Figure(text.value, f"{text.tokens:,} tokens")
+
+    def bounded(self, case: Case, ratio: Figure, own: Figure, other: Figure) -> Figure:
+        """Bounds by window: the windows of the text are the same for both sides, and are compared one by one."""
+        assert case.basis.text is not None
+        ours, theirs = (record.perplexity(case.basis.text) for record in (case.record, case.measured[case.baseline]))
+        if ours is None or theirs is None or not ours.each_tokens or ours.each_tokens != theirs.each_tokens:
+            return ratio
+        lost = [x - y for x, y in zip(ours.each_nll, theirs.each_nll, strict=True)]
+        bounds = exponential(intervals.clustered_mean(lost, ours.each_tokens, case.confidence))
+        return replace(ratio, bounds=bounds, n=len(lost), of="windows")
+
+    def format(self, value: float) -> str:
+        """`12.3`."""
+        return format_value(value, "")
+
+    def of_run(self, basis: Basis, record: Measurement) -> float | None:
+        """The perplexity of a run."""
+        text = record.perplexity(basis.text) if basis.text else None
+        return text.value if text else None
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The ratio."""
+        more = {"optional": True, "shown": False}
+        return (column(self, "ppl ratio", "max_ppl_ratio", lambda value: f"{value:.3f}", **more),)

@@ -1,0 +1,79 @@
+"""What the selected limits of a run need measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.request import DUMMY, DivergenceOf, LoadTime, Part, Reply, Request, Rule
+from pytest_quantbudget.judge.metrics import metric_of
+
+
+def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = None) -> Request:
+    """What must be measured of a method for `limits`; where that is None, everything that the file declares.
+
+    Of dummy weights only timings and memory are measured: they say nothing about quality.
+    """
+    tasks = budget.tasks.values()
+    texts = (budget.text,) if budget.text else ()
+    declared: list[Part] = [
+        LoadTime(),
+        budget.workload,
+        Reply(budget.prompt),
+        *tasks,
+        *map(DivergenceOf, tasks),
+        *texts,
+    ]
+    needed: set[Part] = {Reply(budget.prompt)}
+    if limits is None:
+        needed.update([LoadTime(), budget.workload, *tasks, *texts])
+    for limit in limits or ():
+        needed.update(metric_of(limit.kind).parts(budget.basis, limit.kind))
+    dummy = method.subject.load_format == DUMMY
+    return Request(
+        method.subject,
+        tuple(part for part in declared if part in needed and (part.timing or not dummy)),
+        timeout_s=method.timeout_s,
+        max_age_s=budget.max_age_s,
+        rules=tuple(_rules(budget, method.limits if limits is None else limits)),
+        whole=tuple(budget.tasks) if method.name == budget.baseline else (),
+    )
+
+
+def _rules(budget: Budget, limits: Sequence[Limit]) -> Iterator[Rule]:
+    """What ends the growing tasks: their limits on drop, flips and score."""
+    for limit in limits:
+        kind = limit.kind
+        if kind.task and budget.tasks[kind.task].start is not None:
+            patterns, values = (tuple(getattr(t, name) for t in limit.targets) for name in ("pattern", "value"))
+            yield Rule(kind.task, kind.relation, kind.bound, patterns, values, limit.judging.confidence)
+
+
+@dataclass
+class Needs:
+    """One request for each subject, which unites what all limits need of it; by the subject's key.
+
+    `repeat_runs` says how many more times each budget's baseline is measured, to show how much runs differ.
+    `files` holds, by the same keys, the name of the budget file that needed the subject first.
+    """
+
+    repeat_runs: int = 0
+    requests: dict[str, Request] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+    def add(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
+        """Add what `limits` of a method need (everything that the budget declares where None).
+
+        Limits relative to the baseline need the same figures of it; with repeat runs, all limits do.
+        """
+        self._unite(budget, request(budget, method, limits))
+        related = [limit for limit in limits or () if limit.kind.relation or self.repeat_runs]
+        if related and budget.baseline is not None:
+            self._unite(budget, request(budget, budget.method(budget.baseline), related))
+
+    def _unite(self, budget: Budget, needed: Request) -> None:
+        key = needed.subject.key
+        self.requests[key] = self.requests[key].and_(needed) if key in self.requests else needed
+        self.files.setdefault(key, budget.path.name)
