@@ -43,7 +43,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _names_budgets(config: pytest.Config) -> bool:
     """Whether an option of ours is given, the ini file names budgets, or an argument is a YAML file."""
-    if any(value for name, value in vars(config.option).items() if name.startswith("quant_")):
+    given = (value for name, value in vars(config.option).items() if name.startswith("quant_"))
+    if any(value not in (None, False, []) for value in given):
         return True
     if config.args_source is not pytest.Config.ArgsSource.ARGS and config.getini("quant_budget"):
         return True

@@ -155,7 +155,7 @@ methods:
     ("method's gpu", "nf4:\n    gpu: {count: two}", 8, "count: wants a whole number of at least 1, not 'two'"),
     ("checkpoint", "bf16: {checkpoint: m}", 7, "bf16 takes no checkpoint: its weights are those of `model`"),
     ("checkpoint path", "nf4: {checkpoint: ./none}", 7, "checkpoint './none' is neither a directory nor a hub id"),
-    ("budget a list", "nf4: {budget: [max_vram]}", 7, "budget wants limits (max_vram, max_weights, "),
+    ("budget a list", "nf4: {budget: [max_vram]}", 7, "budget wants limits (max_vram, max_vram_ratio, "),
 )  # fmt: skip
 def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert told(mistakes(tmp_path, METHOD.format(text)), message) == [(line, message)]

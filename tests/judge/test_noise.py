@@ -157,8 +157,8 @@ def test_runs_without_a_difference_put_no_limit_inside(load: Load) -> None:
     kinds = {limit.kind.name: limit.kind for limit in budget.method("nf4").limits}
     assert not found.inside(kinds["max_math_drop"], 0.0, 0.0)
     assert noise.line(found) == (
-        "noise floor of fp16, 1 equal run: tokens/s 1.000x to 1.000x, first token 1.000x to 1.000x, load time 1.000x "
-        "to 1.000x, VRAM 1.000x to 1.000x, ppl 1.000x to 1.000x, math flips none of 100"
+        "noise floor of fp16, 1 equal run: VRAM 1.000x to 1.000x, tokens/s 1.000x to 1.000x, first token 1.000x to "
+        "1.000x, load time 1.000x to 1.000x, ppl 1.000x to 1.000x, math flips none of 100"
     )
 
 

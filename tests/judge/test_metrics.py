@@ -1,0 +1,67 @@
+"""A metric is one object in one list: everything that a limit needs follows from it."""
+
+from pathlib import Path
+
+import pytest
+from builders import H100
+
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.fields import TIME
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.measurement import Measurement, Speed
+from pytest_quantbudget.core.request import WORKLOAD, Part, Reply, Workload
+from pytest_quantbudget.core.units import format_time
+from pytest_quantbudget.core.verdict import OVER
+from pytest_quantbudget.judge import metrics
+from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Figure, Metric, column
+from pytest_quantbudget.judge.needs import request
+from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.report import table
+from pytest_quantbudget.report.document import BudgetReport, MethodReport
+
+
+class TimePerOutputToken(Metric):
+    """A made-up metric: the slowest repeat's time per output token."""
+
+    name = "tpot"
+    margin = FACTOR
+    limits = (LimitKind("max_tpot", "max", "tpot", "", "", TIME, "Time per output token."),)
+
+    def parts(self, basis: Basis, kind: LimitKind) -> list[Part]:
+        return [basis.workload]
+
+    def absolute(self, case: Case) -> Figure:
+        return Figure(max(case.need(case.record.speed(case.basis.workload), WORKLOAD).tpot_s))
+
+    def columns(self, basis: Basis) -> list[Column]:
+        return [column(self, "per token", "max_tpot", format_time)]
+
+
+def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text("model: m\nmethods:\n  nf4: {budget: {max_tpot: 20 ms}}\n")
+    monkeypatch.setattr(metrics, "METRICS", [*metrics.METRICS, TimePerOutputToken()])
+    monkeypatch.setattr(table, "METRICS", metrics.METRICS)
+
+    budget = load_budget(path)
+    (method,) = budget.methods
+    needed = request(budget, method, method.limits)
+    assert {type(part) for part in needed.parts} == {Workload, Reply}
+
+    speed = Speed(budget.workload, (0.05,), (127 * 0.025,), None, None)
+    measured = Measurement(method.subject, device=H100, speeds=(speed,))
+    verdict = judge(budget, method, method.limits[0], {"nf4": measured})
+    assert (verdict.outcome, verdict.message) == (OVER, "nf4: max_tpot 20.0 ms, measured 25.0 ms")
+
+    report = BudgetReport("b.yaml", "m", None, None, budget.workload, "", (), (MethodReport("nf4", measured, ()),))
+    header, row, *_ = (line.text.split("  ") for line in table._table(report))
+    assert ("per token" in header, any("25.0 ms" in cell for cell in row)) == (True, True)
+
+
+def test_every_limit_has_one_metric_and_every_name_is_used_once() -> None:
+    kinds = [kind for metric in metrics.METRICS for kind in (*metric.limits, *metric.limits_of("math"))]
+    assert len({kind.name for kind in kinds}) == len(kinds) == len(metrics.limit_kinds(["math"]))
+    assert all(metrics.metric_of(kind).name == kind.metric for kind in kinds)
