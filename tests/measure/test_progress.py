@@ -1,5 +1,6 @@
 """How far a measurement is: the line, its figures, and that it leaves pytest's own output as it was."""
 
+import itertools
 import json
 import os
 import pty
@@ -235,8 +236,9 @@ LINE = re.compile(
 
 
 def progress_lines(result: pytest.RunResult) -> list[str]:
-    """The lines of progress; there is nothing else that begins as they do."""
-    told = [line for line in result.outlines if re.match(r"(\[gw\d\] )?(fp32|bf16): ", line)]
+    """The lines of progress; above the table, there is nothing else that begins as they do."""
+    above = itertools.takewhile(lambda line: " quantization budget " not in line, result.outlines)
+    told = [line for line in above if re.match(r"(\[gw\d\] )?(fp32|bf16): ", line)]
     assert all(LINE.fullmatch(line) for line in told), told
     return told
 
