@@ -17,6 +17,7 @@ os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 with contextlib.suppress(Exception):  # a broken library is reported by the measurement that needs it
     import torch
+    import transformers.models.llama.modeling_llama  # and what the code of nearly every model imports, for seconds
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    __all__ = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", "torch"]
+    __all__ = ["AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig", "torch", "transformers"]
