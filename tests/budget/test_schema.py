@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 import pytest_quantbudget
-from pytest_quantbudget.budget import keys, schema
-from pytest_quantbudget.budget.reader import METHOD, TOP, load_budget
-from pytest_quantbudget.judge import metrics
+from pytest_quantbudget.budget import schema
+from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 
@@ -49,37 +48,67 @@ def test_the_shipped_budgets_are_valid_and_name_the_schema(
     assert (path.parent / named).resolve() == SHIPPED / "budget.schema.json"
 
 
-def test_every_key_of_a_budget_is_in_the_schema() -> None:
-    properties = schema.budget_schema()["properties"]
-    assert set(properties) == set(TOP)
-    assert set(properties["workload"]["properties"]) == {field.name for field in keys.WORKLOAD}
-    task = properties["tasks"]["additionalProperties"]["anyOf"][0]
-    assert set(task["properties"]) == {field.name for field in (*keys.TASK, *keys.JUDGING)}
-    gpu = properties["gpu"]["anyOf"][1]
-    assert set(gpu["properties"]) == {field.name for field in keys.GPU}
+PLACES = {
+    "": "model: m\nmethods: {fp32: {}}\n%s\n",
+    "workload": "model: m\nmethods: {fp32: {}}\nworkload: {%s}\n",
+    "gpu": "model: m\nmethods: {fp32: {}}\ngpu: {%s}\n",
+    "task": "model: m\nmethods: {fp32: {}}\ntasks: {t: {%s}}\n",
+    "method": "model: m\nmethods: {gptq-int4: {%s}}\n",
+    "limits": "model: m\nmethods: {nf4: {budget: {%s}}}\n",
+    **{f"options of {name}": f"model: m\nmethods: {{{name}: {{options: {{%s}}}}}}\n" for name in methods.MODULES},
+}
 
 
-@pytest.mark.parametrize("name", methods.MODULES)
-def test_every_key_and_option_of_a_method_is_in_the_schema(name: str) -> None:
-    method = schema.budget_schema()["properties"]["methods"]["properties"][name]["anyOf"][0]
-    spec = methods.spec(name)
-    wanted = set(METHOD) if spec.checkpoint_format else set(METHOD) - {"checkpoint"}
-    assert set(method["properties"]) == wanted
-    assert set(method["properties"]["options"]["properties"]) == {field.name for field in spec.options}
-
-
-def test_every_limit_is_in_the_schema_and_says_what_it_bounds() -> None:
-    limits = schema.budget_schema()["$defs"]["limits"]
-    assert {name: limit["description"] for name, limit in limits["properties"].items()} == {
-        kind.name: kind.doc for kind in metrics.limits().values()
+def shipped(place: str) -> dict[str, Any]:
+    """The keys of one place of a budget, as the schema that ships has them."""
+    made = yaml.safe_load((SHIPPED / "budget.schema.json").read_text())
+    top = made["properties"]
+    method = {name: either["anyOf"][0]["properties"] for name, either in top["methods"]["properties"].items()}
+    parts = {
+        "": top,
+        "workload": top["workload"]["properties"],
+        "gpu": top["gpu"]["anyOf"][1]["properties"],
+        "task": top["tasks"]["additionalProperties"]["anyOf"][0]["properties"],
+        "method": method["gptq-int4"],
+        "limits": made["$defs"]["limits"]["properties"],
+        **{f"options of {name}": keys["options"]["properties"] for name, keys in method.items()},
     }
+    return dict(parts[place])
 
 
-def test_defaults_are_in_the_schema() -> None:
-    workload = schema.budget_schema()["properties"]["workload"]["properties"]
-    assert {name: field["default"] for name, field in workload.items()} == {
-        field.name: field.default for field in keys.WORKLOAD
-    }
+def refused(path: Path, text: str) -> bool:
+    """Whether the reader takes a key for one that does not exist there."""
+    path.write_text(text)
+    try:
+        load_budget(path)
+    except pytest_quantbudget.BudgetError as error:
+        key = text.partition("#")[2].strip()
+        return f"has no key {key!r}" in str(error) or f"no limit {key!r}" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_reader_knows_every_key_of_the_schema_and_no_other(place: str, tmp_path: Path) -> None:
+    for key in [*shipped(place), "keyless"]:
+        text = PLACES[place] % f"{key}: []" + f"# {key}"
+        text = text.replace("model: m\n", "", key == "model").replace("methods: {fp32: {}}\n", "", key == "methods")
+        known = not refused(tmp_path / "b.yaml", text)
+        assert known == (key != "keyless"), f"{place} {key}"
+
+
+def test_what_a_budget_leaves_out_has_the_default_of_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text("model: m\nmethods: {fp32: {}}\n")
+    workload = load_budget(path).workload
+    defaults = {name: field["default"] for name, field in shipped("workload").items() if "default" in field}
+    assert {name: getattr(workload, name, value) for name, value in defaults.items()} == defaults
+    assert set(defaults) >= {"prompt_tokens", "new_tokens", "batch_size", "repeats"}
+
+
+def test_every_limit_says_what_it_bounds() -> None:
+    said = [limit["description"] for limit in shipped("limits").values()]
+    assert len(set(said)) == len(said) > 10
+    assert min(map(len, said)) > 10
 
 
 METHODS = "methods: {fp32: {}}"

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -210,5 +211,6 @@ def test_a_copy_counts_what_is_read_and_what_is_written_and_the_best_counts(monk
 def test_a_copy_on_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
     on_gpu: Any = SimpleNamespace(device=SimpleNamespace(type="cuda"), copy_=lambda source: cuda.log.append("copy"))
-    assert roofline._seconds(on_gpu, on_gpu) >= 0
+    monkeypatch.setattr(time, "perf_counter", iter([1.0, 1.25]).__next__)  # when the two events are recorded
+    assert roofline._seconds(on_gpu, on_gpu) == 0.25
     assert cuda.log == ["event", "copy", "event", "wait"]
