@@ -137,6 +137,7 @@ def test_a_word_behind_the_option_is_not_taken_for_a_file(
     result.stderr.fnmatch_lines([f"ERROR: *{words}*"])
 
 
+@pytest.mark.model
 def test_auto_is_filled_by_an_update_run_and_holds_in_the_next(pytester: pytest.Pytester, small: Path) -> None:
     before = small.read_text().replace("max_weights: 3 MiB", "max_load_time: auto,   max_weights: auto")
     before = before.replace("drop: 20", "drop: auto").replace("flips: 30", "flips: 'auto'")

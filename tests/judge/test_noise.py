@@ -228,6 +228,7 @@ def pytest_unconfigure():
 """
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
 def test_a_baseline_is_measured_again_and_nothing_of_that_is_kept(
     pytester: pytest.Pytester, small: Path, workers: tuple[str, ...]

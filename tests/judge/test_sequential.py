@@ -101,6 +101,7 @@ def test_the_harness_asks_all_at_once(tmp_path: Path) -> None:
         load_budget(path)
 
 
+@pytest.mark.model
 def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, small: Path) -> None:
     """And a smaller limit asks for the rest of them only."""
     pytester.makeconftest(COUNTING)

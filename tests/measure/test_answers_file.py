@@ -114,6 +114,7 @@ def pytest_runtest_logreport(report):
 """
 
 
+@pytest.mark.model
 def test_answers_are_there_while_the_run_goes_on_and_agree_with_the_report(
     pytester: pytest.Pytester, small: Path
 ) -> None:
@@ -142,6 +143,7 @@ def test_workers_write_one_file(pytester: pytest.Pytester, small: Path) -> None:
     assert max(int(line.split()[1]) for line in Path("seen.txt").read_text().splitlines()) == 24
 
 
+@pytest.mark.model
 def test_a_killed_run_leaves_whole_lines(small: Path) -> None:
     small.write_text(small.read_text().replace("questions: 12", "questions: 2000, batch_size: 8"))
     command = [sys.executable, "-m", "pytest", "--quant-budget", "small.yaml", "--quant-report", "out/r.json"]
@@ -159,6 +161,7 @@ def test_a_killed_run_leaves_whole_lines(small: Path) -> None:
     assert not Path("out/r.json").exists()
 
 
+@pytest.mark.model
 def test_nothing_is_written_where_no_task_is_measured(pytester: pytest.Pytester, small: Path) -> None:
     result = pytester.runpytest("--quant-budget", small.name, "-k", "max_weights", "--quant-report", "out/r.json")
     result.assert_outcomes(passed=2, deselected=3)
@@ -166,6 +169,7 @@ def test_nothing_is_written_where_no_task_is_measured(pytester: pytest.Pytester,
     result.stdout.no_fnmatch_line("answers *")
 
 
+@pytest.mark.model
 def test_a_place_that_takes_nothing_hides_no_verdict(pytester: pytest.Pytester, small: Path) -> None:
     FILE.mkdir(parents=True)
     result = pytester.runpytest("--quant-budget", small.name, "--quant-report", "out/r.json")

@@ -186,6 +186,7 @@ def test_a_content_hash_is_remembered_until_a_file_changes(tmp_path: Path, monke
     assert hub.revision_of(str(model), None, tmp_path / "memo") != first
 
 
+@pytest.mark.model
 def test_a_hub_revision_is_a_commit_that_the_hub_or_its_cache_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

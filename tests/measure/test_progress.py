@@ -243,6 +243,7 @@ def progress_lines(result: pytest.RunResult) -> list[str]:
     return told
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("more", [(), pytest.param(("-v", "-s"), marks=pytest.mark.slow)], ids=" ".join)
 def test_a_log_shows_lines_and_intact_results(pytester: pytest.Pytester, longer: Path, more: tuple[str, ...]) -> None:
     result = pytester.runpytest_subprocess("--quant-budget", longer.name, "--quant-no-cache", "-W", "error", *more)
@@ -364,6 +365,7 @@ def shown(said: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("more", [pytest.param((), marks=pytest.mark.slow), ("-v",)], ids=" ".join)
 def test_a_bar_is_drawn_and_wiped_on_a_terminal(longer: Path, more: tuple[str, ...]) -> None:
     run = Run(*more)
@@ -385,6 +387,7 @@ def test_a_bar_is_drawn_and_wiped_on_a_terminal(longer: Path, more: tuple[str, .
     assert lines[-2].endswith("=") or lines[-1].endswith("=")
 
 
+@pytest.mark.model
 def test_ctrl_c_leaves_a_clean_line(longer: Path) -> None:
     longer.write_text(longer.read_text().replace("questions: 200", "questions: 2000"))
     run = Run()

@@ -74,6 +74,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
+@pytest.mark.model
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("what", ["model", "tokenizer"])
 def test_a_models_code_runs_only_where_the_command_line_says_so(
@@ -96,6 +97,7 @@ def test_a_models_code_runs_only_where_the_command_line_says_so(
     assert mark.exists()
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("file", "entries", "what"),
     [
@@ -156,6 +158,7 @@ class Evil:
         return os.system, (f"touch {self.mark}",)
 
 
+@pytest.mark.model
 def test_pickled_weights_are_loaded_only_where_the_command_line_says_so(model: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
@@ -174,17 +177,20 @@ def test_pickled_weights_are_loaded_only_where_the_command_line_says_so(model: P
     assert load(model, PICKLES).weights > 0
 
 
+@pytest.mark.model
 def test_without_any_weights_allowing_pickles_is_no_advice(model: Path) -> None:
     (model / "model.safetensors").unlink()
     assert refusal(model, PICKLES) == "evil holds no weights"
 
 
+@pytest.mark.model
 def test_safetensors_that_are_not_the_models_hide_no_pickle(model: Path) -> None:
     (model / "model.safetensors").rename(model / "other.safetensors")
     (model / "pytorch_model.bin").write_bytes(b"")
     assert refusal(model).startswith("evil holds no safetensors weights")
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -214,6 +220,7 @@ def test_shards_are_counted_and_measured_without_others_that_lie_there(model: Pa
     assert checkpoint.size(model) == (model / "a.safetensors").stat().st_size
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -231,11 +238,13 @@ def test_a_configuration_cannot_send_transformers_to_other_weights(
     checkpoint.check(model, NO_TRUST)
 
 
+@pytest.mark.model
 def test_an_adapter_brings_in_no_base_model(model: Path, change: Change) -> None:
     change("adapter_config.json", base_model_name_or_path="someone/else")
     assert refusal(model) == "evil holds an adapter (adapter_config.json); merge it into its base model first"
 
 
+@pytest.mark.model
 def test_pipes_and_devices_are_no_weights(model: Path) -> None:
     os.mkfifo(model / "vocab.txt")
     assert refusal(model) == "evil/vocab.txt is neither a regular file nor a directory"
@@ -261,6 +270,7 @@ def packed(header: object, data: bytes = b"\0" * 8) -> bytes:
 NONSENSE = "its header says nothing sensible of the tensor 'x'"
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -306,6 +316,7 @@ def test_of_weights_only_the_header_is_read(model: Path) -> None:
     assert checkpoint.parameters(model) == size // 4
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
 @pytest.mark.parametrize(
     "content",
@@ -317,6 +328,7 @@ def test_a_configuration_is_a_json_object(model: Path, name: str, content: bytes
     assert refusal(model) == f"evil/{name} is not a JSON object"
 
 
+@pytest.mark.model
 def test_a_configuration_is_there_and_of_bounded_size(model: Path) -> None:
     with (model / "config.json").open("wb") as file:
         file.truncate(10**12)

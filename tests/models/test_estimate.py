@@ -52,6 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in made}
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 @pytest.mark.parametrize(
     ("method", "options"), [("bf16", {}), ("int8", {}), ("nf4", {}), ("nf4", {"double_quant": False})]
@@ -79,6 +80,7 @@ CONFIGS: Sequence[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("config", CONFIGS, ids=["biases", "no groups", "mistral", "qwen2", "qwen3", "Qwen3-8B"])
 def test_parameters_are_those_that_transformers_builds(config: dict[str, Any]) -> None:
     import torch
@@ -119,6 +121,7 @@ def test_a_window_bounds_the_cache_but_for_the_prompt() -> None:
     assert memory.kv_bytes(half, form, load, 128) == (128 + 64) * token
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("load", "slack"), [(Workload(256, 4, 1, 1), 0.001), (Workload(4, 64, 2, 1), 0.1)], ids=["prefill", "decoding"]
 )
@@ -236,6 +239,7 @@ def test_a_checkpoint_of_another_format_is_not_guessed_at(tmp_path: Path, quanti
         memory.estimate(subject(QWEN, "gptq-int4", checkpoint=str(tmp_path)), WORKLOAD)
 
 
+@pytest.mark.model
 def test_configurations_are_looked_for_in_the_hub_cache_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

@@ -59,6 +59,7 @@ def measured(request: pytest.FixtureRequest, room: bench.Bench) -> Measurement:
     return room.measure(Request(subject(request.param), (LoadTime(), WORKLOAD, Reply("Question: 1+1?\nAnswer:"), TASK)))
 
 
+@pytest.mark.model
 def test_every_method_answers_nearly_as_well_as_the_original(measured: Measurement) -> None:
     assert measured.failures == ()
     result = measured.task(TASK)
@@ -67,6 +68,7 @@ def test_every_method_answers_nearly_as_well_as_the_original(measured: Measureme
     assert result.cut_off == 0
 
 
+@pytest.mark.model
 def test_weights_shrink_as_the_format_says(measured: Measurement) -> None:
     assert measured.weights is not None
     method = measured.subject.method
@@ -86,12 +88,14 @@ def test_weights_shrink_as_the_format_says(measured: Measurement) -> None:
     assert at_least <= measured.weights <= at_least + room_for
 
 
+@pytest.mark.model
 def test_weights_are_what_the_estimate_says_to_the_byte(measured: Measurement) -> None:
     predicted = estimate(measured.subject, WORKLOAD)
     assert predicted.weights == measured.weights
     assert predicted.parameters == PARAMETERS
 
 
+@pytest.mark.model
 def test_the_receipt_tells_every_layer_its_kernel_and_its_bits(measured: Measurement) -> None:
     assert measured.receipt is not None
     spec = methods.spec(measured.subject.method)
@@ -109,6 +113,7 @@ def test_the_receipt_tells_every_layer_its_kernel_and_its_bits(measured: Measure
     assert measured.receipt.fraction == (IN_LINEAR / PARAMETERS if spec.bits < 16 else 0)
 
 
+@pytest.mark.model
 def test_timings_and_the_reply_are_there(measured: Measurement) -> None:
     (speed,) = measured.speeds
     assert len(speed.ttft_s) == len(speed.decode_s) == WORKLOAD.repeats
@@ -119,6 +124,7 @@ def test_timings_and_the_reply_are_there(measured: Measurement) -> None:
     assert measured.revision.startswith("sha256:")
 
 
+@pytest.mark.model
 def test_what_was_quantized_here_is_kept_and_found_again(measured: Measurement, room: bench.Bench) -> None:
     if methods.spec(measured.subject.method).quantize is None:
         assert measured.quantized is None
@@ -131,6 +137,7 @@ def test_what_was_quantized_here_is_kept_and_found_again(measured: Measurement, 
     assert (kept / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.model
 def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: Measurement, room: bench.Bench) -> None:
     if measured.quantized is None:
         assert methods.spec(measured.subject.method).quantize is None
@@ -151,6 +158,7 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
     assert "fp16 starts from dense weights" in dense.failures[0].message
 
 
+@pytest.mark.model
 def test_a_checkpoint_without_quantized_layers_is_an_error_and_no_pass(room: bench.Bench, tmp_path: Path) -> None:
     folder = tmp_path / "all-skipped"
     shutil.copytree(BUILTIN_DIR, folder)
@@ -167,6 +175,7 @@ def test_a_checkpoint_without_quantized_layers_is_an_error_and_no_pass(room: ben
     assert "int8 left every layer unquantized: the loaded model has 22 Linear" in made.failures[0].message
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("size", "hint"), [(128, "; 64 does"), (-1, ""), (64, "")])
 def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(size: int, hint: str) -> None:
     config = {"hidden_size": 576, "intermediate_size": 1536}
@@ -177,6 +186,7 @@ def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(size: in
         _gptqmodel.check_group_size(config, size)
 
 
+@pytest.mark.model
 def test_weights_that_do_not_fit_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_ram", lambda: 1_000_000)
     spec = methods.spec("fp32")

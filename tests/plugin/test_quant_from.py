@@ -59,6 +59,7 @@ sys.meta_path.insert(0, Refused())
 """
 
 
+@pytest.mark.model
 def test_a_report_is_judged_again_without_the_libraries(
     pytester: pytest.Pytester, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_two_budgets_of_one_name_outside_the_root_keep_ids_apart(pytester: pytes
     assert len(ids) == len(set(ids)) == 10
 
 
+@pytest.mark.model
 def test_last_failed_and_exitfirst(pytester: pytest.Pytester, small: Path) -> None:
     small.write_text(small.read_text().replace("max_weights: 3 MiB", "max_weights: 1 MiB"))
     first = pytester.runpytest("--quant-budget", small.name, "-x", "-v")
@@ -75,6 +76,7 @@ def test_last_failed_and_exitfirst(pytester: pytest.Pytester, small: Path) -> No
     again.assert_outcomes(failed=1, deselected=4)
 
 
+@pytest.mark.model
 def test_the_users_fixtures_and_marks_apply(pytester: pytest.Pytester, small: Path) -> None:
     pytester.makeconftest(
         """

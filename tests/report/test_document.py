@@ -31,6 +31,7 @@ def reported(pytester: pytest.Pytester, small: Path, tmp_path_factory: pytest.Te
     return result
 
 
+@pytest.mark.model
 def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) -> None:
     reported.assert_outcomes(passed=4, failed=1, skipped=1)
     data = json.loads(Path("r.json").read_text())
@@ -66,6 +67,7 @@ def test_reports_agree_and_hold_what_they_promise(reported: pytest.RunResult) ->
     assert float(properties["quant.measured"]) == over["measured"]
 
 
+@pytest.mark.model
 def test_verbose_runs_show_that_the_model_talks(reported: pytest.RunResult) -> None:
     reported.stdout.fnmatch_lines(["replies to 'The three primary colours are':", "  fp32: *", "  bf16: *"])
 
@@ -80,6 +82,7 @@ def test_the_table_is_printed_again_from_the_report(
     assert [line for line in printed if line.startswith(("method ", "fp32 ", "bf16 ", "on cpu"))] == before
 
 
+@pytest.mark.model
 def test_the_share_of_the_roofline_stands_beside_the_speed_and_who_else_was_on_the_gpu_below(
     reported: pytest.RunResult,
 ) -> None:
@@ -94,6 +97,7 @@ def test_the_share_of_the_roofline_stands_beside_the_speed_and_who_else_was_on_t
     assert "fp32: the GPU was shared while it was timed: pid 123 python, 1.00 GiB" in lines
 
 
+@pytest.mark.model
 def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None:
     data = json.loads(Path("r.json").read_text())
     for method, count in zip(data["budgets"][0]["methods"], (0, 3), strict=True):
@@ -105,6 +109,7 @@ def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None
     assert not any("cut off" in line for line in reported.outlines)
 
 
+@pytest.mark.model
 def test_weights_that_were_not_foreseen_are_shown(reported: pytest.RunResult) -> None:
     data = json.loads(Path("r.json").read_text())
     fp32, bf16 = (method["estimate"] for method in data["budgets"][0]["methods"])
