@@ -8,97 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness_room import CHOICES, QUESTIONS, WORDS, furnished, with_
 
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.measurement import Measurement
-from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Task, Trust
 from pytest_quantbudget.engine.hf import load
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.phases import _words
 from pytest_quantbudget.models import methods
-from pytest_quantbudget.tasks import harness_file
 from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
-QUESTIONS = 24
 # Only looked for: a test with pytester forgets what it imports, and pyarrow cannot be imported twice.
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
-
-WORDS = """
-task: words
-dataset_path: json
-dataset_kwargs:
-  data_files: {test: words.jsonl}
-test_split: test
-output_type: generate_until
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_target: "{{answer.split('####')[-1].strip()}}"
-generation_kwargs: {until: ["Question:"], do_sample: false, max_gen_toks: 64}
-filter_list:
-  - name: strict-match
-    filter:
-      - {function: regex, regex_pattern: "#### (\\\\-?[0-9]+)"}
-      - {function: take_first}
-  - name: flexible-extract
-    filter:
-      - {function: regex, group_select: -1, regex_pattern: "([0-9]+)"}
-      - {function: take_first}
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true}
-"""
-
-CHOICES = """
-task: choices
-dataset_path: json
-dataset_kwargs:
-  data_files: {test: choices.jsonl}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_choice: "{{options}}"
-doc_to_target: gold
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-  - {metric: brier_score, aggregation: brier_score, higher_is_better: false}
-"""
-
-BUDGET = """
-model: builtin
-baseline: fp32
-tasks:
-  words: {harness: words.yaml, questions: 12, seed: 1}
-  choices: {harness: choices.yaml, limit: 20, batch_size: 8}
-methods:
-  fp32:
-    budget: {min_words: 50, min_choices: 1}
-  bf16:
-    budget: {max_words_drop: 20, max_words_flips: 30, max_choices_drop: 20, max_choices_flips: 60}
-"""
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
     """A folder with two task files of our own, their questions, and a budget."""
     return furnished(tmp_path)
-
-
-def furnished(folder: Path) -> Path:
-    rows = [json.loads(line) for line in (BUILTIN_DIR / "questions.jsonl").read_text().splitlines()[:QUESTIONS]]
-    choices = []
-    for i, row in enumerate(rows):
-        gold = row["answer"].rpartition("#### ")[2]
-        options = [str(int(gold) + 7), str(int(gold) + 20)]
-        options.insert(i % 3, gold)
-        choices.append({"question": row["question"], "options": options, "gold": i % 3})
-    for name, lines in (("words", rows), ("choices", choices)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "words.yaml").write_text(WORDS)
-    (folder / "choices.yaml").write_text(CHOICES)
-    (folder / "budget.yaml").write_text(BUDGET)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -283,14 +213,6 @@ def without(text: str) -> Callable[[str], str]:
     return lambda source: source.replace(text, "")
 
 
-def with_(old: str, new: str) -> Callable[[str], str]:
-    def change(source: str) -> str:
-        assert old in source
-        return source.replace(old, new)
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -410,40 +332,6 @@ def test_a_missing_library_skips_with_the_command() -> None:
     error = ModuleNotFoundError("No module named 'lm_eval'", name="lm_eval")
     assert _words(error).endswith("pip install 'pytest-quantbudget[harness]'")
     assert methods.pip_command("lm_eval") == "pip install 'pytest-quantbudget[harness]'"
-
-
-MISTAKES = {
-    "group": (with_("task: words", "group: words\ntask: [a, b]"), "declares no single `task`"),
-    "outside": (with_("words.jsonl", "/etc/passwd"), "data_files: '/etc/passwd' lies outside the repository"),
-    "no such file": (with_("words.jsonl", "word.jsonl"), "data_files: there is no file 'word.jsonl'; did you mean 'w"),
-    "pattern": (with_("words.jsonl", "'*.jsonl'"), "data_files: '*.jsonl' is a pattern; name each file"),
-    "pickles": (with_("dataset_path: json", "dataset_path: pandas"), "the loader 'pandas' is none of json, csv"),
-    "folder": (with_("dataset_path: json", "dataset_path: ./here"), "dataset_path: './here' is a local path"),
-    "include outside": (with_("task: words", "task: words\ninclude: ../../x.yaml"), "include: '../../x.yaml' l"),
-    "include itself": (with_("task: words", "task: words\ninclude: words.yaml"), "which includes it"),
-    "no YAML": (lambda _: "task: [", "is no task file: while parsing a flow node"),
-    "a list": (lambda _: "[1]", "is no task file: it wants keys"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_of_a_task_file_are_told_with_its_line(room: Path, name: str) -> None:
-    change, message = MISTAKES[name]
-    (room / "words.yaml").write_text(change(WORDS))
-    with pytest.raises(BudgetError) as caught:
-        load_budget(room / "budget.yaml", [room])
-    assert message in str(caught.value)
-    assert "words.yaml" in str(caught.value)
-
-
-def test_a_file_of_the_library_may_be_included(room: Path) -> None:
-    package = pytest.importorskip("lm_eval").__path__[0]
-    path = room / "words.yaml"
-    path.write_text(f"include: {package}/tasks/arc/arc_easy.yaml\ntask: own_arc\n")
-    load_budget(room / "budget.yaml", [room])
-    described = harness_file.described(path)
-    assert list(described.files) == [path]
-    assert described.datasets == ["allenai/ai2_arc"]
 
 
 def test_stored_answers_go_with_the_file_and_all_that_it_names(room: Path, tmp_path: Path) -> None:
