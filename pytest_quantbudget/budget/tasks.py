@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from pytest_quantbudget.core.problems import BudgetError, Marked, Problems
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.tasks import harness_file, questions
+from pytest_quantbudget.tasks.harness_file import FindFile
 from pytest_quantbudget.tasks.styles import STYLES
 
 MAX_TASKS = 100  # what is checked pair by pair must stay few
-FindFile = Callable[[Marked, str], Path | None]
 
 
 @dataclass(frozen=True)

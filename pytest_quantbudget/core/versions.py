@@ -1,21 +1,23 @@
-"""Versions of the libraries that a figure may depend on."""
+"""Versions of installed libraries."""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Iterable
 
-LIBRARIES = (
-    "pytest-quantbudget", "torch", "transformers", "accelerate", "bitsandbytes", "gptqmodel", "optimum", "datasets",
-    "lm-eval", "tokenizers", "safetensors", "numpy", "pytest", "pytest-xdist", "pyyaml",
+# What figures may depend on whatever the method.
+COMMON = (
+    "pytest-quantbudget", "datasets", "lm-eval", "tokenizers", "safetensors", "numpy", "pytest", "pytest-xdist",
+    "pyyaml",
 )  # fmt: skip
 
 
-def libraries() -> dict[str, str]:
-    """Installed versions of everything that a figure may depend on."""
-    found = {}
-    for name in LIBRARIES:
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those that are installed."""
+    versions = {}
+    for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_quantbudget.core.gpus import Commit, Gpu, GpuNeed, Machine, lacking, share, visible_gpus
-from pytest_quantbudget.core.versions import libraries
+from pytest_quantbudget.models import methods
 
 
 def all_gpus() -> list[Gpu]:
@@ -68,7 +68,7 @@ def machine() -> Machine:
         cores=os.cpu_count() or 1,
         ram=_ram(),
         gpus=tuple(all_gpus()),
-        libraries=libraries(),
+        libraries=methods.libraries(),
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec, files, versions
+from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
@@ -130,7 +130,7 @@ def _state(part: Part, memo: Path) -> str:
 def _asked(task: Task, memo: Path) -> str:
     if task.harness is not None:  # which data set the library will load, only running it would tell
         state = harness_file.state(Path(task.harness)) if task.is_harness_file else task.harness
-        return f"lm-eval {versions.libraries().get('lm-eval')} {state}"
+        return f"lm-eval {methods.libraries().get('lm-eval')} {state}"
     if task.file is not None:
         return prompts.state(task)
     name, configuration = questions.HUB_SETS[task.name]
@@ -138,8 +138,8 @@ def _asked(task: Task, memo: Path) -> str:
 
 
 def _versions(spec: Spec) -> Mapping[str, str]:
-    installed = versions.libraries()
-    wanted = (*methods.BASE_PACKAGES, *spec.extras, "tokenizers", "safetensors", "numpy", "datasets")
+    installed = methods.libraries()
+    wanted = (*methods.BASE_PACKAGES, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
     return {
         "pytest-quantbudget": f"{installed.get('pytest-quantbudget')} {own_sources()}",
         **{name: installed[name] for name in wanted if name in installed},

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec, versions
+from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.answers import Answer, Origin, TaskResult, draft_id
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
@@ -131,7 +131,7 @@ class Phases:
             receipt=loaded.receipt,
             placement=loaded.placement,
             loaded=_origin(),
-            libraries=versions.libraries(),
+            libraries=methods.libraries(),
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
             notes=(loaded.note,) if loaded.note else (),

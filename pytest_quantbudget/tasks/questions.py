@@ -14,7 +14,6 @@ from pytest_quantbudget.core.problems import BudgetError, Problem, text_lines
 
 BUILTIN = "builtin"
 MAX_BYTES = 200_000_000
-BUILTIN_DIR = files.BUILTIN_DIR
 
 
 # Task name to data set and configuration on the Hugging Face hub.
@@ -34,7 +33,7 @@ class Question:
 
 def resolve(name: str, beside: Path) -> Path:
     """The file that a budget's `file` or `calibration` names, relative to the budget's own folder."""
-    return BUILTIN_DIR / "questions.jsonl" if name == BUILTIN else path_from(beside, name)
+    return files.BUILTIN_DIR / "questions.jsonl" if name == BUILTIN else path_from(beside, name)
 
 
 def read_file(path: Path) -> list[Question]:

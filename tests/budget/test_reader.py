@@ -9,11 +9,11 @@ import pytest
 from pytest_quantbudget.budget.keys import DEFAULT_PROMPT
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.request import Reply, Task, Workload
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.needs import request as request_for
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Write = Callable[..., Path]
 

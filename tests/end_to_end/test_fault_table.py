@@ -15,8 +15,8 @@ from faults import rows
 from faults.rows import Row
 from faults.running import Ended, Room, Running
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.measure import run_folder
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 Groups = Callable[[str], Ended]
 Record = Callable[[str, object], None]

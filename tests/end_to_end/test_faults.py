@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Request, Subject
 from pytest_quantbudget.measure import bench, process
 from pytest_quantbudget.measure.store import Store
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 
 def subject(method: str = "fp32", model: Path = BUILTIN_DIR) -> Subject:

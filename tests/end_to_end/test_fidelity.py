@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
 from pytest_quantbudget.engine.hf import load
 from pytest_quantbudget.tasks import extraction, prompts
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 from pytest_quantbudget.tasks.styles import STYLES
 
 lm_eval = pytest.importorskip("lm_eval")

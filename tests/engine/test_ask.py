@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget.core.answers import INVALID, TaskResult
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
 from pytest_quantbudget.engine.hf import ask, load, ragged_cache, speed
 from pytest_quantbudget.tasks import prompts, questions
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 40, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 16, "strict")
 

@@ -9,13 +9,13 @@ import pytest
 from builders import COUNTING
 
 from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.engine.hf import ask, divergence, ragged_cache
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.hf.logits import NotFinite
 from pytest_quantbudget.tasks import prompts
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 12, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 12, "strict", divergence=True)
 

@@ -12,6 +12,7 @@ from harness_room import CHOICES, QUESTIONS, WORDS, furnished, with_
 
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Task, Trust
 from pytest_quantbudget.engine.hf import load
@@ -19,7 +20,6 @@ from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.phases import _words
 from pytest_quantbudget.models import methods
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 # Only looked for: a test with pytester forgets what it imports, and pyarrow cannot be imported twice.
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")

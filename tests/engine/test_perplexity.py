@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget.core import files
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Text
 from pytest_quantbudget.engine.hf import load, perplexity, predictions, ragged_cache
 from pytest_quantbudget.engine.hf.logits import NotFinite
 from pytest_quantbudget.measure import keys as identity
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_what_accelerate_has_offloaded_is_found(tmp_path: Path) -> None:
     assert next(model[1].parameters()).device.type == "meta"
     assert placement.outside(model) == {"cpu": "0,2", "disk": "1"}
     assert placement.in_words({"cpu": "model.layers.3", "disk": "lm_head"}) == (
-        "a GPU is there, and parts of the model were left outside of it: model.layers.3 on cpu; lm_head on disk"
+        "a GPU is available, but these layers were offloaded: model.layers.3 on cpu; lm_head on disk"
     )
 
 
@@ -170,7 +170,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Ran:
         return measure(tmp_path_factory.mktemp("healthy"), monkeypatch, offloaded=False)
 
 
-WHY = "a GPU is there, and parts of the model were left outside of it: model.embed_tokens, model.layers.0-2, model.norm"
+WHY = "a GPU is available, but these layers were offloaded: model.embed_tokens, model.layers.0-2, model.norm"
 
 
 @pytest.mark.parametrize("limit", ["max_vram", "max_vram_ratio", "max_weights", "max_weights_ratio"])

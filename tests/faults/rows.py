@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults import models
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.measure.store import encode, now
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 LIMITS = ("max_weights", "min_wordmath")
 
@@ -102,14 +102,14 @@ BROKEN = (
     Row("other-shape", "RuntimeError: .*", "fp32", change=models.other_shape),
     Row(
         "quantized-already",
-        "ValueError: the model in .* is quantized with gptq, not at all: .*",
+        "ValueError: the model in .* is already quantized \\(gptq\\); bf16 needs unquantized weights",
         "bf16",
         change=models.claims_gptq,
     ),
     Row("claims-nf4", "ValueError: nf4 left every layer unquantized: .*", checkpoint=True, change=models.claims_nf4),
     Row(
         "other-format",
-        "ValueError: the checkpoint in .* is quantized with gptq, not with bitsandbytes",
+        "ValueError: the checkpoint in .* is quantized with gptq; .* needs a bitsandbytes checkpoint",
         checkpoint=True,
         change=models.claims_gptq,
     ),

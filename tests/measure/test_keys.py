@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from pytest_quantbudget.core import versions as hardware
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import NO_TRUST, LoadTime, Part, Reply, Request, Subject, Task, Trust, Workload
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.keys import Keys
-from pytest_quantbudget.models import hub
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
+from pytest_quantbudget.models import hub, methods
 
 L4 = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 WORKLOAD = Workload(16, 8, 1, 2)
@@ -118,7 +117,7 @@ def test_a_figure_is_measured_again_where_what_it_depends_on_changes(
 @pytest.mark.parametrize(
     ("target", "value"),
     [
-        ("pytest_quantbudget.core.versions.libraries", lambda: {"torch": "0.1", "pytest-quantbudget": "0"}),
+        ("pytest_quantbudget.models.methods.libraries", lambda: {"torch": "0.1", "pytest-quantbudget": "0"}),
         ("pytest_quantbudget.measure.keys.own_sources", lambda: "other"),
         ("pytest_quantbudget.measure.hardware.cpu", lambda: "Z80"),
         ("os.sched_getaffinity", lambda pid: {0}),
@@ -152,8 +151,8 @@ def test_a_library_that_the_method_does_not_use_changes_nothing(
     tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(*given, tmp_path)
-    versions = hardware.libraries()
-    monkeypatch.setattr(hardware, "libraries", lambda: {**versions, "bitsandbytes": "99", "pytest": "99"})
+    versions = methods.libraries()
+    monkeypatch.setattr(methods, "libraries", lambda: {**versions, "bitsandbytes": "99", "pytest": "99"})
     assert names(*given, tmp_path) == before
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, REAL, Request, Subject, Workload
 from pytest_quantbudget.engine.hf import load, logits, speed
@@ -22,7 +23,6 @@ from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.store import Store
 from pytest_quantbudget.models import dummy, methods
 from pytest_quantbudget.models.dummy import Drawn
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in methods.MODULES},
@@ -140,9 +140,9 @@ def test_a_checkpoint_is_built_as_its_configuration_says(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
     own = subject("nf4", checkpoint=str(tmp_path))
     assert load.load(own, None).receipt.linear == "18 Linear4bit, 4 Linear"
-    with pytest.raises(ValueError, match=r"the checkpoint in .* is quantized with bitsandbytes, not with gptq"):
+    with pytest.raises(ValueError, match=r"the checkpoint in .* is quantized with bitsandbytes; gptq-int4 needs"):
         load.load(subject("gptq-int4", checkpoint=own.checkpoint), None)
-    with pytest.raises(ValueError, match=r"is quantized with bitsandbytes, not at all: nf4 starts from dense weights"):
+    with pytest.raises(ValueError, match=r"is already quantized .bitsandbytes.; nf4 needs unquantized weights"):
         load.load(replace(own, model=str(own.checkpoint), checkpoint=None), None)
 
 

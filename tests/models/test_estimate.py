@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import methods
-from pytest_quantbudget.models.estimate import architecture, fit, formats, memory
+from pytest_quantbudget.models.estimate import architecture, fit, memory
+from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.estimate.memory import Estimate
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 QWEN = "Qwen/Qwen3-8B"
 GIB = 2**30
@@ -91,7 +92,7 @@ def test_parameters_are_those_that_transformers_builds(config: dict[str, Any]) -
     shape = architecture.read(config)
     assert sum(shape.parameters.values()) == model.num_parameters()
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    total = sum(kind.bytes for kind in memory.weights(shape, formats.of("fp32", {})))
+    total = sum(kind.bytes for kind in memory.weights(shape, Format(4)))
     assert total == 4 * model.num_parameters() + buffers
 
 
@@ -113,7 +114,7 @@ def test_a_window_bounds_the_cache_but_for_the_prompt() -> None:
     shape = architecture.read({"model_type": "mistral", **SMALL, "sliding_window": 64})
     full = architecture.read({"model_type": "mistral", **SMALL, "sliding_window": None})
     half = architecture.read({**CONFIGS[3], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1})
-    form, load = formats.of("bf16", {}), Workload(100, 29, 3, 1)
+    form, load = Format(2), Workload(100, 29, 3, 1)
     token = 3 * 2 * 2 * 32 * 2  # sequences, keys and values, heads, size, bytes; in one layer
     assert memory.kv_bytes(full, form, load, 128) == 2 * 128 * token
     assert memory.kv_bytes(shape, form, load, 128) == 2 * 64 * token

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import LoadTime, Reply, Request, Subject, Task, Workload
 from pytest_quantbudget.engine.hf import load, memory
@@ -15,7 +16,6 @@ from pytest_quantbudget.measure.store import Store
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate.memory import estimate
 from pytest_quantbudget.models.methods import _gptqmodel
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
 
 TASK = Task("wordmath", 60, 0, 0, str(BUILTIN_DIR / "questions.jsonl"), 96, 60, "strict")
 WORKLOAD = Workload(16, 8, 2, 2)
@@ -155,7 +155,7 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
     refused = room.measure(Request(subject(other, checkpoint=kept, calibration=None)))
     assert "is quantized with" in refused.failures[0].message
     dense = room.measure(Request(subject("fp16", model=kept)))
-    assert "fp16 starts from dense weights" in dense.failures[0].message
+    assert "fp16 needs unquantized weights" in dense.failures[0].message
 
 
 @pytest.mark.model

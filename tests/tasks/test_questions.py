@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.models.calibration import calibration_texts
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR, draw, read_file
+from pytest_quantbudget.tasks.questions import draw, read_file
 from pytest_quantbudget.tasks.styles import STYLES
 
 

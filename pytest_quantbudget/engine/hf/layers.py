@@ -25,7 +25,7 @@ def receipt(model: Any) -> Receipt:
         main = True
         for bits, number, tensor in _held(module):
             group = (_kind(module, module is head) if main else OTHER, type(module), bits)
-            place = str(tensor.device), tensor.data_ptr()
+            place = str(tensor.device), _address(tensor)
             counts[group] += 1
             values[group] += 0 if place in seen else number
             seen.add(place)
@@ -54,14 +54,23 @@ def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
         tensor = own[name]
         state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two 4-bit values into a byte
         number = state.shape.numel() if state is not None else tensor.numel()
-        yield round(8 * _stored(tensor) / number) if number else 0, number, tensor
+        yield round(8 * _bytes(_inner(tensor)) / number) if number else 0, number, tensor
 
 
-def _stored(tensor: Any) -> int:
-    """Bytes of a tensor's values; of a tensor subclass those of the largest tensor inside, which its scales are not."""
+def _inner(tensor: Any) -> torch.Tensor:
+    """The plain tensor that holds a tensor's values; of a subclass the largest inside, which its scales are not."""
     if hasattr(tensor, "__tensor_flatten__"):
-        return max(_stored(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return int(tensor.numel() * tensor.element_size())
+        return max((_inner(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0]), key=_bytes)
+    return tensor  # type: ignore[no-any-return]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _address(tensor: Any) -> int:
+    """Where the values lie; the same for tensors that share them. What has no memory is one of its kind."""
+    return _inner(tensor).data_ptr() or id(tensor)
 
 
 def _kind(module: nn.Module, is_head: bool) -> str:

@@ -128,7 +128,7 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    for package in spec.extras:
+    for package in spec.packages:
         importlib.import_module(package)
     if isinstance(source, Dummy):
         return  # its parameters have been counted, which imports the model's code
@@ -150,12 +150,12 @@ def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust 
         found = checkpoint.format_of(source)
     wanted = spec.checkpoint_format if ready else None
     if found != wanted:
-        what = "the checkpoint" if ready else "the model"
-        is_, should = (
-            found or "nothing",
-            f"with {wanted}" if wanted else f"at all: {spec.name} starts from dense weights",
-        )
-        raise ValueError(f"{what} in {source.name} is quantized with {is_}, not {should}")
+        if not ready:
+            raise ValueError(
+                f"the model in {source.name} is already quantized ({found}); {spec.name} needs unquantized weights"
+            )
+        now = f"is quantized with {found}" if found else "is not quantized"
+        raise ValueError(f"the checkpoint in {source.name} {now}; {spec.name} needs a {wanted} checkpoint")
 
 
 def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_TRUST) -> None:

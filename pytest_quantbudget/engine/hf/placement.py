@@ -36,7 +36,7 @@ def outside(model: Any) -> dict[str, str]:
 def in_words(parts: dict[str, str]) -> str:
     """Offloaded parts as a reason; nothing where there are none."""
     told = "; ".join(f"{names} on {device}" for device, names in parts.items())
-    return f"a GPU is there, and parts of the model were left outside of it: {told}" if parts else ""
+    return f"a GPU is available, but these layers were offloaded: {told}" if parts else ""
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from filelock import FileLock
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.files import file_hash
 from pytest_quantbudget.core.request import Subject, Trust
-from pytest_quantbudget.core.versions import libraries
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.calibration import calibration_texts
 from pytest_quantbudget.models.hub import content_hash
 from pytest_quantbudget.models.methods import Spec
@@ -30,7 +30,7 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     assert spec.quantize is not None
     assert subject.calibration is not None
     calibration = Path(subject.calibration)
-    versions = libraries()
+    versions = methods.libraries()
     identity = {
         "revision": revision,
         "method": subject.method,

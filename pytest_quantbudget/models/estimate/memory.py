@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantbudget.core.request import Subject, Workload
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.config import find_config
-from pytest_quantbudget.models.estimate import architecture, formats
+from pytest_quantbudget.models.estimate import architecture
 from pytest_quantbudget.models.estimate.architecture import ROTARY, Architecture
 from pytest_quantbudget.models.estimate.formats import FLOAT, Format
 
@@ -80,14 +81,17 @@ def shape_of(subject: Subject) -> Architecture:
 
 def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     """The format that a subject's weights will have, and what was assumed about it."""
-    form = formats.of(subject.method, subject.options)
+    form = methods.spec(subject.method).storage(subject.options)
+    if form is None:
+        raise ValueError(f"how {subject.method} stores weights is not known to the estimate")
     if subject.checkpoint is None:
         return form, ()
     try:
         config: dict[str, Any] = find_config(subject.checkpoint)
     except ValueError:
         return form, (f"{subject.checkpoint} is not on this machine: its format is taken to be that of the options",)
-    return formats.of_checkpoint(form, config.get("quantization_config")), ()
+    quantization = config.get("quantization_config")
+    return form.of_checkpoint(quantization if isinstance(quantization, dict) else {}), ()
 
 
 def weights(shape: Architecture, form: Format) -> tuple[LayerKind, ...]:
@@ -100,8 +104,7 @@ def weights(shape: Architecture, form: Format) -> tuple[LayerKind, ...]:
         block = [matrix for matrix in shape.block if matrix.kind == name]
         scales = shape.layers * sum(form.scales(matrix) for matrix in block)
         stored = shape.layers * sum(form.weight(matrix) for matrix in block) if block else count * form.width
-        bits = 4 if form.method == "nf4" or form.method.endswith("int4") else 8 if form.quantized else 8 * form.width
-        kinds.append(LayerKind(name, count, stored + scales, scales, bits if block else 8 * form.width))
+        kinds.append(LayerKind(name, count, stored + scales, scales, form.bits if block else 8 * form.width))
     return (*kinds, LayerKind(ROTARY, 0, FLOAT * shape.rotary, 0, 8 * FLOAT))
 
 
@@ -121,11 +124,7 @@ def activations(shape: Architecture, form: Format, workload: Workload) -> tuple[
     What transformers keeps alive while a block runs; the attention itself is torch's, which keeps no table of scores.
     """
     tokens = workload.batch_size * workload.prompt_tokens
-    prefill = tokens * _per_token(shape, form)
-    if form.method == "nf4":  # a weight is written out before it is multiplied, instead of one of the MLP's results
-        largest = max(shape.block, key=lambda matrix: matrix.values)
-        written = largest.values * form.width + 2 * FLOAT * -(-largest.values // formats.NF4_BLOCK)
-        prefill = max(prefill, prefill - tokens * shape.intermediate * form.width + written)
+    prefill = form.prefill(shape, tokens, tokens * _per_token(shape, form))
     if shape.sliding and shape.window <= workload.prompt_tokens:
         prefill += workload.prompt_tokens**2  # the mask
     grown = workload.prompt_tokens + workload.new_tokens - 1
@@ -140,10 +139,6 @@ def _per_token(shape: Architecture, form: Format) -> int:
     """Bytes of activations a token at the widest place of a block, with the token itself and its masks."""
     query, key = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     rotary = 2 * shape.head_size  # sines and cosines
-    # The embedding, the block's input, its sum with the attention, that normalized; then gate, up and their product.
-    mlp = form.width * (4 * shape.hidden + 3 * shape.intermediate)
-    if form.method == "int8":  # instead: the gate, the input in int8, the result in int32 and then in float16
-        mlp = form.width * 4 * shape.hidden + shape.hidden + 8 * shape.intermediate
-    # Instead of the sum on: queries, keys, values, and what turning the queries, or their norm in float32, takes.
+    # In the attention, instead: queries, keys, values, and what rotating the queries or their norm in float32 takes.
     attention = form.width * (3 * shape.hidden + 4 * query + max(2 * key, query))
-    return max(mlp, attention) + form.width * rotary + 4 * 8
+    return max(form.mlp(shape), attention) + form.width * rotary + 4 * 8

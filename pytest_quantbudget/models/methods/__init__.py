@@ -1,4 +1,7 @@
-"""The methods: a lazy mapping from name to the file that loads it. Reading a spec imports no heavy library."""
+"""The methods: a lazy mapping from name to the file that says everything about it.
+
+Reading a spec imports no heavy library. A new method is one file and one line of the mapping.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.formats import Format
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,14 +33,8 @@ MODULES: Mapping[str, str] = {
 
 BALANCED = "balanced"
 BASE_PACKAGES = ("torch", "transformers", "accelerate")
-EXTRAS: Mapping[str, str] = {
-    **dict.fromkeys(BASE_PACKAGES, "models"),
-    "bitsandbytes": "bitsandbytes",
-    "gptqmodel": "gptqmodel",
-    "optimum": "gptqmodel",
-    "datasets": "hub",
-    "lm_eval": "harness",
-}
+# The project's extras that bring packages which belong to no method.
+EXTRAS = {**dict.fromkeys(BASE_PACKAGES, "models"), "datasets": "hub", "lm_eval": "harness"}
 
 
 class Load(Protocol):
@@ -60,10 +59,14 @@ class Quantize(Protocol):
 
 @dataclass(frozen=True)
 class Spec:
-    """What is known of a method before anything is loaded.
+    """What is known of a method before anything is loaded; the method's own file says it all.
 
-    Only methods that need calibration have a `quantize`, and `packed`: the `quantization_config` that their checkpoints
-    have with given options. `extras` are the packages it imports beyond the base ones.
+    `bits` are those of a quantized value. `packages` are the ones that the method imports beyond the base ones: they
+    must be installed, and their versions stand in the report and in the keys of stored figures; `extra` is the
+    project's extra that brings them. `storage` gives the format that follows from options, and the estimate from that;
+    without it there is no estimate. `environ` is set, where unset, before the packages are imported.
+    `checkpoint_format` is the `quant_method` of the checkpoints that the method loads. Only methods that need
+    calibration have a `quantize`, and `packed`: the `quantization_config` that their checkpoints have with options.
     """
 
     name: str
@@ -71,15 +74,17 @@ class Spec:
     load: Load
     bits: float
     options: Sequence[Field] = ()
-    extras: Sequence[str] = ()
-    environ: Mapping[str, str] = field(default_factory=dict)  # set, where unset, before the libraries are imported
-    checkpoint_format: str | None = None  # `quant_method` of a checkpoint's config that this method loads
+    packages: Sequence[str] = ()
+    extra: str | None = None
+    storage: Callable[[Mapping[str, Any]], Format | None] = lambda options: None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    checkpoint_format: str | None = None
     quantize: Quantize | None = None
     packed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     def missing(self) -> str | None:
         """What has to be installed first, with the command, or None where all is there. Imports nothing."""
-        wanted = (*BASE_PACKAGES, *self.extras)
+        wanted = (*BASE_PACKAGES, *self.packages)
         gone = [package for package in wanted if importlib.util.find_spec(package) is None]
         return f"{self.name} needs {', '.join(gone)}: {pip_command(*gone)}" if gone else None
 
@@ -111,9 +116,20 @@ def spec(name: str) -> Spec:
     return found
 
 
-def pip_command(*packages: str) -> str:
+def packages() -> dict[str, str | None]:
+    """The packages of all methods, with the project's extra that brings each."""
+    return {package: one.extra for one in map(spec, MODULES) for package in one.packages}
+
+
+def libraries() -> dict[str, str]:
+    """Installed versions of everything that a figure may depend on."""
+    return versions.installed((*BASE_PACKAGES, *packages(), *versions.COMMON))
+
+
+def pip_command(*missing: str) -> str:
     """The command that installs what is missing: this project's extra where it has one for the package."""
-    extras = sorted({EXTRAS[package] for package in packages if package in EXTRAS})
-    others = [package for package in packages if package not in EXTRAS]
+    known = {**EXTRAS, **{package: extra for package, extra in packages().items() if extra}}
+    extras = sorted({known[package] for package in missing if package in known})
+    others = [package for package in missing if package not in known]
     wanted = [f"'pytest-quantbudget[{','.join(extras)}]'"] * bool(extras) + others
     return f"pip install {' '.join(wanted)}"

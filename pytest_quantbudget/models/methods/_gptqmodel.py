@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ from pytest_quantbudget.core.fields import Field, one_of, whole
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.architecture import Matrix
+from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import from_source
 
 if TYPE_CHECKING:
     from torch import nn
 
-EXTRAS = ("gptqmodel", "optimum")
+PACKAGES = ("gptqmodel", "optimum")
+EXTRA = "gptqmodel"
 # gptqmodel asks for more CPU workers than a machine of two cores has, unless told before its import.
 ENVIRON = {"GPTQMODEL_CPU_WORKERS": str(max(2, (os.cpu_count() or 2) // 2))}
 OPTIONS = (
@@ -27,6 +31,47 @@ OPTIONS = (
     Field("texts", whole(1), "How many calibration texts are used.", 128),
     Field("seed", whole(0), "Seed of the drawing of calibration texts.", 0),
 )
+
+
+@dataclass(frozen=True)
+class Packed(Format):
+    """4-bit values, with a scale and a zero point a group of `group` inputs (-1: all of a row) and output.
+
+    After loading as gptqmodel 7.6 holds it (`nn_modules/qlinear`: the layers in torch that transformers 5 picks on a
+    CPU). With `indexed`, GPTQ's, each input's group is stored as well, and eight shifts.
+    """
+
+    group: int = 128
+    indexed: bool = False
+
+    @property
+    def bits(self) -> int:
+        """4."""
+        return 4
+
+    def values(self, matrix: Matrix) -> int:
+        """Half a byte each."""
+        return (matrix.values + 1) // 2
+
+    def scales(self, matrix: Matrix) -> int:
+        """A float16 and 4 bits of zero point a group and output; with an index, an int32 an input and the shifts."""
+        group = matrix.inputs if self.group == -1 else self.group
+        if matrix.inputs % group or matrix.inputs % 8 or matrix.outputs % 8:
+            shape = f"a layer of {matrix.inputs} inputs and {matrix.outputs} outputs"
+            name = "gptq-int4" if self.indexed else "awq-int4"
+            raise ValueError(f"{name} in groups of {group} cannot hold {shape}")
+        scales = matrix.inputs // group * matrix.outputs * 5 // 2
+        return scales + (4 * matrix.inputs + 32 if self.indexed else 0)
+
+    def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
+        """With the checkpoint's group size. Raises ValueError for other bits."""
+        super().of_checkpoint(config)
+        bits, group = config.get("bits", 4), config.get("group_size", self.group)
+        if bits != 4 or type(group) is not int or not (group == -1 or group > 0):
+            raise ValueError(
+                f"a checkpoint of {bits!r:.60} bits in groups of {group!r:.60} is not known to the estimate"
+            )
+        return replace(self, group=group)
 
 
 def load(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.formats import WIDTHS
 from pytest_quantbudget.models.methods import Spec, _gptqmodel
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ SPECS = {
             *_gptqmodel.OPTIONS,
             Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),
         ),
-        extras=_gptqmodel.EXTRAS,
+        packages=_gptqmodel.PACKAGES,
+        extra=_gptqmodel.EXTRA,
+        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"]),
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="awq",
         quantize=quantize,

@@ -6,6 +6,7 @@ LLM.int8(): Dettmers et al. 2022, arXiv 2208.07339. NF4 and double quantization:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,15 @@ from pytest_quantbudget.core.fields import DTYPES, FLAG, Field, choice, number
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
+from pytest_quantbudget.models.estimate.formats import FLOAT, WIDTHS, Format
 from pytest_quantbudget.models.methods import Spec, from_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+# Values that share an absolute maximum, and such maxima that share another.
+BLOCK, OUTER_BLOCK = 64, 256
 
 
 def load_int8(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
@@ -52,6 +58,64 @@ def _load(source: Path | Dummy, config: object, dtype: object, device: str, trus
     return from_source(source, device, trust, dtype=dtype, **settings)
 
 
+@dataclass(frozen=True)
+class Int8(Format):
+    """A byte a value and a float32 scale an output (bitsandbytes 0.50, `functional.py`: `int8_vectorwise_quant`)."""
+
+    @property
+    def bits(self) -> int:
+        """8."""
+        return 8
+
+    def values(self, matrix: Matrix) -> int:
+        """A byte each."""
+        return matrix.values
+
+    def scales(self, matrix: Matrix) -> int:
+        """One for each output."""
+        return FLOAT * matrix.outputs
+
+    def mlp(self, shape: Architecture) -> int:
+        """Instead of three results: the gate, the input in int8, the result in int32 and then in float16."""
+        return self.width * 4 * shape.hidden + shape.hidden + 8 * shape.intermediate
+
+
+@dataclass(frozen=True)
+class Nf4(Format):
+    """Two values a byte, and absolute maxima of blocks (`functional.py`: `quantize_4bit`, `quantize_blockwise`)."""
+
+    double_quant: bool = True
+
+    @property
+    def bits(self) -> int:
+        """4."""
+        return 4
+
+    def values(self, matrix: Matrix) -> int:
+        """Half a byte each."""
+        return (matrix.values + 1) // 2
+
+    def scales(self, matrix: Matrix) -> int:
+        """Absolute maxima of the blocks, quantized themselves or not, and the 16 values of the code."""
+        blocks, code = -(-matrix.values // BLOCK), 16 * FLOAT
+        if not self.double_quant:
+            return FLOAT * blocks + code
+        # A byte a maximum, then their own maxima, their code and their offset.
+        outer = FLOAT * -(-blocks // OUTER_BLOCK)
+        return blocks + outer + 256 * FLOAT + FLOAT + code
+
+    def prefill(self, shape: Architecture, tokens: int, activations: int) -> int:
+        """A weight is written out before it is multiplied, instead of one of the MLP's results."""
+        largest = max(matrix.values for matrix in shape.block)
+        written = largest * self.width + 2 * FLOAT * -(-largest // BLOCK)
+        return max(activations, activations - tokens * shape.intermediate * self.width + written)
+
+    def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
+        """With the checkpoint's double quantization."""
+        super().of_checkpoint(config)
+        return replace(self, double_quant=bool(config.get("bnb_4bit_use_double_quant", self.double_quant)))
+
+
 SPECS = {
     "int8": Spec(
         "int8",
@@ -59,7 +123,9 @@ SPECS = {
         load_int8,
         bits=8,
         options=(Field("outlier_threshold", number(0), "Inputs above it are multiplied in 16 bits.", 6.0),),
-        extras=("bitsandbytes",),
+        packages=("bitsandbytes",),
+        extra="bitsandbytes",
+        storage=lambda options: Int8(WIDTHS["float16"]),
         checkpoint_format="bitsandbytes",
     ),
     "nf4": Spec(
@@ -71,7 +137,9 @@ SPECS = {
             Field("double_quant", FLAG, "Quantize the scales too.", True),
             Field("compute_dtype", choice(*DTYPES), "Type of the products and of the unquantized layers.", "bfloat16"),
         ),
-        extras=("bitsandbytes",),
+        packages=("bitsandbytes",),
+        extra="bitsandbytes",
+        storage=lambda options: Nf4(WIDTHS[options["compute_dtype"]], options["double_quant"]),
         checkpoint_format="bitsandbytes",
     ),
 }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.formats import WIDTHS, Format
 from pytest_quantbudget.models.methods import Load, Spec, from_source
 
 if TYPE_CHECKING:
@@ -21,8 +22,13 @@ def _loader(dtype: str) -> Load:
     return load
 
 
+def _spec(name: str, summary: str, dtype: str) -> Spec:
+    storage = Format(WIDTHS[dtype])
+    return Spec(name, summary, _loader(dtype), bits=storage.bits, storage=lambda options: storage)
+
+
 SPECS = {
-    "fp32": Spec("fp32", "32-bit floating point", _loader("float32"), bits=32),
-    "bf16": Spec("bf16", "bfloat16", _loader("bfloat16"), bits=16),
-    "fp16": Spec("fp16", "16-bit floating point", _loader("float16"), bits=16),
+    "fp32": _spec("fp32", "32-bit floating point", "float32"),
+    "bf16": _spec("bf16", "bfloat16", "bfloat16"),
+    "fp16": _spec("fp16", "16-bit floating point", "float16"),
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models.estimate.formats import WIDTHS
 from pytest_quantbudget.models.methods import Spec, _gptqmodel
 
 
@@ -36,7 +37,9 @@ SPECS = {
             *_gptqmodel.OPTIONS,
             Field("act_order", FLAG, "Columns with the largest activations first (desc_act).", True),
         ),
-        extras=_gptqmodel.EXTRAS,
+        packages=_gptqmodel.PACKAGES,
+        extra=_gptqmodel.EXTRA,
+        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True),
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="gptq",
         quantize=quantize,
