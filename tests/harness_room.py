@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_quantbudget.tasks.questions import BUILTIN_DIR
+from pytest_quantbudget.core.files import BUILTIN_DIR
 
 QUESTIONS = 24
 
