@@ -1,8 +1,7 @@
-"""Questions a second of this engine against lm-evaluation-harness's HF backend, and what each technique brings.
+"""Questions a second of the engine `transformers` against lm-evaluation-harness's HF backend, with drafts and without.
 
     python benchmarks/evaluation.py [--model builtin] [--methods fp32,bf16,nf4] [--questions 1000] [--batch 250]
-        [--shots 0] [--file FILE] [--shots-file FILE] [--fewshot fixed] [--ways WAY,WAY] [--repeats 1] [--plain]
-        [--json FILE]
+        [--shots 0] [--file FILE] [--shots-file FILE] [--fewshot fixed] [--repeats 1] [--plain] [--json FILE]
 
 The first method is the baseline; its answers are the drafts of the others. All ways answer the same prompts, in batches
 of the same size, in one process and by turns; GPTQ and AWQ are quantized beforehand, on the built-in texts. `--plain`
@@ -13,6 +12,7 @@ counts the answers in which the fast way and transformers' `generate` differ: al
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import statistics
@@ -26,20 +26,13 @@ from typing import Any
 from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Task
-from pytest_quantbudget.engine.hf import ask, plain_generate, quantize
-from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.engine.hf.decoding import ALL, Techniques
-from pytest_quantbudget.measure import hardware
-from pytest_quantbudget.models import hub, methods
+from pytest_quantbudget.engine.hf import engine as transformers_engine
+from pytest_quantbudget.engine.hf import plain_generate
+from pytest_quantbudget.engine.hf.engine import Transformers
+from pytest_quantbudget.measure import ask, hardware
+from pytest_quantbudget.measure.kept_answers import KeptAnswers
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.tasks import prompts
-
-OFF = {
-    "nothing off": ALL,
-    "no shared prefix": Techniques(prefix=False),
-    "no rows that leave": Techniques(leave=False),
-    "no drafts": Techniques(draft=False),
-    "no rejoining": Techniques(rejoin=False),
-}
 
 
 def main() -> None:
@@ -56,7 +49,6 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--ways", default=",".join(["lm-eval", *OFF]), help="which of the ways, separated by commas")
     parser.add_argument("--json")
     options = parser.parse_args()
     found = compare(options)
@@ -78,28 +70,34 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         fewshot=options.fewshot,
     )
     asked = prompts.sample(task)
-    chosen = options.ways.split(",")
     baseline: TaskResult | None = None
     rows: list[dict[str, Any]] = []
     print(f"{len(asked)} questions, {task.shots} shots, batches of {task.batch_size}, on {hardware.cpu()}")
     for method in options.methods.split(","):
-        model, tokenizer = load(options.model, method, options.group_size)
-        ways: dict[str, Callable[[], Any]] = {}
-        if "lm-eval" in chosen:
-            ways["lm-eval"] = functools.partial(harness, model, tokenizer, task, asked)
-        for name, techniques in OFF.items():
-            if name not in chosen or (baseline is None and name in ("no drafts", "no rejoining")):
-                continue
-            ways[name] = functools.partial(ask.run, model, tokenizer, task, asked, None, baseline, techniques)
-        ask.run(model, tokenizer, replace(task, batch_size=8), asked[:8])  # first calls cost more
-        rows += measured(method, ways, options.repeats, len(asked)) if ways else [{"method": method}]
+        engine = load(options.model, method, options.group_size)
+        ways: dict[str, Callable[[], Any]] = {
+            "lm-eval": functools.partial(harness, engine, task, asked),
+            "without drafts": functools.partial(answers, engine, task, asked, None),
+        }
+        if baseline is not None:
+            ways["with drafts"] = functools.partial(answers, engine, task, asked, baseline)
+        # First calls cost more.
+        answers(engine, replace(task, batch_size=8), asked[:8], None)
+        rows += measured(method, ways, options.repeats, len(asked))
         if options.plain or baseline is None:
-            fast = ask.run(model, tokenizer, task, asked, None, baseline)
+            fast = answers(engine, task, asked, baseline)
             if options.plain:
-                rows[-1]["apart"] = apart(model, tokenizer, task, asked, fast)
+                rows[-1]["apart"] = apart(engine, task, asked, fast)
             baseline = baseline or fast
-        del model, ways
+        engine.close()
+        del ways
     return rows
+
+
+def answers(
+    engine: Transformers, task: Task, asked: Sequence[prompts.Asked], baseline: TaskResult | None
+) -> TaskResult:
+    return ask.run(engine, task, asked, KeptAnswers(task), baseline)[0]
 
 
 def measured(method: str, ways: dict[str, Callable[[], Any]], repeats: int, questions: int) -> list[dict[str, Any]]:
@@ -110,7 +108,7 @@ def measured(method: str, ways: dict[str, Callable[[], Any]], repeats: int, ques
             start = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - start)
-    reference = statistics.median(seconds.get("lm-eval") or seconds["nothing off"])
+    reference = statistics.median(seconds["lm-eval"])
     lines = []
     for name, taken in seconds.items():
         median = statistics.median(taken)
@@ -119,7 +117,7 @@ def measured(method: str, ways: dict[str, Callable[[], Any]], repeats: int, ques
     return lines
 
 
-def load(model: str, method: str, group_size: int) -> tuple[Any, Any]:
+def load(model: str, method: str, group_size: int) -> Transformers:
     spec = methods.spec(method)
     options = {field.name: field.default for field in spec.options}
     if "compute_dtype" in options:
@@ -130,44 +128,44 @@ def load(model: str, method: str, group_size: int) -> tuple[Any, Any]:
     subject = Subject(place, None, method, None, options, str(BUILTIN_DIR / "calibration.jsonl"))
     quantized = None
     if spec.quantize is not None:
-        loading.settle(spec)
         cache = Path(tempfile.gettempdir()) / "evaluation-benchmark"
-        revision = hub.content_hash(Path(place))
-        quantized = str(quantize.quantized(subject, spec, Path(place), revision, cache, NO_TRUST))
-    loaded = loading.load(subject, quantized)
-    return loaded.model, loaded.tokenizer
+        cache.mkdir(exist_ok=True)
+        with contextlib.chdir(Path.cwd()):
+            quantized = str(transformers_engine.quantize(subject, NO_TRUST, None, cache, cache))
+    return transformers_engine.load(subject, quantized=quantized)
 
 
-def harness(model: Any, tokenizer: Any, task: Task, asked: Sequence[prompts.Asked]) -> list[str]:
+def harness(engine: Transformers, task: Task, asked: Sequence[prompts.Asked]) -> list[str]:
     """The same prompts through the harness's own class for transformers models."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    prompter = prompts.Prompter(tokenizer, task)
+    prompter = prompts.Prompter(engine.tokenizer, task)
     how = {"until": list(prompter.style.stops), "max_gen_toks": task.max_new_tokens, "do_sample": False}
     requests = [
         Instance("generate_until", {}, (prompter.text(each), how), i, metadata=("questions", i, 1))
         for i, each in enumerate(asked)
     ]
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=task.batch_size)
+    lm = HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, batch_size=task.batch_size)
     found: list[str] = lm.generate_until(requests, disable_tqdm=True)
     return found
 
 
 def apart(
-    model: Any, tokenizer: Any, task: Task, asked: Sequence[prompts.Asked], fast: TaskResult
+    engine: Transformers, task: Task, asked: Sequence[prompts.Asked], fast: TaskResult
 ) -> dict[str, tuple[int, int]]:
     """In how many answers, as texts and as verdicts, the fast way and `generate` differ: in batches, and one by one."""
-    asking = ask._Asking(model, tokenizer, task, asked, ask.Nowhere(), None, ALL)
+    asking = ask._Asking(engine, task, asked, KeptAnswers(task), None)
     longest_first = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
     found = {}
     for name, size, order in (("in batches", task.batch_size or 1, longest_first), ("one by one", 1, range(100))):
         differ, turned = 0, 0
         for start in range(0, len(order), size):
             part = list(order[start : start + size])
-            texts = plain_generate.generate(model, tokenizer, [asking.prompts[i] for i in part], asking.ends, "all")
+            some = [asking.prompts[i] for i in part]
+            texts = plain_generate.generate(engine.model, engine.tokenizer, some, asking.ends, "all")
             for i, decoded in zip(part, texts, strict=True):
-                answer = asking.read(i, decoded)
+                answer = asking.answer(i, decoded)
                 differ += answer.text != fast.answers[i].text
                 turned += answer.strict_correct != fast.answers[i].strict_correct
         found[name] = differ, turned

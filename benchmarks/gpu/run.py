@@ -24,7 +24,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import gpus as gpus_
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.units import format_size
-from pytest_quantbudget.measure import hardware
+from pytest_quantbudget.engine.machine import nvml
 from pytest_quantbudget.models.estimate.memory import estimate
 from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import BudgetReport, MethodReport
@@ -126,7 +126,7 @@ def main() -> int:
             filter(None, (str(installed(options.wheels, out)), environ.get("PYTHONPATH")))
         )
     budget = load_budget(options.budget)
-    gpus = gpus_.visible_gpus(hardware.all_gpus(), os.environ)
+    gpus = gpus_.visible_gpus(nvml.all_gpus(), os.environ)
     idle = not gpus and any(method.gpu is not None for method in budget.methods)
     if idle:
         print("no CUDA card is visible: nothing was measured, and the budget's tests will skip", file=sys.stderr)

@@ -1,1 +1,22 @@
-"""What a loaded model can be asked. With the loaders, the only code that imports torch."""
+"""What runs a model. With the loaders of methods, the only code that imports torch.
+
+`ENGINES` maps an engine's name to its module, which is imported on first use. A module holds `load(subject, gpus,
+quantized, trust, pins)`, which returns a `base.Engine`, and `quantize(subject, trust, pin, cache, scratch)`, which
+returns the directory of the subject's own quantization.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+TRANSFORMERS = "transformers"
+
+ENGINES = {
+    TRANSFORMERS: "pytest_quantbudget.engine.hf.engine",
+}
+
+
+def module(name: str = TRANSFORMERS) -> ModuleType:
+    """An engine's module."""
+    return importlib.import_module(ENGINES[name])

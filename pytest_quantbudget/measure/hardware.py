@@ -11,31 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_quantbudget.core.gpus import Commit, Gpu, GpuNeed, Machine, lacking, share, visible_gpus
+from pytest_quantbudget.engine.machine.nvml import all_gpus
 from pytest_quantbudget.models import methods
-
-
-def all_gpus() -> list[Gpu]:
-    """Every GPU that NVML reports; none where there is no NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
-        gpus = []
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-            name, uuid = _text(pynvml.nvmlDeviceGetName(handle)), _text(pynvml.nvmlDeviceGetUUID(handle))
-            gpus.append(Gpu(index, name, uuid, int(memory.total), int(memory.free), f"{major}.{minor}", driver))
-        return gpus
-    except pynvml.NVMLError:
-        return []
-    finally:
-        pynvml.nvmlShutdown()
 
 
 @dataclass
@@ -53,10 +30,6 @@ class LocalGpus:
     def lacking(self, need: GpuNeed) -> str | None:
         """What the machine lacks for `need`, or None."""
         return lacking(need, self.usable[: need.count])
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def machine() -> Machine:

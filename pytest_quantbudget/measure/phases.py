@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core import codec
-from pytest_quantbudget.core.answers import Answer, Origin, TaskResult, draft_id
+from pytest_quantbudget.core.answers import Origin, TaskResult, draft_id
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
-from pytest_quantbudget.engine import logits_file
-from pytest_quantbudget.engine.hf import load, logits, memory, quantize
-from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
-from pytest_quantbudget.engine.machine.memory_phases import Ledger
+from pytest_quantbudget.engine import logits_file, out_of_memory
+from pytest_quantbudget.engine.base import Decoded, Ends, Engine, Lacking, NotOffered
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.job import Job
+from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.measure.keys import path_of
-from pytest_quantbudget.measure.store import ISO, Key, Store, now
-from pytest_quantbudget.models import hub, methods
+from pytest_quantbudget.measure.store import ISO, Store, now
+from pytest_quantbudget.models import methods
 
 REPLY_TOKENS = 48
 
@@ -34,34 +35,32 @@ REPLY_TOKENS = 48
 class Phases:
     """One subject's measurement, phase by phase."""
 
+    engine: Engine
+
     def __init__(self, job: Job, tell: Connection, gpus: Gpus) -> None:
         self.job = job
         self.gpus = gpus
         self.subject = job.request.subject
         self.tell = tell
         self.store = Store(job.store, refresh=job.refresh) if job.store and job.keys else None
-        self.model: Any = None
-        self.tokenizer: Any = None
         self.answers = dict(job.answers)
-        self.device = "cpu"
-        self.offloaded = ""
-        self.weights = 0
 
     def measure(self) -> None:
         """Load the subject, then run every phase that the request needs."""
         if not self.phase(LOAD, self.load, fatal=True):
             return
         measures: Mapping[type, Callable[[Any], Measurement]] = {
-            Workload: self.speed,
+            Workload: self.time_workload,
             Reply: self.reply,
-            Task: self.ask,
+            Task: self.answer_task,
             DivergenceOf: self.diverge,
-            Text: self.read,
+            Text: self.score_text,
         }
         for part in self.job.request.parts:
             measure = measures.get(type(part))
             if measure is not None and self.possible(part):
                 self.phase(part.phase, functools.partial(measure, part))
+        self.engine.close()
 
     def possible(self, part: Part) -> bool:
         """Whether there are answers to diverge on, and logits to compare with unless this is the baseline."""
@@ -71,7 +70,7 @@ class Phases:
         return task in self.answers and (task in self.job.references or task not in self.job.drafts)
 
     def phase(self, name: str, action: Callable[[], Measurement], *, fatal: bool = False) -> bool:
-        """Run a phase and tell its figures, or why there are none; a failed phase's memory is freed."""
+        """Run a phase and report its figures, or why there are none; a failed phase's memory is freed."""
         self.say(phase=name)
         part: Measurement | None = None
         try:
@@ -79,11 +78,12 @@ class Phases:
         except Exception as error:  # noqa: BLE001  # whatever a library raises is this phase's result
             traceback.print_exc()
             detail = safe(traceback.format_exc(limit=-4)[-2000:], 2000, lines=True)
-            crowd = self.gpus.crowd() if isinstance(error, load.Lacking) or memory.is_out_of_memory(error) else ""
+            short = isinstance(error, Lacking) or out_of_memory.is_out_of_memory(error)
+            crowd = self.gpus.crowd() if short else ""
             failure = Failure(name, _kind(error), _words(error) + crowd, detail, fatal)
         if part is None:
             part = Measurement(self.subject, failures=(failure,))
-            memory.free()
+            out_of_memory.release()
         if self.store and self.store.notes:
             part = replace(part, notes=(*part.notes, *self.store.notes))
             self.store.notes.clear()
@@ -102,26 +102,17 @@ class Phases:
     def quantize(self) -> Measurement:
         """Make the subject's own quantized checkpoint, unless the cache has it."""
         start = time.perf_counter()
-        spec = methods.spec(self.subject.method)
-        load.settle(spec)
-        pinned = self.job.keys.revision if self.job.keys else self.subject.revision
-        source, revision = hub.fetch(self.subject.model, pinned, self.job.trust)
-        load.check_format(spec, source, ready=False, trust=self.job.trust)
-        os.chdir(self.job.scratch)  # gptqmodel leaves its logs where it stands
-        target = quantize.quantized(self.subject, spec, source, revision, Path(self.job.cache), self.job.trust)
-        return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=target.name)
+        pin = self.job.keys.revision if self.job.keys else None
+        cache, scratch = Path(self.job.cache), Path(self.job.scratch)
+        folder = engines.module().quantize(self.subject, self.job.trust, pin, cache, scratch)
+        return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
 
     def load(self) -> Measurement:
         """Load the model, and describe what was loaded."""
         keys = self.job.keys
         pins = (keys.revision, keys.checkpoint_revision) if keys else None
-        with Sampler(self.gpus.cards) as sampler:
-            loaded = load.load(self.subject, self.job.quantized, self.job.trust, pins)
-            ledger = Ledger(self.gpus, on_gpu=loaded.device.name != "cpu")
-            ledger.note(LOAD, sampler)
-        self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        logits.check(self.model)
-        self.device, self.offloaded, self.weights = loaded.device.name, loaded.offloaded, loaded.weights
+        self.engine = engines.module().load(self.subject, self.gpus, self.job.quantized, self.job.trust, pins)
+        loaded = self.engine.describe()
         part = Measurement(
             self.subject,
             revision=loaded.revision,
@@ -136,8 +127,9 @@ class Phases:
             calibration=keys.base["calibration"] if keys else None,
             notes=(loaded.note,) if loaded.note else (),
         )
-        timed = Measurement(self.subject, load_time_s=loaded.seconds, load_memory=next(iter(ledger.phases()), None))
-        if loaded.offloaded:  # for want of memory, for which later runs need not want
+        timed = Measurement(self.subject, load_time_s=loaded.load_time_s, load_memory=loaded.load_memory)
+        if loaded.offloaded:
+            # Not stored: the next run may find the memory that this one lacked.
             notes = (f"{self.subject.method}: {loaded.offloaded}",)
             return merge([part, timed, Measurement(self.subject, offloaded=loaded.offloaded, notes=notes)])
         if self.store and keys:
@@ -145,42 +137,38 @@ class Phases:
         self.keep(LoadTime(), timed)
         return merge([part, timed])
 
-    def speed(self, workload: Workload) -> Measurement:
+    def time_workload(self, workload: Workload) -> Measurement:
         """Time the workload."""
-        from pytest_quantbudget.engine.hf import speed
-
-        measured = replace(speed.measure(self.model, workload, self.gpus, self.weights), origin=_origin())
-        part = Measurement(self.subject, speeds=(measured,))
-        if not self.offloaded:
+        part = Measurement(self.subject, speeds=(replace(self.engine.time(workload), origin=_origin()),))
+        if not self.engine.describe().offloaded:
             self.keep(workload, part)
         return part
 
     def reply(self, part: Reply) -> Measurement:
         """The greedy continuation of a prompt."""
-        from pytest_quantbudget.engine.hf import plain_generate, speed
-        from pytest_quantbudget.engine.hf.decoding import Ends
-
-        ends = Ends(self.tokenizer, speed.end_tokens(self.model), (), REPLY_TOKENS)
-        ids = self.tokenizer(part.prompt)["input_ids"]
-        speed.check_positions(self.model, len(ids) + REPLY_TOKENS, "workload.prompt")
-        (said,) = plain_generate.generate(self.model, self.tokenizer, [ids], ends, "workload.prompt")
-        text = self.tokenizer.decode(said.ids, skip_special_tokens=True)
+        what, tokenizer = "workload.prompt", self.engine.tokenizer
+        ids = tokenizer(part.prompt)["input_ids"]
+        self.engine.check_positions(len(ids) + REPLY_TOKENS, what)
+        ends = Ends(tokenizer, self.engine.describe().end_tokens, (), REPLY_TOKENS)
+        replies: dict[int, Decoded] = {}
+        self.engine.answer([ids], ends, replies.update, Batching(1), what=what)
+        text = tokenizer.decode(replies[0].ids, skip_special_tokens=True)
         measured = Measurement(self.subject, replies={part.prompt: text})
         self.keep(part, measured)
         return measured
 
-    def ask(self, task: Task) -> Measurement:
+    def answer_task(self, task: Task) -> Measurement:
         """Answer the questions of a task."""
         if task.harness is not None:
-            return self.ask_by_harness(task)
-        from pytest_quantbudget.engine.hf import ask
+            return self.answer_harness_task(task)
+        from pytest_quantbudget.measure import ask
         from pytest_quantbudget.tasks import prompts
 
         baseline = self.job.drafts.get(task)
-        batches = _Batches(self, task, draft_id(baseline))
+        kept = KeptAnswers(task, self.store, self.job.keys, draft_id(baseline), self.say)
         source = self.job.keys.states[task.source] if self.job.keys else None
         asked = prompts.sample(task, source)
-        result = ask.run(self.model, self.tokenizer, task, asked, batches, baseline, enough=self.enough(task))
+        result, notes = ask.run(self.engine, task, asked, kept, baseline, self.enough(task))
         if not any(answer.tokens for answer in result.answers):
             raise ValueError(
                 f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
@@ -188,38 +176,38 @@ class Phases:
             )
         result = self.answers[task] = replace(result, origin=_origin(), source=source)
         part = Measurement(self.subject, tasks=(result,))
-        self.keep(task, part, batches.drafts)
-        if batches.drafts:  # without the comparison they serve a run that has no baseline, too
-            alone = Measurement(self.subject, tasks=(replace(result, agreement=None),))
-            self.keep(task, alone)
-        batches.drop()
-        shrunk = tuple(f"{self.subject.name}: {note}" for note in batches.notes)
-        return replace(part, notes=shrunk)
+        self.keep(task, part, kept.drafts)
+        if kept.drafts:
+            # Without the comparison they also serve a run that has no baseline.
+            self.keep(task, Measurement(self.subject, tasks=(replace(result, agreement=None),)))
+        kept.drop()
+        return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in notes))
 
     def enough(self, task: Task) -> Callable[[TaskResult], str] | None:
-        """Of a growing task, what tells when no more needs to be asked."""
+        """For a growing task, what says when no more questions need to be asked."""
         if task.start is None:
             return None
-        baseline = self.job.drafts.get(task)
-        return lambda result: sequential.stopped(self.job.request, self.device, result, baseline)
+        device, baseline = self.engine.describe().device.name, self.job.drafts.get(task)
+        return lambda result: sequential.stopped(self.job.request, device, result, baseline)
 
-    def ask_by_harness(self, task: Task) -> Measurement:
+    def answer_harness_task(self, task: Task) -> Measurement:
         """A task that lm-evaluation-harness runs: its answers are kept together, when all are there."""
-        from pytest_quantbudget.engine.hf import harness
+        from pytest_quantbudget.engine import harness
+        from pytest_quantbudget.measure import ask
 
-        batches = _Batches(self, task, None)
+        batching = Batching(task.batch_size or 0)
         source = self.job.keys.states[task.source] if self.job.keys else None
-        result = harness.run(self.model, self.tokenizer, task, self.job.trust, source, batches.shrunk)
+        result = harness.run(self.engine, task, batching, self.job.trust, source)
         if not any(answer.text for answer in result.answers):
             raise ValueError(f"every answer is empty ({len(result.answers):,} questions)")
         part = Measurement(self.subject, tasks=(replace(result, origin=_origin(), source=source),))
         self.keep(task, part)
-        batches.answered(result.answers, len(result.answers))
-        return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in batches.notes))
+        KeptAnswers(task, say=self.say).report(result.answers, len(result.answers))
+        return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in ask.notes(batching, task)))
 
     def diverge(self, compared: DivergenceOf) -> Measurement:
         """Compare with the baseline's logits; a baseline, which has no drafts, keeps its own."""
-        from pytest_quantbudget.engine.hf import divergence
+        from pytest_quantbudget.engine import divergence
         from pytest_quantbudget.tasks import prompts
 
         task = compared.task
@@ -230,81 +218,24 @@ class Phases:
             if not self.job.refresh and logits_file.fault(path) is None:
                 return Measurement(self.subject)
         asked = prompts.sample(task, keys.states[task.source] if keys else None)
-        pairs = divergence.sample(self.tokenizer, task, asked, (baseline or own).answers)
+        pairs = divergence.sample(self.engine.tokenizer, task, asked, (baseline or own).answers)
         if baseline is None:
-            divergence.keep(self.model, pairs, path)
+            divergence.keep(self.engine, pairs, path)
             return Measurement(self.subject)
-        found = divergence.compare(self.model, pairs, self.job.references[task])
-        part = Measurement(self.subject, tasks=(replace(own, divergence=found),))
+        diverged = divergence.compare(self.engine, pairs, self.job.references[task])
+        part = Measurement(self.subject, tasks=(replace(own, divergence=diverged),))
         self.keep(task, part, draft_id(baseline))
         return part
 
-    def read(self, text: Text) -> Measurement:
+    def score_text(self, text: Text) -> Measurement:
         """The perplexity of a text."""
-        from pytest_quantbudget.engine.hf import perplexity
+        from pytest_quantbudget.engine import perplexity
 
         state = self.job.keys.states[text.file] if self.job.keys else None
-        found = replace(perplexity.measure(self.model, self.tokenizer, text, state), origin=_origin(), source=state)
-        part = Measurement(self.subject, perplexities=(found,))
+        scored = replace(perplexity.measure(self.engine, text, state), origin=_origin(), source=state)
+        part = Measurement(self.subject, perplexities=(scored,))
         self.keep(text, part)
         return part
-
-
-class _Batches:
-    """Answers of a task as they are given: they are stored at once, and an earlier run's are found again."""
-
-    def __init__(self, run: Phases, task: Task, drafts: str | None) -> None:
-        self.store, self.keys, self.task = run.store, run.job.keys, task
-        self.say = run.say
-        self.drafts = drafts
-        self.done = self.asked = 0
-        self.touched: list[Key] = []
-        self.slowly: list[str] = []
-        self.short: list[str] = []
-
-    def earlier(self) -> Iterator[TaskResult]:
-        if self.task.start is not None and self.store is not None and self.keys is not None:
-            grown = self.store.get(self.keys.of(self.task, self.drafts))  # so far, when other limits held
-            yield from codec.from_builtins(Measurement, grown.payload).tasks if grown else ()
-        while self.store is not None and self.keys is not None:
-            key = self.keys.batch(self.task, len(self.touched), self.drafts)
-            entry = self.store.get(key)
-            if entry is None:
-                return
-            self.touched.append(key)
-            try:
-                yield codec.from_builtins(TaskResult, entry.payload)
-            except ValueError as error:
-                self.store.set_aside(key, str(error))
-
-    def put(self, part: TaskResult) -> None:
-        if self.store is not None and self.keys is not None:
-            self.touched.append(self.keys.batch(self.task, len(self.touched), self.drafts))
-            self.store.put(self.touched[-1], codec.to_builtins(part))
-
-    def shrunk(self, asked: int, held: int) -> None:
-        self.asked = self.asked or asked
-        what = f"{self.asked:,} questions of {self.task.name} at once"
-        self.short = [f"out of memory with {what}; {held:,} were answered at once"]
-
-    def slow(self, why: str) -> None:
-        self.slowly = [f"answers to {self.task.name} come from transformers' generate, and without drafts: {why}"]
-
-    @property
-    def notes(self) -> list[str]:
-        """What was noticed."""
-        return self.slowly + self.short
-
-    def answered(self, answers: Sequence[Answer], total: int) -> None:
-        self.done += len(answers)
-        told = [codec.to_builtins(replace(answer, ids=())) for answer in answers]
-        counts = {"done": self.done, "total": total}
-        self.say(answered={"task": self.task.name, "extract": self.task.extract, **counts, "answers": told})
-
-    def drop(self) -> None:
-        """Forget the batches: the whole task is stored."""
-        if self.store is not None:
-            self.store.drop(self.touched)
 
 
 def _origin() -> Origin:
@@ -312,15 +243,15 @@ def _origin() -> Origin:
 
 
 def _kind(error: Exception) -> str:
-    if isinstance(error, load.Lacking):
+    if isinstance(error, Lacking):
         return "no-gpu"
-    return "skip" if isinstance(error, ModuleNotFoundError) else "error"
+    return "skip" if isinstance(error, ModuleNotFoundError | NotOffered) else "error"
 
 
 def _words(error: Exception) -> str:
     line = safe((str(error).strip().splitlines() or ["(no message)"])[0])
-    if isinstance(error, load.Lacking):
+    if isinstance(error, Lacking | NotOffered):
         return line
     if isinstance(error, ModuleNotFoundError):
         return f"{line}: {methods.pip_command(error.name or '')}"
-    return f"{'out of memory' if memory.is_out_of_memory(error) else type(error).__name__}: {line}"
+    return f"{'out of memory' if out_of_memory.is_out_of_memory(error) else type(error).__name__}: {line}"

@@ -48,6 +48,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     measures on the device until the last is freed.
     """
     from pytest_quantbudget.core.request import DUMMY
+    from pytest_quantbudget.engine.base import Lacking
     from pytest_quantbudget.engine.hf import load
     from pytest_quantbudget.measure.runner import Runner
     from pytest_quantbudget.models import methods
@@ -82,7 +83,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
                 # The libraries' warnings, which `-W error` is not meant for.
                 warnings.simplefilter("ignore")
                 loaded = load.load(method.subject, quantized, runner.trust)
-        except load.Lacking as error:
+        except Lacking as error:
             require(request.config, str(error))
             raise
         resident = QuantModel(method.name, loaded.model, loaded.tokenizer)

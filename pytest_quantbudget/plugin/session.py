@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.budget import Budget, Method
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_quantbudget.report.stored_run import StoredRun
 
     # Where a run's measurements come from. Nothing here asks which of the two it is.
-    Measurer = Runner | StoredRun
+    Measurer: TypeAlias = Runner | StoredRun
 
 
 @dataclass

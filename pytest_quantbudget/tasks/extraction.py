@@ -11,6 +11,11 @@ FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 
 
+def after_thinking(text: str) -> str:
+    """What follows the end of a model's thinking; all of the text where there is no such end."""
+    return text.rpartition("</think>")[2].lstrip() if "</think>" in text else text
+
+
 def strict(text: str, pattern: re.Pattern[str]) -> str:
     """The first number that the style's `pattern` finds (after `#### `, say), or `[invalid]`."""
     found = pattern.search(text)

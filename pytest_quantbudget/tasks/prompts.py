@@ -60,6 +60,17 @@ def state(task: Task) -> str:
     return "+".join(map(file_hash, files))
 
 
+def uses_chat_template(tokenizer: Any, task: Task) -> bool:
+    """Whether a task is asked through the tokenizer's chat template.
+
+    Raises ValueError for a task that asks for a chat template which the tokenizer has not.
+    """
+    has_one = getattr(tokenizer, "chat_template", None) is not None
+    if task.chat_template and not has_one:
+        raise ValueError(f"task {task.name} asks for a chat template, and the model's tokenizer has none")
+    return has_one if task.chat_template is None else task.chat_template
+
+
 class Prompter:
     """Makes prompts of questions, as running text or through the tokenizer's chat template.
 
@@ -68,10 +79,7 @@ class Prompter:
 
     def __init__(self, tokenizer: Any, task: Task) -> None:
         self.tokenizer, self.task, self.style = tokenizer, task, STYLES[task.style]
-        has_one = getattr(tokenizer, "chat_template", None) is not None
-        if task.chat_template and not has_one:
-            raise ValueError(f"task {task.name} asks for a chat template, and the model's tokenizer has none")
-        self.chats = has_one if task.chat_template is None else task.chat_template
+        self.chats = uses_chat_template(tokenizer, task)
 
     def text(self, asked: Asked) -> str:
         """The prompt of a question.

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.engine.base import Decoded, Ends, NotFinite
 from pytest_quantbudget.engine.hf import plain_generate, ragged_cache
-from pytest_quantbudget.engine.hf.decoding import Decoded, Decoder, Ends, Techniques, shared_prefix
-from pytest_quantbudget.engine.hf.logits import NotFinite
+from pytest_quantbudget.engine.hf.decoding import Decoder, shared_prefix
 
 SMALL = {
     "vocab_size": 97,
@@ -93,14 +93,13 @@ def test_answers_of_every_kind_of_model_equal_those_of_generate(kind: str) -> No
         assert [answer.ids for answer in Decoder(model, ends, 4, prefix).run(asked, drafts)] == wanted
 
 
-@pytest.mark.parametrize(
-    "off", [(), ("prefix",), ("leave",), ("draft",), ("rejoin",), ("leave", "rejoin", "prefix")], ids=str
-)
-def test_every_technique_may_be_switched_off(off: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("prefixed", [False, True])
+@pytest.mark.parametrize("size", [1, 5, 9])
+def test_drafts_with_a_token_too_many_change_no_answer(size: int, prefixed: bool) -> None:
     model, ends, asked = made("llama"), endings(), prompts(9, seed=1)
     wanted = expected(model, asked, ends)
     drafts = [[*ids[:5], 12, *ids[5:]] for ids in wanted]
-    decoder = Decoder(model, ends, 5, shared_prefix(asked), Techniques(**dict.fromkeys(off, False)))
+    decoder = Decoder(model, ends, size, shared_prefix(asked) if prefixed else ())
     assert [answer.ids for answer in decoder.run(asked, drafts)] == wanted
 
 
@@ -124,8 +123,6 @@ def test_a_draft_is_tried_again_where_the_texts_meet(monkeypatch: pytest.MonkeyP
     (answer,) = Decoder(model, ends, 4).run(asked, [draft])
     assert answer.ids == ids
     assert len(fed) < 16 < len(ids)
-    (slow,) = Decoder(model, ends, 4, (), Techniques(rejoin=False)).run(asked, [draft])
-    assert slow.ids == ids
 
 
 def test_log_probabilities_and_agreement_are_those_of_a_plain_pass() -> None:

@@ -11,48 +11,51 @@ from builders import COUNTING
 from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
-from pytest_quantbudget.engine import logits_file
-from pytest_quantbudget.engine.hf import ask, divergence, ragged_cache
+from pytest_quantbudget.engine import divergence, logits_file
+from pytest_quantbudget.engine.base import NotFinite
 from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.engine.hf.logits import NotFinite
+from pytest_quantbudget.engine.hf import ragged_cache
+from pytest_quantbudget.engine.hf.engine import Transformers
+from pytest_quantbudget.measure import ask
+from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.tasks import prompts
 
 TASK = Task("wordmath", 12, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 12, "strict", divergence=True)
 
 
-def load(method: str) -> loading.Loaded:
+def load(method: str) -> Transformers:
     """The built-in model, in this process."""
     options = {"double_quant": True, "compute_dtype": "bfloat16"} if method == "nf4" else {}
-    return loading.load(Subject(str(BUILTIN_DIR), None, method, None, options, None), None)
+    return Transformers(loading.load(Subject(str(BUILTIN_DIR), None, method, None, options, None), None))
 
 
 @pytest.fixture(scope="module")
-def base() -> loading.Loaded:
+def base() -> Transformers:
     return load("fp32")
 
 
 @pytest.fixture(scope="module")
-def answered(base: loading.Loaded) -> TaskResult:
+def answered(base: Transformers) -> TaskResult:
     """The baseline's answers."""
-    return ask.run(base.model, base.tokenizer, TASK, prompts.sample(TASK))
+    return ask.run(base, TASK, prompts.sample(TASK), KeptAnswers(TASK))[0]
 
 
 @pytest.fixture(scope="module")
-def pairs(base: loading.Loaded, answered: TaskResult) -> divergence.Sample:
+def pairs(base: Transformers, answered: TaskResult) -> divergence.Sample:
     """Prompts and the baseline's answers to them."""
     return divergence.sample(base.tokenizer, TASK, prompts.sample(TASK), answered.answers)
 
 
 @pytest.fixture
-def kept(base: loading.Loaded, pairs: divergence.Sample, tmp_path: Path) -> Path:
+def kept(base: Transformers, pairs: divergence.Sample, tmp_path: Path) -> Path:
     """The file of the baseline's logits."""
     path = tmp_path / "divergence" / "fp32-0123.safetensors"
-    divergence.keep(base.model, pairs, path)
+    divergence.keep(base, pairs, path)
     return path
 
 
-def test_a_model_does_not_diverge_from_itself(base: loading.Loaded, pairs: divergence.Sample, kept: Path) -> None:
-    found = divergence.compare(base.model, pairs, kept)
+def test_a_model_does_not_diverge_from_itself(base: Transformers, pairs: divergence.Sample, kept: Path) -> None:
+    found = divergence.compare(base, pairs, kept)
     assert found.tokens == found.same_top == sum(len(answer) for _, answer in pairs)
     assert (found.mean_kl, found.max_kl, found.p99_kl) == (0, 0, 0)
     assert found.against == kept.stem
@@ -63,10 +66,10 @@ def test_what_is_kept_is_exact_and_half_as_large_in_16_bits(pairs: divergence.Sa
     from safetensors.torch import load_file
 
     half = load("bf16")
-    divergence.keep(half.model, pairs, tmp_path / "x.safetensors")
+    divergence.keep(half, pairs, tmp_path / "x.safetensors")
     logits = load_file(tmp_path / "x.safetensors")["logits"]
     assert logits.dtype == torch.bfloat16
-    assert divergence.compare(half.model, pairs, tmp_path / "x.safetensors").max_kl == 0
+    assert divergence.compare(half, pairs, tmp_path / "x.safetensors").max_kl == 0
 
 
 def by_hand(own: Any, base: Any, pairs: divergence.Sample) -> tuple[Any, Any, int]:
@@ -97,7 +100,7 @@ def by_hand(own: Any, base: Any, pairs: divergence.Sample) -> tuple[Any, Any, in
 @pytest.mark.parametrize("method", ["bf16", "nf4"])
 @pytest.mark.parametrize("fed", ["in blocks", "plain"])
 def test_it_is_what_the_definition_says(
-    base: loading.Loaded,
+    base: Transformers,
     pairs: divergence.Sample,
     kept: Path,
     method: str,
@@ -109,7 +112,7 @@ def test_it_is_what_the_definition_says(
     own = load(method)
     if fed == "plain":
         monkeypatch.setattr(ragged_cache, "unfit", lambda model, longest: "a test says so")
-    found = divergence.compare(own.model, pairs, kept)
+    found = divergence.compare(own, pairs, kept)
     values, rounding, same = by_hand(own.model, base.model, pairs)
     assert found.tokens == len(values)
     if fed == "plain":  # the same sums in the same order
@@ -138,7 +141,7 @@ def test_divergences_of_what_is_impossible() -> None:
 
 
 def test_the_sample_is_the_first_tokens_and_fits_into_its_file(
-    base: loading.Loaded,
+    base: Transformers,
     answered: TaskResult,
     pairs: divergence.Sample,
     tmp_path: Path,
@@ -150,21 +153,21 @@ def test_the_sample_is_the_first_tokens_and_fits_into_its_file(
     assert [list(a.ids) for a in answered.answers] == [answer for _, answer in pairs]
     monkeypatch.setattr(logits_file, "MAX_BYTES", (first + 5) * 640 * 4 + 3)
     path = tmp_path / "x.safetensors"
-    divergence.keep(base.model, pairs, path)
+    divergence.keep(base, pairs, path)
     assert logits_file.check(path) == [list(map(list, pair)) for pair in few]
-    found = divergence.compare(base.model, pairs, path)
+    found = divergence.compare(base, pairs, path)
     assert found.tokens == first + 5
     assert found.max_kl < 1e-9
 
 
 def test_a_damaged_or_foreign_file_is_never_trusted(
-    base: loading.Loaded, answered: TaskResult, pairs: divergence.Sample, kept: Path
+    base: Transformers, answered: TaskResult, pairs: divergence.Sample, kept: Path
 ) -> None:
     def refused(data: bytes | None = None, *, path: Path = kept, asked: divergence.Sample = pairs) -> str:
         if data is not None:
             kept.write_bytes(data)
         with pytest.raises(logits_file.Unusable) as caught:
-            divergence.compare(base.model, asked, path)
+            divergence.compare(base, asked, path)
         return str(caught.value)
 
     whole = kept.read_bytes()
@@ -185,15 +188,15 @@ def test_a_damaged_or_foreign_file_is_never_trusted(
 
 
 def test_other_words_and_other_vocabularies_are_refused(
-    base: loading.Loaded, answered: TaskResult, pairs: divergence.Sample, kept: Path, monkeypatch: pytest.MonkeyPatch
+    base: Transformers, answered: TaskResult, pairs: divergence.Sample, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     with pytest.raises(ValueError, match=r"was asked question \d+ of wordmath in other words"):
         divergence.sample(base.tokenizer, TASK, prompts.sample(TASK)[::-1], answered.answers)
-    monkeypatch.setattr(divergence, "_read", lambda path, pairs: torch.zeros(5, 641))
+    monkeypatch.setattr(divergence, "_load_logits", lambda path, pairs: torch.zeros(5, 641))
     with pytest.raises(ValueError, match="the vocabulary holds 640 tokens, the baseline's 641"):
-        divergence.compare(base.model, pairs, kept)
+        divergence.compare(base, pairs, kept)
 
 
 def test_logits_that_break_down_are_noticed(pairs: divergence.Sample, kept: Path) -> None:
@@ -203,7 +206,7 @@ def test_logits_that_break_down_are_noticed(pairs: divergence.Sample, kept: Path
     with torch.no_grad():
         own.model.model.norm.weight[0] = float("nan")
     with pytest.raises(NotFinite, match="NaN or infinite"):
-        divergence.compare(own.model, pairs, kept)
+        divergence.compare(own, pairs, kept)
 
 
 BUDGET = """

@@ -16,6 +16,8 @@ from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Task, Trust
 from pytest_quantbudget.engine.hf import load
+from pytest_quantbudget.engine.hf.engine import Transformers
+from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import keys as identity
 from pytest_quantbudget.measure.phases import _words
@@ -32,10 +34,10 @@ def room(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded() -> load.Loaded:
+def loaded() -> Transformers:
     """The built-in model in fp32, in this process."""
     pytest.importorskip("lm_eval")
-    return load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
+    return Transformers(load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None))
 
 
 def of(room: Path, name: str, **more: Any) -> Task:
@@ -44,14 +46,14 @@ def of(room: Path, name: str, **more: Any) -> Task:
     return replace(Task("t", None, None, 0, None, 0, None, "strict", harness=path), **more)
 
 
-def run(loaded: load.Loaded, task: Task, trust: Trust = NO_TRUST) -> TaskResult:
+def run(loaded: Transformers, task: Task, trust: Trust = NO_TRUST) -> TaskResult:
     """All answers to a task."""
-    from pytest_quantbudget.engine.hf import harness
+    from pytest_quantbudget.engine import harness
 
-    return harness.run(loaded.model, loaded.tokenizer, task, trust)
+    return harness.run(loaded, task, Batching(task.batch_size or 0), trust)
 
 
-def own_figure(loaded: load.Loaded, path: Path, **more: Any) -> dict[str, float]:
+def own_figure(loaded: Transformers, path: Path, **more: Any) -> dict[str, float]:
     """What the library itself says of a task, in percent."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -111,7 +113,7 @@ def test_a_task_that_fails_costs_its_own_tests_only(pytester: pytest.Pytester) -
     ],
 )
 def test_the_accuracy_is_the_one_that_the_library_tells(
-    loaded: load.Loaded, room: Path, name: str, metric: str | None, key: str
+    loaded: Transformers, room: Path, name: str, metric: str | None, key: str
 ) -> None:
     result = run(loaded, of(room, name, metric=metric))
     assert result.metric == key
@@ -126,7 +128,7 @@ def test_the_accuracy_is_the_one_that_the_library_tells(
     ]
 
 
-def test_answers_tell_what_was_said(loaded: load.Loaded, room: Path) -> None:
+def test_answers_tell_what_was_said(loaded: Transformers, room: Path) -> None:
     said = run(loaded, of(room, "words.yaml", limit=6)).answers
     assert all(answer.text.endswith(f"#### {answer.strict}") for answer in said)
     rows = [json.loads(line) for line in (room / "choices.jsonl").read_text().splitlines()]
@@ -136,9 +138,9 @@ def test_answers_tell_what_was_said(loaded: load.Loaded, room: Path) -> None:
 
 
 def test_the_questions_of_a_group_are_numbered_through(
-    loaded: load.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_quantbudget.engine.hf import harness
+    from pytest_quantbudget.engine import harness
 
     (room / "others.yaml").write_text(WORDS.replace("task: words", "task: others"))
     one, other = (harness._load(of(room, f"{name}.yaml"), NO_TRUST, None) for name in ("words", "others"))
@@ -153,9 +155,9 @@ def test_the_questions_of_a_group_are_numbered_through(
 
 
 def test_tasks_of_a_group_need_a_metric_in_common(
-    loaded: load.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pytest_quantbudget.engine.hf import harness
+    from pytest_quantbudget.engine import harness
 
     one, other = (harness._load(of(room, f"{name}.yaml"), NO_TRUST, None) for name in ("words", "choices"))
     monkeypatch.setattr(harness, "_load", lambda *_: {**one, **other})
@@ -164,12 +166,12 @@ def test_tasks_of_a_group_need_a_metric_in_common(
 
 
 def test_memory_that_runs_out_halves_the_requests(
-    loaded: load.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from pytest_quantbudget.engine.hf import harness
+    from pytest_quantbudget.engine import harness
 
     whole = run(loaded, of(room, "choices.yaml"))
     full = HFLM._model_call
@@ -180,15 +182,14 @@ def test_memory_that_runs_out_halves_the_requests(
         return full(self, inps, *rest, **more)
 
     monkeypatch.setattr(HFLM, "_model_call", short)
-    told: list[tuple[int, int]] = []
-    task = of(room, "choices.yaml")
-    result = harness.run(loaded.model, loaded.tokenizer, task, shrunk=lambda *sizes: told.append(sizes))
-    assert told == [(16, 8), (8, 4)]
+    batching = Batching()
+    result = harness.run(loaded, of(room, "choices.yaml"), batching)
+    assert (batching.tried, batching.size) == (16, 4)
     assert result.correct == whole.correct
 
 
 def test_shots_system_prompt_and_chat_reach_the_prompt(
-    loaded: load.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (room / "words.yaml").write_text(WORDS.replace("test_split: test", "test_split: test\nfewshot_split: test"))
     task = of(room, "words.yaml", limit=4)
@@ -234,7 +235,7 @@ def without(text: str) -> Callable[[str], str]:
     ids=["function", "trust_remote_code", "hf_evaluate", "metric", "template"],
 )
 def test_code_that_comes_with_a_task_file_is_refused(
-    loaded: load.Loaded, room: Path, change: Callable[[str], str], message: str
+    loaded: Transformers, room: Path, change: Callable[[str], str], message: str
 ) -> None:
     (room / "choices.yaml").write_text(change(CHOICES))
     (room / "evil.py").write_text("open('ran', 'w')\nask = str\n")
@@ -243,7 +244,7 @@ def test_code_that_comes_with_a_task_file_is_refused(
     assert not (room / "ran").exists()
 
 
-def test_code_runs_where_the_command_line_allows_it(loaded: load.Loaded, room: Path) -> None:
+def test_code_runs_where_the_command_line_allows_it(loaded: Transformers, room: Path) -> None:
     (room / "choices.yaml").write_text(CHOICES.replace("doc_to_target: gold", "doc_to_target: !function own.gold"))
     (room / "own.py").write_text("def gold(doc):\n    return doc['gold']\n")
     assert run(loaded, of(room, "choices.yaml"), Trust(remote_code=True)).metric == "acc,none"
@@ -260,12 +261,12 @@ def test_code_runs_where_the_command_line_allows_it(loaded: load.Loaded, room: P
         ("acc,strict-match", "has no metric 'acc,strict-match'"),
     ],
 )
-def test_a_metric_that_cannot_count_is_refused(loaded: load.Loaded, room: Path, metric: str, message: str) -> None:
+def test_a_metric_that_cannot_count_is_refused(loaded: Transformers, room: Path, metric: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run(loaded, of(room, "choices.yaml", metric=metric, limit=6))
 
 
-def test_a_task_without_such_a_metric_is_refused(loaded: load.Loaded, room: Path) -> None:
+def test_a_task_without_such_a_metric_is_refused(loaded: Transformers, room: Path) -> None:
     kept = [line for line in CHOICES.splitlines() if "metric: acc" not in line]
     (room / "choices.yaml").write_text("\n".join(kept))
     with pytest.raises(ValueError, match="no metric that is right or wrong a question, only brier_score,none"):
@@ -280,7 +281,7 @@ def test_a_task_without_such_a_metric_is_refused(loaded: load.Loaded, room: Path
     ],
 )
 def test_what_the_task_cannot_give_is_refused(
-    loaded: load.Loaded, room: Path, more: dict[str, Any], message: str
+    loaded: Transformers, room: Path, more: dict[str, Any], message: str
 ) -> None:
     (room / "choices.yaml").write_text(f"{CHOICES}num_fewshot: 0\n")
     with pytest.raises(ValueError, match=message):
@@ -288,11 +289,11 @@ def test_what_the_task_cannot_give_is_refused(
 
 
 def test_a_named_task_is_found_without_reading_all_of_them(
-    loaded: load.Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lm_eval.tasks
 
-    from pytest_quantbudget.engine.hf import harness
+    from pytest_quantbudget.engine import harness
 
     manager, spec, _ = harness._named("arc_easy")
     assert spec.endswith("/arc/arc_easy.yaml")
@@ -304,7 +305,7 @@ def test_a_named_task_is_found_without_reading_all_of_them(
 
 
 def test_a_data_set_that_is_not_there_is_named(
-    loaded: load.Loaded, room: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 

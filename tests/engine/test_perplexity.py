@@ -11,15 +11,17 @@ import pytest
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Text
-from pytest_quantbudget.engine.hf import load, perplexity, predictions, ragged_cache
-from pytest_quantbudget.engine.hf.logits import NotFinite
+from pytest_quantbudget.engine import perplexity
+from pytest_quantbudget.engine.base import NotFinite
+from pytest_quantbudget.engine.hf import load, predictions, ragged_cache
+from pytest_quantbudget.engine.hf.engine import Transformers
 from pytest_quantbudget.measure import keys as identity
 
 
 @pytest.fixture(scope="module")
-def loaded() -> load.Loaded:
+def loaded() -> Transformers:
     """The built-in model in fp32, in this process."""
-    return load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
+    return Transformers(load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None))
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def text(tmp_path: Path) -> Text:
     return Text(str(path), 64, 32)
 
 
-def plainly(loaded: load.Loaded, text: Text) -> tuple[float, int]:
+def plainly(loaded: Transformers, text: Text) -> tuple[float, int]:
     """The same by hand: each token's context is fed anew, and nothing of an earlier pass is used."""
     import torch
 
@@ -51,12 +53,12 @@ def plainly(loaded: load.Loaded, text: Text) -> tuple[float, int]:
 
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (64, 64), (7, 3), (512, 256)])
 def test_it_is_what_the_definition_says_token_by_token(
-    loaded: load.Loaded, text: Text, window: int, stride: int
+    loaded: Transformers, text: Text, window: int, stride: int
 ) -> None:
     if window == 7:
         Path(text.file).write_text(Path(text.file).read_text()[:200])
     text = replace(text, window=window, stride=stride)
-    found = perplexity.measure(loaded.model, loaded.tokenizer, text)
+    found = perplexity.measure(loaded, text)
     nll, scored = plainly(loaded, text)
     tokens = len(loaded.tokenizer(Path(text.file).read_text())["input_ids"])
     assert tokens > (300 if window > 7 else 50)
@@ -66,9 +68,9 @@ def test_it_is_what_the_definition_says_token_by_token(
     assert found.value == pytest.approx(math.exp(nll / scored), rel=1e-5)
 
 
-def test_window_and_stride_are_heeded(loaded: load.Loaded, text: Text) -> None:
+def test_window_and_stride_are_heeded(loaded: Transformers, text: Text) -> None:
     values = [
-        perplexity.measure(loaded.model, loaded.tokenizer, replace(text, window=window, stride=stride)).value
+        perplexity.measure(loaded, replace(text, window=window, stride=stride)).value
         for window, stride in [(512, 256), (64, 32), (64, 64), (8, 8)]
     ]
     assert len(set(values)) == 4
@@ -91,21 +93,21 @@ def test_windows_hold_every_token_once(
 
 
 def test_blocks_and_the_plain_pass_give_the_same(
-    loaded: load.Loaded, text: Text, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = perplexity.measure(loaded.model, loaded.tokenizer, text)
+    whole = perplexity.measure(loaded, text)
     monkeypatch.setattr(predictions, "BLOCK_LOGITS", 5 * 640)
     monkeypatch.setattr(predictions, "BLOCK_TOKENS", 7)
-    assert perplexity.measure(loaded.model, loaded.tokenizer, text).nll == pytest.approx(whole.nll, rel=1e-6)
+    assert perplexity.measure(loaded, text).nll == pytest.approx(whole.nll, rel=1e-6)
     monkeypatch.setattr(ragged_cache, "unfit", lambda model, longest: "a test says so")
-    plain = perplexity.measure(loaded.model, loaded.tokenizer, text)
+    plain = perplexity.measure(loaded, text)
     assert plain.tokens == whole.tokens
     assert plain.nll == pytest.approx(whole.nll, rel=1e-6)
 
 
-def test_what_has_no_perplexity_is_refused_by_name(loaded: load.Loaded, text: Text, tmp_path: Path) -> None:
+def test_what_has_no_perplexity_is_refused_by_name(loaded: Transformers, text: Text, tmp_path: Path) -> None:
     def measure(text: Text, state: str | None = None) -> Any:
-        return perplexity.measure(loaded.model, loaded.tokenizer, text, state)
+        return perplexity.measure(loaded, text, state)
 
     path = tmp_path / "odd.txt"
     odd = replace(text, file=str(path))
@@ -129,11 +131,11 @@ def test_what_has_no_perplexity_is_refused_by_name(loaded: load.Loaded, text: Te
 def test_logits_that_break_down_are_noticed(text: Text) -> None:
     import torch
 
-    own = load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
+    own = Transformers(load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None))
     with torch.no_grad():
         own.model.model.norm.weight[0] = float("nan")
     with pytest.raises(NotFinite, match="NaN or infinite"):
-        perplexity.measure(own.model, own.tokenizer, text)
+        perplexity.measure(own, text)
 
 
 def test_it_is_found_again_by_what_the_file_holds_and_how_it_was_read(text: Text, tmp_path: Path) -> None:

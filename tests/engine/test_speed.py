@@ -30,7 +30,7 @@ from pytest_quantbudget.engine.machine.gpus import (
     Gpus,
     Sampler,
 )
-from pytest_quantbudget.engine.machine.memory_phases import Ledger
+from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 
 WORKLOAD = Workload(prompt_tokens=8, new_tokens=4, batch_size=2, repeats=2)
 
@@ -107,9 +107,9 @@ def test_clocks_and_others_are_noted_between_the_repeats(measured: Measured) -> 
 
 def test_without_nvml_torch_is_all_that_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     Cuda(monkeypatch)
-    ledger = Ledger(Gpus({}), on_gpu=True)
-    ledger.note("load")
-    (load,) = ledger.phases()
+    phases = MemoryByPhase(Gpus({}), on_gpu=True)
+    phases.note("load")
+    (load,) = phases.phases()
     assert load.total == GpuMemory(500, 600)
     assert (list(load.gpus), load.process_from) == (["cuda:0"], "")
 
@@ -121,10 +121,10 @@ def test_where_nvml_does_not_name_this_process_the_growth_of_the_device_shows_th
     card.used = 300
     gpus = Gpus({"CUDA_VISIBLE_DEVICES": "GPU-1"})
     card.used = 1500
-    ledger = Ledger(gpus, on_gpu=True)
+    phases = MemoryByPhase(gpus, on_gpu=True)
     with Sampler(gpus.cards) as sampler:
-        ledger.note("load", sampler)
-    (load,) = ledger.phases()
+        phases.note("load", sampler)
+    (load,) = phases.phases()
     assert load.total == GpuMemory(500, 600, None, 1500, 300, overhead=1500 - 300 - 800)
     assert load.process_from == "NVML names no process, as in many containers"
 

@@ -12,6 +12,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.measurement import Device, Measurement, Speed
 from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.engine.machine.nvml import visible_cards
 from pytest_quantbudget.engine.machine.throttle import Watch
 from pytest_quantbudget.judge.metrics.speed import doubts as speed_doubts
 from pytest_quantbudget.judge.verdict import judge
@@ -37,7 +38,7 @@ def put_stat(root: Path, group: str, periods: int, throttled: int) -> None:
 
 def test_cores_that_got_too_hot_are_counted_once_however_many_share_the_count(tmp_path: Path) -> None:
     put(tmp_path, **{CORE.format(0): "5\n", CORE.format(1): "5\n", CORE.format(2): "?", PACKAGE: "1\n"})
-    watch = Watch({}, tmp_path)
+    watch = Watch([], tmp_path)
     watch.look()
     assert watch.words() == ()
     put(tmp_path, **{CORE.format(0): "8\n", CORE.format(1): "8\n", PACKAGE: "2\n"})
@@ -61,7 +62,7 @@ def test_cores_that_got_too_hot_are_counted_once_however_many_share_the_count(tm
 def test_a_control_groups_cpu_limit_is_told_as_a_share_of_its_periods(tmp_path: Path, told: str, group: str) -> None:
     put(tmp_path, **{"proc/self/cgroup": told})
     put_stat(tmp_path, group, 1000, 900)
-    watch = Watch({}, tmp_path)
+    watch = Watch([], tmp_path)
     put_stat(tmp_path, group, 1100, 901)
     assert watch.words() == (), "one period in a hundred"
     put_stat(tmp_path, group, 1100, 912)
@@ -71,7 +72,7 @@ def test_a_control_groups_cpu_limit_is_told_as_a_share_of_its_periods(tmp_path: 
 @pytest.mark.parametrize("told", ["", "garbage", "::::\n0::/../..\n", "3:cpu:/\n"])
 def test_what_cannot_be_read_slows_nothing_down(tmp_path: Path, told: str) -> None:
     put(tmp_path, **{"proc/self/cgroup": told, "sys/fs/cgroup/cpu/cpu.stat": "nr_periods x\n\nnr_throttled\n"})
-    watch = Watch({}, tmp_path)
+    watch = Watch([], tmp_path)
     watch.look()
     assert watch.words() == ()
 
@@ -83,6 +84,8 @@ class Nvml:
 
     class NVMLError(Exception):
         pass
+
+    NVMLLibraryMismatchError = NVMLError
 
     def __init__(self, reasons: list[int], hot: list[int] | None) -> None:
         self.reasons, self.hot = reasons, hot
@@ -131,7 +134,7 @@ def test_a_gpu_is_asked_at_each_look_and_for_its_counter(
 ) -> None:
     nvml = Nvml(reasons, hot)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    watch = Watch({"CUDA_VISIBLE_DEVICES": visible}, tmp_path)
+    watch = Watch(visible_cards({"CUDA_VISIBLE_DEVICES": visible}), tmp_path)
     for _ in range(3):
         watch.look()
     assert watch.words() == words

@@ -72,10 +72,10 @@ def pair(request: pytest.FixtureRequest, room: bench.Bench) -> tuple[Loaded, Loa
 def test_dummy_weights_have_the_layout_of_real_ones(pair: tuple[Loaded, Loaded]) -> None:
     real, drawn = pair
     assert layout(drawn.model) == layout(real.model)
-    assert drawn.weights == real.weights
-    assert drawn.receipt == real.receipt
+    assert drawn.description.weights == real.description.weights
+    assert drawn.description.receipt == real.description.receipt
     assert drawn.tokenizer is None
-    assert drawn.revision.startswith("config:")
+    assert drawn.description.revision.startswith("config:")
 
 
 def test_a_workload_runs_on_dummy_weights_with_finite_logits(pair: tuple[Loaded, Loaded]) -> None:
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_built_as_its_configuration_says(tmp_path: Path) -> None
     config = json.loads((BUILTIN_DIR / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
     own = subject("nf4", checkpoint=str(tmp_path))
-    assert load.load(own, None).receipt.linear == "18 Linear4bit, 4 Linear"
+    assert load.load(own, None).description.receipt.linear == "18 Linear4bit, 4 Linear"
     with pytest.raises(ValueError, match=r"the checkpoint in .* is quantized with bitsandbytes; gptq-int4 needs"):
         load.load(subject("gptq-int4", checkpoint=own.checkpoint), None)
     with pytest.raises(ValueError, match=r"is already quantized .bitsandbytes.; nf4 needs unquantized weights"):

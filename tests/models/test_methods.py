@@ -10,6 +10,7 @@ import pytest
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import LoadTime, Reply, Request, Subject, Task, Workload
+from pytest_quantbudget.engine import base
 from pytest_quantbudget.engine.hf import load, memory
 from pytest_quantbudget.measure import bench
 from pytest_quantbudget.measure.store import Store
@@ -190,6 +191,6 @@ def test_a_group_size_that_does_not_divide_is_refused_before_quantizing(size: in
 def test_weights_that_do_not_fit_are_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_ram", lambda: 1_000_000)
     spec = methods.spec("fp32")
-    with pytest.raises(load.Lacking, match=r"the weights take 2\.19 MiB in fp32, and 977 KiB of .* is free"):
+    with pytest.raises(base.Lacking, match=r"the weights take 2\.19 MiB in fp32, and 977 KiB of .* is free"):
         load.check_room(spec, BUILTIN_DIR, "cpu")
     load.check_room(methods.spec("nf4"), BUILTIN_DIR, "cpu")

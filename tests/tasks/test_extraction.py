@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget.core.answers import INVALID
-from pytest_quantbudget.tasks.extraction import cut_at_stop, flexible, same, strict
+from pytest_quantbudget.tasks.extraction import after_thinking, cut_at_stop, flexible, same, strict
 from pytest_quantbudget.tasks.questions import read_file
 from pytest_quantbudget.tasks.styles import STYLES
 
@@ -102,3 +102,16 @@ def test_every_gold_answer_of_gsm8k_is_read_as_itself(gsm8k: Path) -> None:
     assert len(questions) == 1319
     assert [q.index for q in questions if not same(strict(q.answer, GSM8K.strict), q.answer)] == []
     assert [q.index for q in questions if INVALID in (strict(q.answer, GSM8K.strict), flexible(q.answer))] == []
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("<think>Perhaps #### 7?</think>\n\nIt is #### 2", "It is #### 2"),
+        ("It is #### 2", "It is #### 2"),
+        ("<think>Perhaps #### 7", "<think>Perhaps #### 7"),
+    ],
+    ids=["thought", "at once", "cut off in thought"],
+)
+def test_thinking_is_not_part_of_the_answer(said: str, text: str) -> None:
+    assert after_thinking(said) == text

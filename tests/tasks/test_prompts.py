@@ -12,10 +12,7 @@ from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Device, Measurement
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.core.verdict import FAILED, WITHIN
-from pytest_quantbudget.engine.hf import ask
-from pytest_quantbudget.engine.hf.decoding import ALL, Decoded
 from pytest_quantbudget.judge.verdict import judge
-from pytest_quantbudget.tasks import prompts
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 from pytest_quantbudget.tasks.questions import Question
 
@@ -75,24 +72,6 @@ def test_a_template_that_begins_with_the_start_token_gets_no_second_one(tokenize
     assert (first, second == first) == (tokenizer.eos_token_id, False)
     ((first, *_),) = prompter.tokens(["hello"])
     assert first == tokenizer.eos_token_id
-
-
-@pytest.mark.parametrize(
-    ("said", "text", "strict"),
-    [
-        ("<think>Perhaps #### 7?</think>\n\nIt is #### 2", "It is #### 2", "2"),
-        ("It is #### 2", "It is #### 2", "2"),
-        ("<think>Perhaps #### 7", "<think>Perhaps #### 7", "7"),
-    ],
-    ids=["thought", "at once", "cut off in thought"],
-)
-def test_what_was_thought_is_not_the_answer(tokenizer: Any, said: str, text: str, strict: str) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(BUILTIN_DIR, dtype="float32")
-    asking = ask._Asking(model, tokenizer, TASK, prompts.sample(TASK), ask.Nowhere(), None, ALL)
-    answer = asking.read(0, Decoded(ids=tokenizer(said)["input_ids"], done=True))
-    assert (answer.text, answer.strict) == (text, strict)
 
 
 BUDGET = """model: builtin

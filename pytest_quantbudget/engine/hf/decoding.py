@@ -9,16 +9,15 @@ text in place of the draft model). The same pass tells what the method thinks of
 from __future__ import annotations
 
 import collections
-import functools
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pytest_quantbudget.engine.hf import logits
+from pytest_quantbudget.engine.base import Decoded, Ends, Hear, NotFinite
 from pytest_quantbudget.engine.hf.ragged_cache import Rows
 
 LEAVE = 8  # rows leave when one in so many is done
@@ -30,67 +29,6 @@ FREE_TOKENS = {
 BLOCK_LOGITS = 1 << 26  # elements of logits at once while drafts are fed
 BLOCK_DRAFT = 16  # tokens of a draft at once: rows may leave in between
 BLOCK_TOKENS = 1 << 14  # tokens at once in the prefill
-
-
-@dataclass(frozen=True)
-class Techniques:
-    """What may be switched off, to see what it saves."""
-
-    prefix: bool = True
-    leave: bool = True
-    draft: bool = True
-    rejoin: bool = True
-
-
-ALL = Techniques()
-
-
-@dataclass
-class Decoded:
-    """What followed one prompt.
-
-    `ids` end in the end token where one came; `seconds` run from the start of the batch until it was `done`. `logprob`
-    sums the log-probabilities (nats) of the own tokens, where no draft was given. `agreed` counts the draft's tokens
-    that are the own greedy choice after what stands before them in the draft, and `draft_logprob` sums their
-    log-probabilities.
-    """
-
-    ids: list[int] = field(default_factory=list)
-    done: bool = False
-    cut_off: bool = False
-    seconds: float = 0.0
-    logprob: float | None = None
-    agreed: int = 0
-    draft_logprob: float | None = None
-
-
-Watch = Callable[[Mapping[int, Decoded]], None]
-
-
-class Ends:
-    """When an answer is complete: an end token, a stop text, or its full length."""
-
-    def __init__(self, tokenizer: Any, tokens: Sequence[int], texts: Sequence[str], most: int) -> None:
-        self.tokenizer, self.tokens, self.texts, self.most = tokenizer, frozenset(tokens), texts, most
-        self.last = {text[-1] for text in texts}
-        self.window = 2 * max(map(len, texts), default=0)
-        self._may_end = functools.cache(self._looks_like_an_end)
-
-    def _looks_like_an_end(self, token: int) -> bool:
-        piece = self.tokenizer.decode([token])
-        return "\ufffd" in piece or any(letter in piece for letter in self.last)
-
-    def add(self, answer: Decoded, token: int) -> None:
-        """Append a token, and note whether the answer is complete with it."""
-        answer.ids.append(token)
-        if token in self.tokens or (self._may_end(token) and self._stopped(answer.ids)):
-            answer.done = True
-        elif len(answer.ids) >= self.most:
-            answer.done = answer.cut_off = True
-
-    def _stopped(self, ids: Sequence[int]) -> bool:
-        tail = self.tokenizer.decode(ids[-self.window :], skip_special_tokens=True)
-        return any(text in tail for text in self.texts)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -110,11 +48,10 @@ class Decoder:
         ends: Ends,
         size: int,
         prefix: Sequence[int] = (),
-        techniques: Techniques = ALL,
         what: str = "prompts",
     ) -> None:
-        self.model, self.ends, self.size, self.techniques, self.what = model, ends, size, techniques, what
-        self.prefix = list(prefix) if techniques.prefix else []
+        self.model, self.ends, self.size, self.what = model, ends, size, what
+        self.prefix = list(prefix)
         self.shared: Rows | None = None
         self.vocabulary: int = model.config.get_text_config().vocab_size
         self.free = FREE_TOKENS.get(model.device.type, FREE_TOKENS["cpu"])
@@ -124,18 +61,18 @@ class Decoder:
         self,
         prompts: Sequence[Sequence[int]],
         drafts: Sequence[Sequence[int]] | None = None,
-        watch: Watch = lambda done: None,
+        hear: Hear = lambda done: None,
     ) -> list[Decoded]:
-        """The greedy continuation of each prompt, in their order; `watch` hears of those that are complete.
+        """The greedy continuation of each prompt, in their order; `hear` gets those that are complete.
 
-        Raises metrics.logits.NotFinite where logits that decide are NaN or infinite.
+        Raises NotFinite where logits that decide are NaN or infinite.
         """
-        state = _State(prompts, drafts if self.techniques.draft else None, watch, told=drafts is None)
+        state = _State(prompts, drafts, hear, told=drafts is None)
         waiting = collections.deque(range(len(prompts)))
         pool: _Pool | None = None
         while waiting or pool is not None:
             left = 0 if pool is None else sum(not state.answers[i].done for i in pool.live)
-            if waiting and left <= (self.size // 2 if self.techniques.leave else 0):
+            if waiting and left <= self.size // 2:
                 pool = pool and pool.only(state.open(pool.live))
                 new = self._begin([waiting.popleft() for _ in range(min(len(waiting), self.size - left))], state)
                 pool = pool.joined(new) if pool and new else pool or new
@@ -150,7 +87,7 @@ class Decoder:
         if state.drafts is None:
             return pool
         left = self._verify(pool, state, state.drafts)
-        for i in left.live if left and self.techniques.rejoin else ():
+        for i in left.live if left else ():
             state.guides[i] = _Guide(state.drafts[i], state.answers[i].ids)
         return left
 
@@ -224,12 +161,11 @@ class Decoder:
     def _left(self, pool: _Pool, wanted: Sequence[int]) -> _Pool | None:
         """The pool without the answers that are not `wanted`, once they are enough to be worth the copying."""
         gone = len(pool.live) - len(wanted)
-        worth = gone * LEAVE >= len(pool.live) if self.techniques.leave else not wanted
-        return pool.only(wanted) if worth else pool
+        return pool.only(wanted) if gone * LEAVE >= len(pool.live) else pool
 
     def _need(self, sound: bool) -> None:
         if not sound:
-            raise logits.NotFinite(f"logits became NaN or infinite while answering {self.what}")
+            raise NotFinite(f"logits became NaN or infinite while answering {self.what}")
 
 
 class _State:
@@ -239,11 +175,11 @@ class _State:
         self,
         prompts: Sequence[Sequence[int]],
         drafts: Sequence[Sequence[int]] | None,
-        watch: Watch,
+        hear: Hear,
         *,
         told: bool,
     ) -> None:
-        self.prompts, self.drafts, self.watch, self.told = prompts, drafts, watch, told
+        self.prompts, self.drafts, self.hear, self.told = prompts, drafts, hear, told
         self.answers = [Decoded() for _ in prompts]
         self.guides: dict[int, _Guide] = {}
         self.began = time.perf_counter()
@@ -260,7 +196,7 @@ class _State:
             self.heard |= set(new)
             for answer in new.values():
                 answer.seconds = time.perf_counter() - self.began
-            self.watch(new)
+            self.hear(new)
 
     def before(self, i: int, at: int, length: int) -> list[int]:
         """The tokens after which a draft's next `length` tokens from `at` stand, one for each."""

@@ -5,58 +5,60 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core import units
-from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.measurement import Device
-from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
+from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, Subject, Trust
+from pytest_quantbudget.engine.base import Description, Lacking
+from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
+from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.models import checkpoint, dummy, hub, methods
 from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.methods import Spec
 
 
-class Lacking(Exception):
-    """The machine lacks what the subject needs: a skip, not a failure."""
-
-
 @dataclass(frozen=True)
 class Loaded:
-    """A model on its device with its tokenizer, and what loading it showed. Times in seconds, sizes in bytes.
-
-    With dummy weights there is no tokenizer. `note` says what had to be assumed. `placement`
-    and `offloaded` are as in `Measurement`.
-    """
+    """A model on its device, and its tokenizer, None with dummy weights."""
 
     model: Any
     tokenizer: Any
-    revision: str
-    device: Device
-    seconds: float
-    weights: int
-    receipt: Receipt
-    placement: dict[str, str]
-    offloaded: str
-    note: str = ""
+    description: Description
 
 
 def load(
-    subject: Subject, quantized: str | None, trust: Trust = NO_TRUST, pins: tuple[str, str | None] | None = None
+    subject: Subject,
+    quantized: str | None,
+    trust: Trust = NO_TRUST,
+    pins: tuple[str, str | None] | None = None,
+    gpus: Gpus | None = None,
 ) -> Loaded:
     """Load a subject; `quantized` is the directory of its own quantization, where it has one.
 
-    `pins` are the revisions of model and checkpoint, where they are known already.
+    `pins` are the revisions of model and checkpoint, where they are known already; `gpus` are asked for the memory
+    in use meanwhile.
 
     The time runs from local files to a model ready on its device; downloads and imports come before it. Dummy weights
-    come from no file: they are drawn within that time. Raises Lacking
-    where the weights do not fit, ValueError where a directory must not be loaded, is not whole or is of another format,
-    or nothing ended up quantized, and whatever the libraries raise.
+    come from no file: they are drawn within that time. Raises Lacking where the weights do not fit, ValueError where a
+    directory must not be loaded, is not whole or is of another format, or nothing ended up quantized, and whatever the
+    libraries raise.
     """
+    gpus = gpus or Gpus({})
+    with Sampler(gpus.cards) as sampler:
+        loaded = _load(subject, quantized, trust, pins)
+        phases = MemoryByPhase(gpus, on_gpu=loaded.description.device.name != "cpu")
+        phases.note(LOAD, sampler)
+    memory = next(iter(phases.phases()), None)
+    return replace(loaded, description=replace(loaded.description, load_memory=memory))
+
+
+def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Loaded:
     import torch
 
-    from pytest_quantbudget.engine.hf import layers, memory, placement
+    from pytest_quantbudget.engine.hf import layers, memory, placement, speed
 
     spec = methods.spec(subject.method)
     settle(spec)
@@ -87,9 +89,7 @@ def load(
     note = source.note if isinstance(source, Dummy) else ""
     weights = memory.weight_bytes(model)
     outside = placement.outside(model) if device != "cpu" else {}
-    return Loaded(
-        model,
-        _tokenizer(own, trust),
+    description = Description(
         revision,
         describe(device),
         seconds,
@@ -98,7 +98,10 @@ def load(
         placement.of(model),
         placement.in_words(outside),
         note,
+        positions=speed.positions(model),
+        end_tokens=tuple(speed.end_tokens(model)),
     )
+    return Loaded(model, _tokenizer(own, trust), description)
 
 
 def _tokenizer(folder: Path | None, trust: Trust) -> Any:

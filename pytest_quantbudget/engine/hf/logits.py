@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.engine.base import NotFinite
+
 if TYPE_CHECKING:
     import torch
 
 CHECKED_TOKENS = 8
-
-
-class NotFinite(ValueError):
-    """Logits that are NaN or infinite."""
 
 
 def check(model: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +11,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Quantized weights keep their scales beside the tensor, out of sight of parameters() and buffers().
-OUT_OF_MEMORY = (
-    "out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "Cannot allocate memory",
-    "could not create a primitive",  # oneDNN's words where it finds no memory for its code
-)  # fmt: skip
 STATE = ("quant_state", "state2", "CB", "SCB", "absmax", "offset", "code")
 
 
@@ -55,15 +49,6 @@ def _parts(tensor: Any) -> Iterator[torch.Tensor]:
             yield from _parts(state)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed, on a GPU or a CPU: torch has a class for the former only."""
-    said = str(error)
-    return isinstance(error, MemoryError) or (
-        # torch.OutOfMemoryError is a RuntimeError, and says so in words too.
-        isinstance(error, RuntimeError) and any(words in said for words in OUT_OF_MEMORY)
-    )
-
-
 def free_bytes(model: Any) -> int | None:
     """Bytes that are free on the device with the model's first weights; of a machine without a GPU, in its memory."""
     import torch
@@ -84,11 +69,3 @@ def free_ram() -> int | None:
     except OSError:
         pass
     return None
-
-
-def free() -> None:
-    """Give memory that nothing holds any more back to the device."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

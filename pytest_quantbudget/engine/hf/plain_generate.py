@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from pytest_quantbudget.engine.base import Decoded, Ends
 from pytest_quantbudget.engine.hf import logits
-from pytest_quantbudget.engine.hf.decoding import Decoded, Ends
 from pytest_quantbudget.engine.hf.speed import greedy
 
 

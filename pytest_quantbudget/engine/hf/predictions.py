@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from pytest_quantbudget.engine.base import NotFinite
 from pytest_quantbudget.engine.hf import ragged_cache
 from pytest_quantbudget.engine.hf.decoding import BLOCK_LOGITS, BLOCK_TOKENS
-from pytest_quantbudget.engine.hf.logits import NotFinite
 
 
 class Predictor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from pytest_quantbudget.engine.hf import memory
+from pytest_quantbudget.engine.out_of_memory import is_out_of_memory
 
 GROWTH = 64  # slots by which a layer's memory grows
 TRIAL = 20  # tokens with which it is found out whether a model can be run like this
@@ -199,7 +199,7 @@ def unfit(model: Any, longest: int) -> str | None:
         rows.keep([1, 0])
         found = rows.feed([ids[1][11:], ids[0][8:]])
     except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        if memory.is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return f"it fails: {str(error)[:100]}"
     for row, line in enumerate([ids[1], ids[0]]):

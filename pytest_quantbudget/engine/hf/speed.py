@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, GpuMemory
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.engine.base import check_positions
 from pytest_quantbudget.engine.hf import memory
 from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_weights
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
-from pytest_quantbudget.engine.machine.memory_phases import Ledger
+from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.engine.machine.throttle import Watch
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
 
     Raises ValueError where the model has fewer positions than the workload needs.
     """
-    check_positions(model, workload.prompt_tokens + workload.new_tokens, "the workload")
+    check_positions(positions(model), workload.prompt_tokens + workload.new_tokens, "the workload")
     ids = random_prompts(model, workload)
     on_gpu = is_cuda(ids)
     if on_gpu:
@@ -72,13 +73,13 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
         torch.cuda.empty_cache()
     gpus = gpus or Gpus()
     read = step_weights(model, weights or memory.weight_bytes(model))
-    ledger, looks, watch = Ledger(gpus, on_gpu=on_gpu), Looks(gpus), Watch()
+    phases, looks, watch = MemoryByPhase(gpus, on_gpu=on_gpu), Looks(gpus), Watch(gpus.cards)
     with Sampler(gpus.cards if on_gpu else []) as sampler:
-        first = _run(model, ids, workload, ledger, sampler)
+        first = _run(model, ids, workload, phases, sampler)
     warmups: list[Timing] = [first]
     repeats: list[Timing] = []
     while len(repeats) < workload.repeats:
-        timing = _run(model, ids, workload, ledger)
+        timing = _run(model, ids, workload, phases)
         watch.look()
         looks.look()
         steady = abs(timing.seconds / warmups[-1].seconds - 1) <= STEADY
@@ -100,7 +101,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
         warmup_s=tuple(timing.seconds for timing in warmups),
         gpu_ttft_s=tuple(t.gpu_ttft_s for t in repeats if t.gpu_ttft_s is not None),
         gpu_decode_s=tuple(t.gpu_decode_s for t in repeats if t.gpu_decode_s is not None),
-        memory=ledger.phases(),
+        memory=phases.phases(),
         occupants=looks.occupants,
         busy_before=gpus.busy_before,
         clocks=looks.clocks,
@@ -113,11 +114,10 @@ def is_cuda(ids: torch.Tensor) -> bool:
     return ids.device.type == "cuda"
 
 
-def check_positions(model: Any, tokens: int, what: str) -> None:
-    """Raise ValueError where `tokens` do not fit into the positions that the model was trained with."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(positions, int) and tokens > positions:
-        raise ValueError(f"{what} needs {tokens} tokens and the model has {positions} positions")
+def positions(model: Any) -> int | None:
+    """The longest sequence that the model was trained with, in tokens; None where its configuration does not say."""
+    found = getattr(model.config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
@@ -160,7 +160,9 @@ class _Clock:
         return wall, float(self.events[start].elapsed_time(self.events[start + 1])) / 1000  # milliseconds
 
 
-def _run(model: Any, ids: torch.Tensor, workload: Workload, ledger: Ledger, sampler: Sampler | None = None) -> Timing:
+def _run(
+    model: Any, ids: torch.Tensor, workload: Workload, phases: MemoryByPhase, sampler: Sampler | None = None
+) -> Timing:
     """Time one run; with a sampler also ask NVML about its memory, and look at its cache.
 
     When the first token is known, the GPU waits and neither span runs: peaks are read and set back there.
@@ -175,13 +177,13 @@ def _run(model: Any, ids: torch.Tensor, workload: Workload, ledger: Ledger, samp
     def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if len(clock.marks) == 1:
             clock.mark()
-            prefill.extend(ledger.note(PREFILL, sampler))
+            prefill.extend(phases.note(PREFILL, sampler))
             clock.mark()
         elif tokens.shape[1] == last:
             clock.mark()
         return torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
 
-    ledger.begin()
+    phases.begin()
     clock.mark()
     with torch.inference_mode():
         said = model.generate(
@@ -190,7 +192,7 @@ def _run(model: Any, ids: torch.Tensor, workload: Workload, ledger: Ledger, samp
             generation_config=greedy(model, workload.new_tokens, **lengths),
             stopping_criteria=StoppingCriteriaList([mark]),
         )
-    decode = ledger.note(DECODE, sampler)
+    decode = phases.note(DECODE, sampler)
     (ttft, gpu_ttft), (decoding, gpu_decoding) = clock.seconds(0), clock.seconds(2)
     pairs = list(zip(prefill, decode, strict=True))
     return Timing(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.gpu_usage import BUSY, Clocks, Occupant
-from pytest_quantbudget.engine.machine.nvml import Card, Processes, told
+from pytest_quantbudget.engine.machine.nvml import Card, Processes, visible_cards
 
 PERIOD_S = 0.05  # between two samples of the memory in use
 PATIENCE_S = 2.0  # NVML averages utilisation over up to a second: that of a process that has just ended fades
@@ -38,13 +38,9 @@ class Gpus:
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ, proc: Path = PROC) -> None:
-        listed = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        uuids = listed if all(name.startswith(("GPU-", "MIG-")) for name in listed) else []
-        if uuids:
-            told("nvmlInit")  # open until the process ends, so that a look takes no time
         self.proc = proc
         self.pids = own_pids(proc)
-        self.cards = [Card(uuid, told("nvmlDeviceGetHandleByUUID", uuid)) for uuid in uuids]
+        self.cards = visible_cards(environ)
         self.known = [Known(card.processes(), card.used()) for card in self.cards]
         self.busy_before = self._busy()
 

@@ -8,7 +8,7 @@ from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory, larger, su
 from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 
 
-class Ledger:
+class MemoryByPhase:
     """Keeps the largest figures of each phase, by GPU. Without `on_gpu` there is nothing to keep."""
 
     def __init__(self, gpus: Gpus, *, on_gpu: bool) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from pytest_quantbudget.engine.machine.nvml import Card
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons that mean less than the GPU can do (NVML API reference,
 # "NvmlClocksEventReasons"). Not among them: the power limit, at which a GPU runs under full load, and the hardware
@@ -21,24 +21,23 @@ class Watch:
     What cannot be read slows nothing down. `root` is where `/proc` and `/sys` are.
     """
 
-    def __init__(self, environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> None:
+    def __init__(self, cards: Sequence[Card], root: Path = ROOT) -> None:
         self.root = root
-        listed = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        self.gpus = _handles([name for name in listed if name.startswith("GPU-")])
+        self.cards = cards
         self.seen: dict[str, None] = {}
-        self.hot = [_thermal_ns(gpu) for gpu in self.gpus]
+        self.hot = [card.thermal_ns() for card in cards]
         self.cores, self.periods = self._cores(), self._periods()
 
     def look(self) -> None:
         """Note what slows a GPU down at this moment."""
-        for gpu in self.gpus:
-            reasons = _reasons(gpu)
+        for card in self.cards:
+            reasons = card.slowdowns()
             self.seen.update({f"GPU {name}": None for bit, name in SLOWDOWNS.items() if reasons & bit})
 
     def words(self) -> tuple[str, ...]:
         """What slowed the machine down since this was made."""
         told = list(self.seen)
-        hot = max((_thermal_ns(gpu) - ns for gpu, ns in zip(self.gpus, self.hot, strict=True)), default=0)
+        hot = max((card.thermal_ns() - ns for card, ns in zip(self.cards, self.hot, strict=True)), default=0)
         if hot > 0:
             told.append(f"GPU below its clocks for heat ({hot / 1e9:.2g} s)")
         events = max((count - self.cores.get(path, count) for path, count in self._cores().items()), default=0)
@@ -88,35 +87,3 @@ def _text(path: Path) -> str:
         return path.read_text()
     except (OSError, ValueError):
         return ""
-
-
-def _handles(uuids: list[str]) -> list[Any]:
-    """NVML's handles of the GPUs; NVML stays open until the process ends, so that a look takes no time."""
-    if not uuids:
-        return []
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
-    except pynvml.NVMLError:
-        return []
-
-
-def _reasons(gpu: Any) -> int:
-    import pynvml
-
-    try:
-        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
-    except pynvml.NVMLError:
-        return 0
-
-
-def _thermal_ns(gpu: Any) -> int:
-    """How long heat has kept the GPU below its clocks since the driver was loaded; 0 where it does not count that."""
-    import pynvml
-
-    try:
-        return int(pynvml.nvmlDeviceGetViolationStatus(gpu, pynvml.NVML_PERF_POLICY_THERMAL).violationTime)
-    except pynvml.NVMLError:
-        return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import difflib
 import hashlib
 import itertools
@@ -12,7 +11,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,14 @@ import lm_eval
 import lm_eval.tasks
 import lm_eval.utils
 from jinja2.sandbox import SandboxedEnvironment
-from lm_eval.models.huggingface import HFLM
-from transformers import LogitsProcessorList
 
 from pytest_quantbudget.core import problems
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.request import NO_TRUST, Task, Trust
-from pytest_quantbudget.engine.hf import logits, memory
+from pytest_quantbudget.engine.base import Engine, NotFinite
+from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.tasks import harness_file
+from pytest_quantbudget.tasks.prompts import uses_chat_template
 
 BATCH = 16  # requests at once where the budget is silent
 PREFERRED = ("exact_match", "acc")  # of several figures that are right or wrong a question
@@ -36,98 +35,58 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]  # outcomes by task, as `sim
 
 
 def run(
-    model: Any,
-    tokenizer: Any,
-    task: Task,
-    trust: Trust = NO_TRUST,
-    source: str | None = None,
-    shrunk: Callable[[int, int], None] | None = None,
+    engine: Engine, task: Task, batching: Batching, trust: Trust = NO_TRUST, source: str | None = None
 ) -> TaskResult:
     """Let the library ask a loaded model the questions of a task.
 
-    `source` is the state of its files that was found before (`harnessfile.state`); `shrunk` is told when memory ran
-    out with so many requests at once, and to how many they were halved. Raises ValueError for a task that does not
-    exist, cannot be read, wants to run code that `trust` does not allow, or has no figure that is right or wrong a
-    question; logits.NotFinite where the model's logits break down.
+    `source` is the state of its files that was found before (`harness_file.state`); `batching` is about requests.
+    Raises ValueError for a task that does not exist, cannot be read, wants to run code that `trust` does not allow, or
+    has no figure that is right or wrong a question; NotFinite where the model's logits break down; NotOffered.
     """
     began = time.perf_counter()
     tasks = _load(task, trust, source)
-    told = _evaluate(_Model, model, tokenizer, task, tasks, trust, shrunk)
-    metric, filtering = _choose(task, told)
+    evaluated = _evaluate(engine, task, tasks, trust, batching)
+    metric, filtering = _choose(task, evaluated)
     answers: list[Answer] = []
     before = 0
     for name, each in tasks.items():
-        samples = [s for s in told["samples"].get(name, ()) if s["filter"] == filtering]
+        samples = [s for s in evaluated["samples"].get(name, ()) if s["filter"] == filtering]
         answers += [_answer(each, sample, metric, before) for sample in samples]
         before += len(each.eval_docs)
     return TaskResult(task, tuple(answers), time.perf_counter() - began, metric=f"{metric},{filtering}")
 
 
-class _Model(HFLM):  # type: ignore[misc]  # the library has no types
-    """The library's own model, which besides notes whether its logits are numbers while it writes."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.watch = logits.Watch()
-
-    def _model_generate(self, *args: Any, **more: Any) -> Any:
-        return super()._model_generate(*args, logits_processor=LogitsProcessorList([self.watch]), **more)
-
-
 def _evaluate(
-    wrap: Callable[..., Any],
-    model: Any,
-    tokenizer: Any,
-    task: Task,
-    tasks: Mapping[str, Any],
-    trust: Trust,
-    shrunk: Callable[[int, int], None] | None,
+    engine: Engine, task: Task, tasks: Mapping[str, Any], trust: Trust, batching: Batching
 ) -> Mapping[str, Any]:
-    """What `simple_evaluate` returns; the requests at once are halved where memory runs out."""
-    chats = _chats(tokenizer, task)
+    """What `simple_evaluate` returns."""
+    chats = uses_chat_template(engine.tokenizer, task)
     drawn = _drawn(task, tasks)
-    size = task.batch_size or BATCH
-    while True:
-        # A copy, because the library sets the padding token.
-        lm = wrap(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),
-            batch_size=size,
-            enable_thinking=task.enable_thinking,
-            think_end_token="</think>" if task.enable_thinking else None,  # which the library then wants to know
+    batching.size = batching.size or BATCH
+
+    def evaluate() -> Mapping[str, Any]:
+        model = engine.harness_model(task, batching.size)
+        evaluated: Mapping[str, Any] = lm_eval.simple_evaluate(
+            model,
+            tasks=[each for name, each in tasks.items() if drawn is None or drawn[name]],
+            num_fewshot=task.shots,
+            limit=task.limit,
+            samples=drawn,
+            system_instruction=task.system_prompt,
+            apply_chat_template=chats,
+            fewshot_as_multiturn=chats,
+            task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+            confirm_run_unsafe_code=trust.remote_code,
         )
-        try:
-            told: Mapping[str, Any] = lm_eval.simple_evaluate(
-                lm,
-                tasks=[each for name, each in tasks.items() if drawn is None or drawn[name]],
-                num_fewshot=task.shots,
-                limit=task.limit,
-                samples=drawn,
-                system_instruction=task.system_prompt,
-                apply_chat_template=chats,
-                fewshot_as_multiturn=chats,
-                task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
-                bootstrap_iters=0,
-                log_samples=True,
-                confirm_run_unsafe_code=trust.remote_code,
-            )
-        except Exception as error:
-            if size == 1 or not memory.is_out_of_memory(error):
-                raise
-        else:
-            lm.watch.check(task.phase)
-            return told
-        memory.free()
-        if shrunk is not None:
-            shrunk(size, size // 2)
-        size //= 2
+        model.check_logits(task.phase)
+        return evaluated
 
-
-def _chats(tokenizer: Any, task: Task) -> bool:
-    has_one = getattr(tokenizer, "chat_template", None) is not None
-    if task.chat_template and not has_one:
-        raise ValueError(f"task {task.name} asks for a chat template, and the model's tokenizer has none")
-    return has_one if task.chat_template is None else task.chat_template
+    while True:
+        evaluated = batching.attempt(evaluate, lambda: batching.size)
+        if evaluated is not None:
+            return evaluated
 
 
 def _drawn(task: Task, tasks: Mapping[str, Any]) -> dict[str, list[int]] | None:
@@ -231,19 +190,19 @@ def _named(name: str) -> tuple[Any, str, Path]:
     return manager, name, root
 
 
-def _choose(task: Task, told: Mapping[str, Any]) -> tuple[str, str]:
+def _choose(task: Task, evaluated: Mapping[str, Any]) -> tuple[str, str]:
     """The figure and the filter that count: those asked for, else the first that are right or wrong a question.
 
     Raises ValueError where there are none, naming what there is.
     """
-    samples: Samples = told["samples"]
+    samples: Samples = evaluated["samples"]
     known: dict[tuple[str, str], bool] = {}
     for sample in itertools.chain(*samples.values()):
         for metric in sample["metrics"]:
             key = metric, sample["filter"]
             known[key] = known.get(key, True) and _is_binary(sample[metric])
     for key, binary in known.items():
-        known[key] = binary and all(_is_mean(told, name, *key) for name in samples)
+        known[key] = binary and all(_is_mean(evaluated, name, *key) for name in samples)
     names = ", ".join(f"{metric},{filtering}" for metric, filtering in known)
     if task.metric is not None:
         wanted, _, filtering = task.metric.partition(",")
@@ -268,13 +227,15 @@ def _is_binary(value: Any) -> bool:
         return False
 
 
-def _is_mean(told: Mapping[str, Any], name: str, metric: str, filtering: str) -> bool:
+def _is_mean(evaluated: Mapping[str, Any], name: str, metric: str, filtering: str) -> bool:
     """Whether the library's own figure is the share of ones, and more of it is better."""
-    values = [float(s[metric]) for s in told["samples"][name] if s["filter"] == filtering and metric in s["metrics"]]
-    own = told["results"][name].get(f"{metric},{filtering}")
-    if not values or not isinstance(own, int | float) or told["higher_is_better"].get(name, {}).get(metric) is False:
+    samples = evaluated["samples"][name]
+    values = [float(s[metric]) for s in samples if s["filter"] == filtering and metric in s["metrics"]]
+    own = evaluated["results"][name].get(f"{metric},{filtering}")
+    lower = evaluated["higher_is_better"].get(name, {}).get(metric) is False
+    if not values or not isinstance(own, int | float) or lower:
         return False
-    return len(values) == _asked(told["samples"][name]) and math.isclose(sum(values) / len(values), own, abs_tol=1e-9)
+    return len(values) == _asked(samples) and math.isclose(sum(values) / len(values), own, abs_tol=1e-9)
 
 
 def _asked(samples: Sequence[Mapping[str, Any]]) -> int:
@@ -296,7 +257,7 @@ def _chosen(each: Any, sample: Mapping[str, Any]) -> tuple[str, str]:
     """The likeliest option and its number, or whether the target was the likeliest text."""
     weights = [float(response[0][0]) for response in sample["resps"]]
     if any(math.isnan(weight) for weight in weights):
-        raise logits.NotFinite(f"logits became NaN or infinite while answering {each.task_name}")
+        raise NotFinite(f"logits became NaN or infinite while answering {each.task_name}")
     if each.OUTPUT_TYPE == "loglikelihood":
         greedy = str(bool(sample["resps"][0][0][1])).lower()
         return greedy, greedy

@@ -13,47 +13,38 @@ example weighs windows.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.measurement import Perplexity
 from pytest_quantbudget.core.request import Text
-from pytest_quantbudget.engine.hf.logits import NotFinite
-from pytest_quantbudget.engine.hf.predictions import Predictor
-from pytest_quantbudget.engine.hf.speed import check_positions
+from pytest_quantbudget.engine.base import Engine, NotFinite
 
 MAX_BYTES = 200_000_000  # of the file
 
 
-def measure(model: Any, tokenizer: Any, text: Text, state: str | None = None) -> Perplexity:
-    """The perplexity of a text file under a model: log-softmax in float32, summed in float64, in nats.
+def measure(engine: Engine, text: Text, state: str | None = None) -> Perplexity:
+    """The perplexity of a text file under a model: log-probabilities as `Engine.score` gives them, in nats.
 
-    `state` is the file's hash (`sources.file_hash`), where it has to be what it was. Raises OSError and ValueError for
+    `state` is the file's hash (`files.file_hash`), where it has to be what it was. Raises OSError and ValueError for
     a file that cannot be read, is too large, is not UTF-8, has changed, or makes fewer than 2 tokens; ValueError where
-    the window is longer than the model's positions; logits.NotFinite where its logits break down.
+    the window is longer than the model's positions; NotFinite where its logits break down; NotOffered.
     """
-    check_positions(model, text.window, "the window of perplexity")
+    engine.check_positions(text.window, "the window of perplexity")
     name = Path(text.file).name
-    ids = tokenizer(read(Path(text.file), state), verbose=False)["input_ids"]
+    ids = engine.tokenizer(read_text(Path(text.file), state), verbose=False)["input_ids"]
     if len(ids) < 2:
-        raise ValueError(f"{name} makes {len(ids)} tokens, and a perplexity wants at least 2")
-    predictor = Predictor(model, min(text.window, len(ids)))
-    nlls, sizes = [], []
-    for begin, first, end in windows(len(ids), text.window, text.stride):
-        nlls.append(0.0)
-        sizes.append(end - first)
-        for at, logits in predictor.blocks(ids[begin:end], first - begin):
-            wanted = torch.tensor(ids[begin + at : begin + at + len(logits)], device=logits.device)[:, None]
-            told = logits.float().log_softmax(-1).gather(-1, wanted)
-            nlls[-1] -= float(told.double().sum())
+        raise ValueError(f"{name} makes {len(ids)} tokens; a perplexity needs at least 2")
+    spans = list(windows(len(ids), text.window, text.stride))
+    scores = engine.score([(ids[begin:end], first - begin) for begin, first, end in spans])
+    nlls = tuple(-math.fsum(logprobs) for logprobs in scores)
     nll = sum(nlls)
-    if not nll < float("inf"):
+    if not nll < math.inf:
         raise NotFinite(f"a token of {name} has the probability 0")
-    return Perplexity(text, nll, sum(sizes), each_tokens=tuple(sizes), each_nll=tuple(nlls))
+    sizes = tuple(end - first for _, first, end in spans)
+    return Perplexity(text, nll, sum(sizes), each_tokens=sizes, each_nll=nlls)
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -67,7 +58,7 @@ def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, i
             return
 
 
-def read(path: Path, state: str | None = None) -> str:
+def read_text(path: Path, state: str | None = None) -> str:
     """A file's text, its line ends as they are, a byte-order mark left out. Raises OSError and ValueError."""
     try:
         data = files.read(path, MAX_BYTES)

@@ -25,8 +25,7 @@ from pytest_quantbudget.core import files
 from pytest_quantbudget.core.answers import Answer, Divergence
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.engine import logits_file
-from pytest_quantbudget.engine.hf.logits import NotFinite
-from pytest_quantbudget.engine.hf.predictions import Predictor
+from pytest_quantbudget.engine.base import Engine, NotFinite
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 
 TOKENS = 1024  # of the baseline's answers
@@ -57,30 +56,30 @@ def sample(tokenizer: Any, task: Task, asked: Sequence[Asked], answers: Sequence
     return found
 
 
-def keep(model: Any, pairs: Sample, path: Path) -> None:
+def keep(engine: Engine, pairs: Sample, path: Path) -> None:
     """Write a baseline's logits for its own answers, and the ids they belong to, to a file that appears as a whole.
 
-    The sample is cut where the logits would take more than reference.MAX_BYTES. Raises NotFinite where logits break
-    down, OSError where the file cannot be written.
+    The sample is cut where the logits would take more than logits_file.MAX_BYTES. Raises NotFinite where logits break
+    down, OSError where the file cannot be written, NotOffered.
     """
-    predictor = Predictor(model, max(len(prompt) + len(answer) for prompt, answer in pairs))
     wanted = sum(len(answer) for _, answer in pairs)
     kept: torch.Tensor | None = None
-    done, used = 0, []
-    for prompt, answer in pairs:
-        if kept is not None and done == len(kept):
+    done = 0
+    for _, block in engine.logits(_sequences(pairs)):
+        if kept is None:
+            room = logits_file.MAX_BYTES // (block.shape[1] * block.element_size())
+            kept = torch.empty((min(wanted, room), block.shape[1]), dtype=block.dtype)
+        part = block[: len(kept) - done]
+        kept[done : done + len(part)] = part.cpu()
+        done += len(part)
+        if done == len(kept):
             break
-        before = done
-        for _, logits in predictor.blocks([*prompt, *answer], len(prompt)):
-            if kept is None:
-                room = logits_file.MAX_BYTES // (logits.shape[1] * logits.element_size())
-                kept = torch.empty((min(wanted, room), logits.shape[1]), dtype=logits.dtype)
-            part = logits[: len(kept) - done]
-            kept[done : done + len(part)] = part.cpu()
-            done += len(part)
-        used.append((prompt, answer[: done - before]))
     assert kept is not None
-    _write(path, kept, used)
+    _write(path, kept, _first(pairs, done))
+
+
+def _sequences(pairs: Sample) -> list[tuple[list[int], int]]:
+    return [([*prompt, *answer], len(prompt)) for prompt, answer in pairs]
 
 
 def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
@@ -98,41 +97,42 @@ def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
         raise OSError(f"the baseline's logits cannot be written: {error}") from error
 
 
-def compare(model: Any, pairs: Sample, path: Path) -> Divergence:
+def compare(engine: Engine, pairs: Sample, path: Path) -> Divergence:
     """What a method predicts for the baseline's answers, against the baseline's logits in a file, in float64.
 
-    Raises OSError and reference.Unusable where the file is not there, is damaged, or holds the logits of other tokens;
-    ValueError where the vocabularies differ in size; NotFinite where logits break down.
+    Raises OSError and logits_file.Unusable where the file is not there, is damaged, or holds the logits of other
+    tokens; ValueError where the vocabularies differ in size; NotFinite where logits break down; NotOffered.
     """
-    theirs = _read(path, pairs)
-    predictor = Predictor(model, max(len(prompt) + len(answer) for prompt, answer in pairs))
-    told: list[torch.Tensor] = []
-    same, sizes = [], []
+    theirs = _load_logits(path, pairs)
+    held = _first(pairs, len(theirs))
+    values: list[torch.Tensor] = []
+    same = [0] * len(held)
     done = 0
-    for prompt, answer in pairs:
-        ids = [*prompt, *answer][: len(prompt) + len(theirs) - done]
-        if len(ids) == len(prompt):
-            break
-        same.append(0)
-        sizes.append(len(ids) - len(prompt))
-        for _, logits in predictor.blocks(ids, len(prompt)):
-            if logits.shape[1] != theirs.shape[1]:
-                raise ValueError(f"the vocabulary holds {logits.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
-            rows = max(1, BLOCK // logits.shape[1])
-            for at in range(0, len(logits), rows):
-                part = logits[at : at + rows]
-                base = theirs[done : done + len(part)].to(logits.device)
-                told.append(divergences(base, part).cpu())
-                same[-1] += int((base.argmax(-1) == part.argmax(-1)).sum())
-                done += len(part)
-    values = torch.cat(told)
-    if not bool(values.isfinite().all()):
+    for index, block in engine.logits(_sequences(held)):
+        if block.shape[1] != theirs.shape[1]:
+            raise ValueError(f"the vocabulary holds {block.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
+        rows = max(1, BLOCK // block.shape[1])
+        for at in range(0, len(block), rows):
+            part = block[at : at + rows]
+            base = theirs[done : done + len(part)].to(block.device)
+            values.append(divergences(base, part).cpu())
+            same[index] += int((base.argmax(-1) == part.argmax(-1)).sum())
+            done += len(part)
+    every = torch.cat(values)
+    if not bool(every.isfinite().all()):
         raise NotFinite("the divergence is infinite: a token that the baseline may choose has the probability 0")
-    p99 = float(values.quantile(0.99))
-    sums = [float(part.sum()) for part in values.split(sizes)]
-    most = float(values.max())
+    sizes = [len(answer) for _, answer in held]
+    sums = tuple(float(part.sum()) for part in every.split(sizes))
     return Divergence(
-        len(values), sum(same), float(values.mean()), most, p99, path.stem, tuple(sizes), tuple(same), tuple(sums)
+        len(every),
+        sum(same),
+        float(every.mean()),
+        float(every.max()),
+        float(every.quantile(0.99)),
+        path.stem,
+        tuple(sizes),
+        tuple(same),
+        sums,
     )
 
 
@@ -144,7 +144,7 @@ def divergences(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     return terms.sum(-1).clamp(min=0)  # below 0 only by rounding
 
 
-def _read(path: Path, pairs: Sample) -> torch.Tensor:
+def _load_logits(path: Path, pairs: Sample) -> torch.Tensor:
     """The logits in a file, of shape (tokens, vocabulary), once it is clear that they are those of this sample."""
     ids = logits_file.check(path)
     try:
@@ -154,15 +154,16 @@ def _read(path: Path, pairs: Sample) -> torch.Tensor:
         raise logits_file.Unusable(f"it cannot be read: {error}") from None
     if logits.dim() != 2 or not len(logits) or not logits.is_floating_point():
         raise logits_file.Unusable(f"it holds {logits.dtype} of shape {tuple(logits.shape)}")
-    if ids != _first(pairs, len(logits)):
+    if ids != [list(pair) for pair in _first(pairs, len(logits))]:
         raise logits_file.Unusable("it holds the logits of other tokens")
     return logits
 
 
-def _first(pairs: Sample, tokens: int) -> list[list[list[int]]]:
-    found = []
+def _first(pairs: Sample, tokens: int) -> Sample:
+    """The pairs that hold the first so many tokens of answers; the last answer is cut there."""
+    found: Sample = []
     for prompt, answer in pairs:
         if tokens > 0:
-            found.append([prompt, answer[:tokens]])
+            found.append((prompt, answer[:tokens]))
         tokens -= len(answer)
     return found

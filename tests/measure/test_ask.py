@@ -10,24 +10,27 @@ import pytest
 from pytest_quantbudget.core.answers import INVALID, TaskResult
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
-from pytest_quantbudget.engine.hf import ask, load, ragged_cache, speed
+from pytest_quantbudget.engine.hf import load, ragged_cache, speed
+from pytest_quantbudget.engine.hf.engine import Transformers
+from pytest_quantbudget.measure import ask
+from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.tasks import prompts, questions
 
 TASK = Task("wordmath", 40, 0, 3, str(BUILTIN_DIR / "questions.jsonl"), 96, 16, "strict")
 
 
 @pytest.fixture(scope="module")
-def loaded() -> load.Loaded:
+def loaded() -> Transformers:
     """The built-in model in fp32, in this process."""
-    return load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
+    return Transformers(load.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None))
 
 
-def answered(loaded: load.Loaded, task: Task) -> TaskResult:
+def answered(engine: Transformers, task: Task) -> TaskResult:
     """All answers to a task."""
-    return ask.run(loaded.model, loaded.tokenizer, task, prompts.sample(task))
+    return ask.run(engine, task, prompts.sample(task), KeptAnswers(task))[0]
 
 
-def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: load.Loaded) -> None:
+def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: Transformers) -> None:
     import torch
 
     result = answered(loaded, TASK)
@@ -43,7 +46,7 @@ def test_batched_answers_equal_those_of_plain_generate_one_by_one(loaded: load.L
     assert [a.question for a in result.answers] == [each.question.index for each in prompts.sample(TASK)]
 
 
-def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: load.Loaded) -> None:
+def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: Transformers) -> None:
     result = answered(loaded, replace(TASK, max_new_tokens=4))
     assert result.cut_off == len(result.answers) == 40
     assert result.absent == 40
@@ -52,7 +55,7 @@ def test_answers_that_are_cut_off_or_absent_are_counted_apart(loaded: load.Loade
     assert result.accuracy == 0
 
 
-def test_worked_examples_stand_in_front_and_are_never_asked(loaded: load.Loaded) -> None:
+def test_worked_examples_stand_in_front_and_are_never_asked(loaded: Transformers) -> None:
     task = replace(TASK, questions=3, shots=2, fewshot="fixed")
     asked = prompts.sample(task)
     text = prompts.Prompter(loaded.tokenizer, task).text(asked[0])
@@ -63,7 +66,7 @@ def test_worked_examples_stand_in_front_and_are_never_asked(loaded: load.Loaded)
 
 
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
-    loaded: load.Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -76,31 +79,22 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
         return feed(self, tokens, **more)
 
     monkeypatch.setattr(ragged_cache.Rows, "feed", short)
-    notes: list[tuple[int, int]] = []
-
-    class Noting(ask.Nowhere):
-        def shrunk(self, asked: int, held: int) -> None:
-            notes.append((asked, held))
-
-    result = ask.run(loaded.model, loaded.tokenizer, TASK, prompts.sample(TASK), Noting())
-    assert notes == [(16, 8), (8, 4)]
+    result, notes = ask.run(loaded, TASK, prompts.sample(TASK), KeptAnswers(TASK))
+    assert notes == ["out of memory with 16 questions of wordmath at once; 4 were answered at once"]
     assert [a.text for a in result.answers] == [a.text for a in whole.answers]
 
 
 def test_a_model_that_the_fast_way_would_misread_is_answered_by_generate_and_that_is_told(
-    loaded: load.Loaded, monkeypatch: pytest.MonkeyPatch
+    loaded: Transformers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = answered(loaded, TASK)
     monkeypatch.setattr(loaded.model.config, "sliding_window", 64)
     monkeypatch.setattr(loaded.model.config, "use_sliding_window", True)
-    why: list[str] = []
-
-    class Noting(ask.Nowhere):
-        def slow(self, reason: str) -> None:
-            why.append(reason)
-
-    slow = ask.run(loaded.model, loaded.tokenizer, TASK, prompts.sample(TASK), Noting(), fast)
-    assert why == ["its layers are full_attention, with a window of 64"]
+    slow, notes = ask.run(loaded, TASK, prompts.sample(TASK), KeptAnswers(TASK), fast)
+    assert notes == [
+        "answers to wordmath come from transformers' generate, and without drafts: "
+        "its layers are full_attention, with a window of 64"
+    ]
     assert slow.agreement is None
     assert [a.text for a in slow.answers] == [a.text for a in fast.answers]
     assert [a.ids for a in slow.answers] == [a.ids for a in fast.answers]
@@ -135,7 +129,7 @@ def test_the_real_test_set_is_read_and_drawn_from(gsm8k: Path) -> None:
     assert len(shots) == 5
 
 
-def test_a_workload_has_fixed_lengths_whatever_the_model_would_say(loaded: load.Loaded) -> None:
+def test_a_workload_has_fixed_lengths_whatever_the_model_would_say(loaded: Transformers) -> None:
     from pytest_quantbudget.core.request import Workload
 
     workload = Workload(prompt_tokens=12, new_tokens=9, batch_size=3, repeats=2)

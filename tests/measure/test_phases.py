@@ -1,0 +1,99 @@
+"""The phases of a measurement on an engine that runs no model: they use nothing but the engine's verbs."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from simulated import engine as simulated
+from simulated.engine import SAYS, Parrot
+
+from pytest_quantbudget import engine as engines
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.measurement import Measurement, merge
+from pytest_quantbudget.core.verdict import SKIPPED, WITHIN
+from pytest_quantbudget.engine.base import NotOffered
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.judge.needs import request
+from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.measure.job import Job
+from pytest_quantbudget.measure.phases import Phases
+
+BUDGET = """
+model: builtin
+baseline: fp32
+workload: {prompt_tokens: 8, new_tokens: 4, prompt: Hello}
+perplexity: {file: text.txt, window: 8, stride: 4}
+tasks: {math: {file: builtin, questions: 40, max_new_tokens: 64}}
+methods:
+  fp32: {}
+  nf4: {budget: {max_math_drop: 5, max_ppl_ratio: 1.01, max_weights: 50 B, min_tokens_per_s: 1}}
+"""
+
+
+@dataclass
+class Ran:
+    budget: Budget
+    measurements: dict[str, Measurement]
+    messages: list[dict[str, Any]]
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """A budget, its methods measured by the parrot, and the messages that the parent process got."""
+    monkeypatch.setitem(engines.ENGINES, engines.TRANSFORMERS, simulated.__name__)
+    (tmp_path / "text.txt").write_text("To be, or not to be")
+    (tmp_path / "b.yaml").write_text(BUDGET)
+    budget = load_budget(tmp_path / "b.yaml")
+    messages: list[dict[str, Any]] = []
+    measurements = {}
+    for method in budget.methods:
+        sent: list[dict[str, Any]] = []
+        pipe: Any = SimpleNamespace(send_bytes=lambda data, sent=sent: sent.append(json.loads(data)))
+        needed = request(budget, method, budget.method("nf4").limits)
+        Phases(Job(needed, str(tmp_path), str(tmp_path)), pipe, Gpus({})).measure()
+        measurements[method.name] = merge([codec.from_builtins(Measurement, m["part"]) for m in sent if "part" in m])
+        messages += sent
+    return Ran(budget, measurements, messages)
+
+
+def test_figures_come_from_the_engines_verbs_alone(ran: Ran) -> None:
+    own = ran.measurements["nf4"]
+    assert (own.weights, own.load_time_s, own.revision, own.placement) == (50, 0.5, "abc", {"cpu": "all"})
+    assert own.replies == {"Hello": SAYS + "\0"}
+    (task,) = own.tasks
+    assert {(a.text, a.strict, a.tokens, a.cut_off) for a in task.answers} == {(SAYS, "7", len(SAYS), False)}
+    answers = [json.loads(line)["answer"] for line in (BUILTIN_DIR / "questions.jsonl").read_text().splitlines()]
+    right = [answers[a.question].endswith("#### 7") for a in task.answers]
+    assert [a.strict_correct for a in task.answers] == right
+    (text,) = own.perplexities
+    assert text.value == pytest.approx(2)
+    assert text.tokens == len("To be, or not to be") - 1
+    counts = [m["answered"]["done"] for m in ran.messages if "answered" in m]
+    assert counts == 2 * list(range(1, 41))
+    assert Parrot.closed > 0
+
+
+def test_what_the_engine_does_not_offer_is_a_skip_in_its_words_and_costs_nothing_else(
+    ran: Ran,
+) -> None:
+    own = ran.measurements["nf4"]
+    words = "parrot cannot time a workload of fixed lengths"
+    assert [(f.phase, f.kind, f.message, f.fatal) for f in own.failures] == [("workload", "skip", words, False)]
+    method = ran.budget.method("nf4")
+    verdicts = {limit.name: judge(ran.budget, method, limit, ran.measurements) for limit in method.limits}
+    assert verdicts["min_tokens_per_s"].outcome == SKIPPED
+    assert words in verdicts["min_tokens_per_s"].message
+    assert {name for name, verdict in verdicts.items() if verdict.outcome == WITHIN} == {"max_ppl_ratio", "max_weights"}
+
+
+def test_an_unknown_verb_names_the_engine() -> None:
+    with pytest.raises(NotOffered, match="parrot does not give full logits"):
+        next(iter(Parrot().logits([([1, 2], 1)])))
+    with pytest.raises(NotOffered, match="parrot cannot run tasks of lm-evaluation-harness"):
+        Parrot().harness_model(None, 1)  # type: ignore[arg-type]
