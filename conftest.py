@@ -4,7 +4,7 @@
 import multiprocessing.popen_forkserver  # noqa: F401
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,12 @@ import pytest
 import pytest_quantbudget.plugin.measurer
 import pytest_quantbudget.plugin.recorder
 import pytest_quantbudget.plugin.start  # noqa: F401  # all modules, for the same reason: two copies of one would differ
+from pytest_quantbudget.core.budget import Budget
+
+# Coverage is measured in the workers and in the measuring processes that they fork, and not in what is started afresh:
+# tracing the imports of torch and transformers takes longer than the tests.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +54,21 @@ def small(pytester: pytest.Pytester) -> Path:
 
 
 @pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Budget]:
+    """A budget with one limit on nf4, as tests/judged.py has it."""
+    from judged import BUDGET
+
+    from pytest_quantbudget.budget.reader import load_budget
+
+    def load(limit: str) -> Budget:
+        path = tmp_path / "b.yaml"
+        path.write_text(BUDGET.format(limit))
+        return load_budget(path)
+
+    return load
+
+
+@pytest.fixture
 def in_time() -> Iterator[None]:
     """Fails, instead of hanging, a test that waits for a pipe or reads without end."""
 
@@ -62,7 +83,7 @@ def in_time() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The figures of the fault table, where tests of it were run: see tests/test_fault_table.py."""
+    """The figures of the fault table, where tests of it were run: see tests/end_to_end/test_fault_table.py."""
     reports = [report for found in terminalreporter.stats.values() for report in found]
     told = [dict(report.user_properties) for report in reports if getattr(report, "when", "") == "call"]
     rows = [properties["fault"] for properties in told if "fault" in properties]

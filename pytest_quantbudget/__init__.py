@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
     from pytest_quantbudget.core.problems import BudgetError
     from pytest_quantbudget.plugin.fixtures import QuantModel
-    from pytest_quantbudget.plugin.hooks import QuantBudgetWarning
+    from pytest_quantbudget.plugin.stash import QuantBudgetWarning
 
 __all__ = ["BudgetError", "Gpu", "Measurement", "QuantBudgetWarning", "QuantModel"]
 MODULES = {
     "BudgetError": "core.problems",
     "Gpu": "core.gpus",
     "Measurement": "core.measurement",
-    "QuantBudgetWarning": "plugin.hooks",
+    "QuantBudgetWarning": "plugin.stash",
     "QuantModel": "plugin.fixtures",
 }
 

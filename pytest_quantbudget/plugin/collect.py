@@ -16,7 +16,7 @@ from pytest_quantbudget.core.problems import Problem
 from pytest_quantbudget.core.safetext import quoted
 from pytest_quantbudget.core.verdict import SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.plugin.gpus import gpu_mark, gpu_need
-from pytest_quantbudget.plugin.hooks import SESSION
+from pytest_quantbudget.plugin.stash import SESSION
 
 if TYPE_CHECKING:
     from _pytest._code.code import TerminalRepr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import warnings
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantbudget.plugin.hooks import SESSION
+from pytest_quantbudget.plugin.stash import SESSION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,14 +103,12 @@ def _require_room(config: pytest.Config, budget: Budget, method: Method) -> None
 
 
 def _free() -> None:
-    import torch
+    from pytest_quantbudget.engine.out_of_memory import release
 
     # pytest leaves a failed test's frames there, and they hold the model.
     for name in ("last_type", "last_value", "last_traceback", "last_exc"):
         vars(sys).pop(name, None)
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    release()
 
 
 @pytest.fixture

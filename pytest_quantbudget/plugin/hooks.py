@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_quantbudget.plugin.session import Session
+from pytest_quantbudget.plugin.stash import SESSION
 
-SESSION: pytest.StashKey[Session] = pytest.StashKey()
 # The same as in budget/find.py, which is imported only once there is such a file.
 SUFFIXES = (".yaml", ".yml")
 MARKER = (
     "gpu(min_vram=None, min_capability=None, count=1): skip, saying what was missing and what was found, "
     'without such GPUs; min_vram as "16 GiB", min_capability as "8.0".'
 )
-
-
-class QuantBudgetWarning(pytest.PytestWarning):
-    """A limit that its questions cannot decide."""
 
 
 @pytest.hookimpl(tryfirst=True)

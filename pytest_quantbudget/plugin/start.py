@@ -15,9 +15,9 @@ from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.measure import flip_rates
 from pytest_quantbudget.plugin import collect
-from pytest_quantbudget.plugin.hooks import SESSION, QuantBudgetWarning
 from pytest_quantbudget.plugin.options import Options, read
 from pytest_quantbudget.plugin.session import Session
+from pytest_quantbudget.plugin.stash import SESSION, QuantBudgetWarning
 
 if TYPE_CHECKING:
     from pytest_quantbudget.plugin.session import Measurer

@@ -1,81 +1,18 @@
 """Judging hand-made measurements: which side of the limit, and in which words."""
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from judged import CPU, GIB, Load, answers, measured, verdict
 
 from pytest_quantbudget.budget.reader import load_budget
-from pytest_quantbudget.core.answers import INVALID, Agreement, Answer, TaskResult, draft_id
+from pytest_quantbudget.core.answers import INVALID, Answer, TaskResult
 from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.layers import Layers, Receipt
-from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Speed
+from pytest_quantbudget.core.measurement import Failure, Measurement, Speed
 from pytest_quantbudget.core.request import LOAD, WORKLOAD
-from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
+from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN
 from pytest_quantbudget.judge import intervals
-from pytest_quantbudget.judge.verdict import judge
-
-CPU = Device("cpu", None, None, None, None, threads=2)
-H100 = Device("NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, "9.0", "13.0", threads=2)
-GIB = 2**30
-
-BUDGET = """model: m
-baseline: fp16
-workload: {{new_tokens: 101, repeats: 5, batch_size: 2}}
-tasks: {{gsm8k: {{questions: 1000, max_truncated: 100}}}}
-methods:
-  fp16: {{}}
-  nf4: {{budget: {{{}}}}}
-"""
-
-
-@pytest.fixture
-def load(tmp_path: Path) -> Callable[[str], Budget]:
-    """The budget with one limit on nf4."""
-
-    def load(limit: str) -> Budget:
-        path = tmp_path / "b.yaml"
-        path.write_text(BUDGET.format(limit))
-        return load_budget(path)
-
-    return load
-
-
-def answers(*rights: tuple[int, bool]) -> tuple[Answer, ...]:
-    """So many right, so many wrong, and so on; every wrong one found no number."""
-    flat = [right for count, right in rights for _ in range(count)]
-    return tuple(Answer(i, "", "1" if r else INVALID, "1", r, r, not r, 5) for i, r in enumerate(flat))
-
-
-def measured(budget: Budget, method: str, device: Device = H100, **changes: object) -> Measurement:
-    """A complete measurement: 6 GiB of weights, 7 GiB of memory, 50 ms to the first token, 100 tokens/s."""
-    speed = Speed(
-        budget.workload,
-        (0.04, 0.04, 0.05, 0.08, 0.08),
-        (1.0, 1.0, 2.0, 4.0, 4.0),
-        7 * GIB if device is H100 else None,
-        None,
-    )
-    task = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False)), 60.0)
-    record = Measurement(
-        budget.method(method).subject,
-        device=device,
-        load_time_s=2.5,
-        weights=6 * GIB,
-        speeds=(speed,),
-        tasks=(task,),
-    )
-    return replace(record, **changes)  # type: ignore[arg-type]
-
-
-def verdict(budget: Budget, own: Measurement, base: Measurement | None = None) -> Verdict:
-    method = budget.method("nf4")
-    return judge(budget, method, method.limits[0], {"nf4": own, "fp16": base or measured(budget, "fp16")})
-
-
-Load = Callable[[str], Budget]
 
 
 @pytest.mark.parametrize(
@@ -255,51 +192,6 @@ def test_more_confidence_decides_less(load: Load) -> None:
     assert "99.9 % bounds -0.6 to 4.0" in sure.message
 
 
-RECEIPT = Receipt(
-    (
-        Layers("linear", "MarlinLinear", "gptqmodel.marlin", "gptq_marlin", 4, 216, 6_000_000_000),
-        Layers("embedding", "Embedding", "torch.nn", "torch", 16, 1, 1_500_000_000),
-        Layers("linear", "TorchLinear", "gptqmodel.torch", "gptq_torch", 4, 36, 500_000_000),
-        Layers("lm_head", "Linear", "torch.nn", "torch", 16, 1, 0),
-    )
-)
-RAN = "216 MarlinLinear (gptq_marlin, 4 bits), 36 TorchLinear (gptq_torch, 4 bits)"
-
-
-@pytest.mark.parametrize(
-    ("limit", "outcome", "words"),
-    [
-        ("kernel: Marlin*", OVER, f"kernel Marlin*, but what ran is {RAN}"),
-        ("kernel: marlin* | torch*", OVER, f"kernel marlin* | torch*, but what ran is {RAN}"),
-        ("kernel: MarlinLinear|Torch*", WITHIN, f"kernel MarlinLinear|Torch*, ran {RAN}"),
-        ("kernel: '*Linear'", WITHIN, f"kernel *Linear, ran {RAN}"),
-        ("kernel: {'NVIDIA L4*': Marlin*}", SKIPPED, "kernel has no limit for 'NVIDIA H100 80GB HBM3' (only for "
-         f"'NVIDIA L4*'); what ran: {RAN}"),
-        ("kernel: {'NVIDIA H100*': '*'}", WITHIN, f"kernel *, ran {RAN}"),
-        ("min_quantized_fraction: 0.8125", WITHIN, "min_quantized_fraction 0.812, measured 0.812 (6,500,000,000 of "
-         "8,000,000,000 parameters; kept: embedding 1,500,000,000 in 16 bits)"),
-        ("min_quantized_fraction: 0.9", OVER, "min_quantized_fraction 0.9, measured 0.8"),
-    ],
-)  # fmt: skip
-def test_the_receipt_is_judged_by_class_names_and_by_counts(load: Load, limit: str, outcome: str, words: str) -> None:
-    budget = load(limit)
-    found = verdict(budget, measured(budget, "nf4", receipt=RECEIPT))
-    assert found.outcome == outcome
-    assert found.message.startswith(f"nf4: {words}")
-
-
-def test_no_quantized_layer_runs_on_the_kernel_that_was_asked_for(load: Load) -> None:
-    budget = load("kernel: '*'")
-    found = verdict(budget, measured(budget, "nf4", receipt=Receipt(RECEIPT.layers[1::2])))
-    assert (found.outcome, found.message) == (OVER, "nf4: kernel *, but what ran is no quantized linear layer")
-
-
-def test_a_receipt_that_is_missing_says_why(load: Load) -> None:
-    budget = load("kernel: Marlin*")
-    found = verdict(budget, measured(budget, "nf4", failures=(Failure(LOAD, "error", "no weights"),)))
-    assert (found.outcome, found.message) == (FAILED, "nf4: kernel not measured: no weights")
-
-
 def test_a_drop_equal_to_its_limit_is_never_over() -> None:
     over = [b for b in range(1000) if intervals.Paired(1000, b, 0).drop > float(f"{b // 10}.{b % 10}")]
     assert over == []
@@ -400,45 +292,6 @@ def test_answers_to_different_questions_are_not_compared(load: Load) -> None:
     assert "fp16 and nf4 were asked different questions" in found.message
 
 
-def compared(budget: Budget, *, against: str | None = None) -> tuple[Measurement, Measurement]:
-    """Two answers of three tokens each from fp16, and what nf4 thought of them: 1.2 nats less likely, 5 of 6 agreed."""
-    told = tuple(Answer(i, "", "1", "1", True, True, False, 3, (7, 8, i), -0.5) for i in range(2))
-    task = budget.tasks["gsm8k"]
-    before = TaskResult(task, told, 1.0)
-    thought = Agreement(draft_id(before) or "" if against is None else against, 6, 5, -2.2, -1.0)
-    after = TaskResult(task, told, 1.0, agreement=thought)
-    return measured(budget, "fp16", tasks=(before,)), measured(budget, "nf4", tasks=(after,))
-
-
-@pytest.mark.parametrize(
-    ("limit", "outcome", "message"),
-    [
-        ("min_token_agreement: 83", WITHIN, "min_token_agreement 83.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
-        ("min_token_agreement: 84", OVER, "min_token_agreement 84.0 %, measured 83.3 % (5 of 6 tokens of fp16's"),
-        ("max_answer_ppl_ratio: 1.3", WITHIN, "max_answer_ppl_ratio 1.30, measured 1.22 (6 tokens of fp16's answers)"),
-        ("max_answer_ppl_ratio: 1.2", OVER, "max_answer_ppl_ratio 1.20, measured 1.22 (6 tokens of fp16's answers)"),
-    ],
-)
-def test_what_a_method_thinks_of_the_baselines_answers_is_judged(
-    load: Load, limit: str, outcome: str, message: str
-) -> None:
-    budget = load(limit)
-    before, after = compared(budget)
-    found = verdict(budget, after, before)
-    assert found.outcome == outcome
-    assert message in found.message
-    if "ppl" in limit:
-        assert found.measured == pytest.approx(math.exp(0.2))
-
-
-def test_what_was_thought_of_other_answers_decides_nothing(load: Load) -> None:
-    budget = load("min_token_agreement: 1")
-    before, after = compared(budget, against="other")
-    assert verdict(budget, after, before).message.endswith("compared with other answers than fp16's")
-    plain = measured(budget, "nf4", tasks=before.tasks)
-    assert "cannot be fed the baseline's answers" in verdict(budget, plain, before).message
-
-
 def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> None:
     budget = load("max_gsm8k_drop: 58")
     found = verdict(budget, measured(budget, "nf4"))
@@ -447,21 +300,3 @@ def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> Non
         "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
     )
     assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
-
-
-def test_agreement_on_a_growing_tasks_answers_is_bounded_as_widely_as_its_look(load: Load) -> None:
-    budget = load("min_token_agreement: 84")
-    before, after = compared(budget)
-    (told,) = after.tasks
-    assert told.agreement is not None
-    parts = replace(told.agreement, each_tokens=(3, 3), each_agreed=(3, 2), each_lost=(0.2, 1.0))
-    task = replace(budget.tasks["gsm8k"], start=10)
-    budget = replace(budget, tasks={"gsm8k": task})
-    levels = []
-    for planned in (2, 1000):
-        grown = replace(told, task=task, agreement=parts, planned=planned)
-        base = replace(before, tasks=(replace(before.tasks[0], task=task),))
-        levels.append(verdict(budget, replace(after, tasks=(grown,)), base).confidence)
-    assert levels[0] is not None
-    assert levels[1] is not None
-    assert levels[0] < levels[1]
