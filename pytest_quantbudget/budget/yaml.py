@@ -1,14 +1,15 @@
-"""YAML with line numbers: safe values, duplicate keys refused, `extends` merged, every node knowing where it stands.
+"""Reads YAML with the file and line of every value, refuses duplicate keys, and merges the files that `extends` names.
 
-PyYAML's safe constructor drops positions and lets a later duplicate key win in silence; both would let a budget mean
-something else than its author reads. Values are those of `yaml.safe_load`.
+`yaml.safe_load` drops line numbers, and lets the last of two equal keys win without a word. Values are the same here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -20,75 +21,97 @@ MAX_BYTES = 200_000  # PyYAML takes two seconds for that much
 MAX_DEPTH = 16
 MAX_NODES = 20_000
 TOO_MUCH = f"more than {MAX_DEPTH} levels or {MAX_NODES:,} keys and values"
-MAX_DIGITS = 80  # of a number in any base, so that `records.read_json` takes it back from a report
+MAX_DIGITS = 80  # of a number in any base, so that it can be read back from a report
 MAX_EXTENDED = 16
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe loading, one node at a time; keeps count, so that neither what is written nor what it repeats explodes."""
+class _Composer(yaml.composer.Composer):
+    """Composes nodes as `yaml.safe_load` does, but counts them: neither the text nor what it repeats may grow large."""
+
+    loader: ClassVar[Any]  # PyYAML's class below this one
 
     def __init__(self, text: str, file: Path) -> None:
-        super().__init__(text)
+        self.loader.__init__(self, text)
+        self.anchors: dict[Any, yaml.Node] = {}
         self.file = file
-        self.depth = 0
-        self.written = 0
-        self.repeated = 0
+        self.depth = self.written = self.repeated = 0
         self.flat: set[yaml.Node] = set()
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """As safe_load does it, but it stops where there is too much."""
+        """As PyYAML composes it. Raises BudgetError where there are too many nodes, or too deep ones."""
         self.written += 1
         self.depth += 1
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()  # type: ignore[attr-defined]
         self.check(event.start_mark.line + 1, self.depth - 1)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
-    def process_directives(self) -> Any:
-        """`%TAG` would let a few characters of each node stand for a text of any length."""
-        found = super().process_directives()  # type: ignore[no-untyped-call]
-        if self.tag_handles != self.DEFAULT_TAGS:
-            raise BudgetError(Problem(self.file, 0, "`%TAG` has no place in a budget"))
-        return found
-
     def check(self, line: int, depth: int) -> None:
-        """Raise BudgetError where the counts or the depth are past what a budget may have."""
-        if depth > MAX_DEPTH or max(self.written, self.repeated) > MAX_NODES:
+        """Raise BudgetError where the counts or the depth are larger than a budget may have."""
+        if depth > MAX_DEPTH or self.written > MAX_NODES or self.repeated > MAX_NODES:
             raise BudgetError(Problem(self.file, line, TOO_MUCH))
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """`<<: *base` as safe_load does it, once a node; overridden entries go, so that merges cannot grow."""
+        """Merge `<<: *base` as safe_load does, once a node; overridden entries are dropped, so merges cannot grow."""
         if node in self.flat:
             return
         self.flat.add(node)
         _refuse_duplicates(node, self.file)
-        own = [(key, value) for key, value in node.value if key.tag != MERGE]
-        sources = [source for key, value in node.value if key.tag == MERGE for source in _merged(value)]
-        node.value = own
+        direct = [(key, value) for key, value in node.value if key.tag != MERGE]
+        if len(direct) == len(node.value):
+            return
+        sources = [source for key, value in node.value if key.tag == MERGE for source in _merge_sources(value)]
+        node.value = direct
         entries = {}
         for source in reversed(list(dict.fromkeys(sources))):  # the first one wins
             self.flatten_mapping(source)
             self.repeated += len(source.value)
             self.check(node.start_mark.line + 1, 0)
             entries.update({key.value: (key, value) for key, value in source.value})
-        node.value = list({**entries, **{key.value: (key, value) for key, value in own}}.values())
+        node.value = list({**entries, **{key.value: (key, value) for key, value in direct}}.values())
+
+
+class _PythonLoader(_Composer, yaml.SafeLoader):
+    """Written in Python, and always there. The words and lines of its errors are those that users see."""
+
+    loader = yaml.SafeLoader
+
+    def process_directives(self) -> Any:
+        """`%TAG` would let a few characters of each node stand for a text of any length."""
+        directives = super().process_directives()  # type: ignore[no-untyped-call]
+        if self.tag_handles != self.DEFAULT_TAGS:
+            raise BudgetError(Problem(self.file, 0, "`%TAG` is not allowed in a budget"))
+        return directives
+
+
+# What the parsers read differently: tabs, byte-order marks, tags, a comment behind `|`, and directives.
+READ_OTHERWISE = re.compile("[\t\ufeff!]|[|>]\\S*#|(?:^|[\r\x85\u2028\u2029])%", re.MULTILINE)
+_CLoader: type[_Composer] | None = None
+if yaml.__with_libyaml__:
+
+    class _LibyamlLoader(_Composer, yaml.composer.Composer, yaml.CSafeLoader):
+        """Written in C: several times as fast, for the same nodes."""
+
+        loader = yaml.CSafeLoader
+
+    _CLoader = _LibyamlLoader
 
 
 MERGE = "tag:yaml.org,2002:merge"
 
 
-def _merged(node: yaml.Node) -> Sequence[yaml.MappingNode]:
-    """What a merge key names: a mapping, or a list of mappings."""
-    nodes: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    for found in nodes:
-        if not isinstance(found, yaml.MappingNode):
-            message = f"expected a mapping for merging, but found {found.id}"
-            raise yaml.constructor.ConstructorError(None, None, message, found.start_mark)
-    return nodes
+def _merge_sources(node: yaml.Node) -> Sequence[yaml.MappingNode]:
+    """The mappings that a merge key names: one, or a list of them."""
+    sources: list[Any] = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for source in sources:
+        if not isinstance(source, yaml.MappingNode):
+            message = f"expected a mapping for merging, but found {source.id}"
+            raise yaml.constructor.ConstructorError(None, None, message, source.start_mark)
+    return sources
 
 
-def read(path: Path) -> Marked:
+def read_yaml(path: Path) -> Marked:
     """The file as marked nodes.
 
     Raises BudgetError where the file is missing, no regular file, too large, not UTF-8, not YAML, nested too deeply,
@@ -108,17 +131,20 @@ def read(path: Path) -> Marked:
 
 
 def parse(text: str, path: Path) -> Marked:
-    """The text of a file as marked nodes; see `read`."""
+    """The text of a file as marked nodes; see `read_yaml`."""
+    if _CLoader is not None and not READ_OTHERWISE.search(text):
+        # What it refuses, the other parser reads again, and refuses in the words and at the lines that users know.
+        with contextlib.suppress(yaml.YAMLError, BudgetError, ValueError, OverflowError, RecursionError):
+            root = _parse(_CLoader(text, path))
+            if isinstance(root.value, dict):
+                return root
     try:
-        loader = _Loader(text, path)
+        loader = _PythonLoader(text, path)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise BudgetError(Problem(path, line, f"character {chr(error.character)!r} is not allowed in YAML")) from None
     try:
-        root = loader.get_single_node()
-        if root is None:
-            raise BudgetError(Problem(path, 0, "is empty; a budget names at least `model` and `methods`"))
-        return _mark(loader, root, path, root.start_mark.line + 1, 0)
+        return _parse(loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 0
@@ -132,50 +158,63 @@ def parse(text: str, path: Path) -> Marked:
         raise BudgetError(Problem(path, 0, TOO_MUCH)) from None
 
 
-def _mark(loader: _Loader, node: yaml.Node, file: Path, line: int, depth: int) -> Marked:
+def _parse(loader: Any) -> Marked:
+    root = loader.get_single_node()
+    if root is None:
+        raise BudgetError(Problem(loader.file, 0, "is empty; a budget needs at least `model` and `methods`"))
+    return _mark(loader, root, root.start_mark.line + 1, 0)
+
+
+def _mark(loader: _Composer, node: yaml.Node, line: int, depth: int) -> Marked:
     loader.repeated += 1
     loader.check(line, depth)
-    if isinstance(node, yaml.CollectionNode) and node.tag.rpartition(":")[2] not in ("map", "seq"):
-        raise BudgetError(Problem(file, line, f"the tag {node.tag!r} has no place in a budget"))
+    if isinstance(node, yaml.ScalarNode):
+        return Marked(_scalar(loader, node, line), loader.file, line)
+    if node.tag.rpartition(":")[2] not in ("map", "seq"):
+        raise BudgetError(Problem(loader.file, line, f"the tag {node.tag!r} is not allowed in a budget"))
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         entries: dict[str, Marked] = {}
         for key, value in node.value:
-            at = key.start_mark.line + 1
-            entries[_key(key, file)] = _mark(loader, value, file, at, depth + 1)
-        return Marked(entries, file, line)
-    if isinstance(node, yaml.SequenceNode):
-        items = (_mark(loader, item, file, item.start_mark.line + 1, depth + 1) for item in node.value)
-        return Marked(tuple(items), file, line)
-    return Marked(_scalar(loader, node, line), file, line)
+            entries[key.value] = _mark(loader, value, key.start_mark.line + 1, depth + 1)
+        return Marked(entries, loader.file, line)
+    items = (_mark(loader, item, item.start_mark.line + 1, depth + 1) for item in node.value)
+    return Marked(tuple(items), loader.file, line)
 
 
-def _scalar(loader: _Loader, node: yaml.Node, line: int) -> object:
+def _scalar(loader: Any, node: yaml.ScalarNode, line: int) -> object:
     kind = node.tag.rpartition(":")[2]
     if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
-        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is the beginning of too long a number"))
+        raise BudgetError(Problem(loader.file, line, f"the number that begins with {node.value[:60]!r} is too long"))
     try:
-        value = loader.construct_object(node)
-        if isinstance(value, str):
-            value.encode()  # half a surrogate pair can be escaped, and written nowhere
+        value = node.value if kind == "str" else loader.construct_object(node)
     except (ValueError, LookupError, AttributeError, ArithmeticError):  # `2026-13-45` resolves to a date and is none
-        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is no {kind}")) from None
+        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is not a valid {kind}")) from None
+    if isinstance(value, str) and not _is_unicode(value):
+        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is not a valid {kind}"))
     return value
 
 
-def _key(node: yaml.Node, file: Path) -> str:
-    if not isinstance(node, yaml.ScalarNode) or any("\ud800" <= c <= "\udfff" for c in node.value):
-        raise BudgetError(Problem(file, node.start_mark.line + 1, "a key must be plain text"))
-    return str(node.value)
-
-
 def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:
-    seen: dict[str, int] = {}
-    for key_node, _ in node.value:
-        key, line = _key(key_node, file), key_node.start_mark.line + 1
-        if key in seen:
-            raise BudgetError(Problem(file, line, f"{key!r} stands here and on line {seen[key]}; one of them must go"))
-        seen[key] = line
+    """Raise BudgetError where a key is no plain text, or is written twice in the mapping."""
+    lines: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode) or not _is_unicode(key.value):
+            raise BudgetError(Problem(file, line, "a key must be plain text"))
+        if key.value in lines:
+            message = f"{key.value!r} is written here and on line {lines[key.value]}; remove one of them"
+            raise BudgetError(Problem(file, line, message))
+        lines[key.value] = line
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds no half of a surrogate pair, which YAML can escape and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # A fine-tune has other weights: what names the parent's weights does not follow it.
@@ -201,7 +240,7 @@ def read_extended(path: Path, roots: files.Roots | None = None) -> Marked:
 
 def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:
     seen: list[Path] = []
-    node = read(path)
+    node = read_yaml(path)
     while True:
         seen.append(node.file.resolve())
         yield node
@@ -214,7 +253,7 @@ def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:
             raise BudgetError(Problem(parent.file, parent.line, f"`extends` runs in a circle: {names}"))
         if len(seen) == MAX_EXTENDED:
             raise BudgetError(Problem(parent.file, parent.line, f"`extends` joins more than {MAX_EXTENDED} files"))
-        node = read(target)
+        node = read_yaml(target)
 
 
 def _extended(parent: Marked, roots: files.Roots) -> Path:

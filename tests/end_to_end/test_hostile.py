@@ -15,7 +15,7 @@ import pytest
 from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.budget.find import find_budgets
 from pytest_quantbudget.budget.reader import load_budget
-from pytest_quantbudget.budget.yaml import read
+from pytest_quantbudget.budget.yaml import read_yaml
 from pytest_quantbudget.core.files import named_folder
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement
 from pytest_quantbudget.core.problems import BudgetError, Problem, display_path
@@ -85,7 +85,7 @@ def test_no_yaml_takes_long_or_ends_in_another_error(tmp_path: Path, text: str) 
     path = tmp_path / "b.yaml"
     path.write_text(text)
     start = time.perf_counter()
-    message = error_of(lambda: read(path))
+    message = error_of(lambda: read_yaml(path))
     assert time.perf_counter() - start < 10
     assert len(message) < 2000
 
@@ -109,7 +109,7 @@ def test_a_budget_full_of_mistakes_is_refused_soon_and_in_few_words(tmp_path: Pa
     assert len(told) < 100_000
 
 
-@pytest.mark.parametrize("reader", [read, read_file, lambda path: calibration_texts(path, 1, 0)])
+@pytest.mark.parametrize("reader", [read_yaml, read_file, lambda path: calibration_texts(path, 1, 0)])
 def test_pipes_devices_and_endless_files_are_not_read(tmp_path: Path, reader: Callable[[Path], object]) -> None:
     pipe = tmp_path / "pipe.yaml"
     os.mkfifo(pipe)
