@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.request import Request, Rule
 from pytest_quantbudget.core.verdict import UNDECIDED
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.intervals import Interval
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.answers import TaskResult
 
 CERTAIN = 0.99  # that too many answers are cut off, before the rest is given up
 

@@ -11,7 +11,6 @@ from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.resolution import NONE_KNOWN, FlipRate, FlipRates, flip_key
-from pytest_quantbudget.measure.store import ISO, now
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
@@ -45,6 +44,8 @@ def _file(folder: Path) -> Path:
 
 
 def _measured(budget: Budget, measured: Mapping[str, Measurement]) -> Iterator[tuple[str, FlipRate]]:
+    from pytest_quantbudget.measure.store import ISO, now
+
     base = measured.get(budget.method(budget.baseline).subject.key) if budget.baseline is not None else None
     for method in budget.methods:
         own = measured.get(method.subject.key)

@@ -22,17 +22,27 @@ if TYPE_CHECKING:
     from _pytest._code.code import TerminalRepr
     from _pytest.fixtures import FuncFixtureInfo
 
+# Of a folder: the node of each file in it that is a budget, and None for the others.
+NODES: pytest.StashKey[dict[Path, BudgetFile | None]] = pytest.StashKey()
+
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile | None:
     """Budgets that were named; other YAML files are left alone."""
+    # pytest asks for every file of a folder, once for each argument in it.
+    nodes = parent.stash.setdefault(NODES, {})
+    if file_path not in nodes:
+        nodes[file_path] = _budget_file(file_path, parent)
+    return nodes[file_path]
+
+
+def _budget_file(path: Path, parent: pytest.Collector) -> BudgetFile | None:
     loaded = parent.config.stash[SESSION].budgets.loaded
-    # pytest asks for every file of a folder, once for each argument in it, and resolving takes long.
-    if file_path not in loaded and file_path.resolve() not in loaded:
+    if path not in loaded and path.resolve() not in loaded:
         return None
     root = parent.config.rootpath
     # pytest names no file outside its root directory; without a name, two such budgets would share their ids.
-    outside: dict[str, Any] = {} if file_path.is_relative_to(root) else {"nodeid": os.path.relpath(file_path, root)}
-    node: BudgetFile = BudgetFile.from_parent(parent, path=file_path, **outside)
+    outside: dict[str, Any] = {} if path.is_relative_to(root) else {"nodeid": os.path.relpath(path, root)}
+    node: BudgetFile = BudgetFile.from_parent(parent, path=path, **outside)
     return node
 
 

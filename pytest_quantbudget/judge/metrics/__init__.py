@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
-from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.judge.metrics.accuracy import Accuracy
 from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAgreement
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
@@ -15,6 +15,9 @@ from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
 from pytest_quantbudget.judge.metrics.memory import Vram, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Measurement
 
 # In the order of the table's columns.
 METRICS: list[Metric] = [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.answers import TaskResult
 
 SHARE = number(0, 100, closed="high")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.core.answers import Agreement, draft_id
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
@@ -14,6 +13,9 @@ from pytest_quantbudget.core.request import Part, Task, Text
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.answers import Agreement
 
 
 class _OnAnswers(Metric):
@@ -31,6 +33,8 @@ class _OnAnswers(Metric):
 
     def figure(self, case: Case) -> Figure:
         """The figure over the tokens of all answers, with bounds by answer."""
+        from pytest_quantbudget.core.answers import draft_id
+
         agreements, levels = [], []
         for task in _tasks(case.basis):
             before, after = answers(case.of_baseline(), task), answers(case, task)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
-from pytest_quantbudget.core.measurement import Failure, Measurement, Speed
 from pytest_quantbudget.core.request import LOAD, Part, Task, Text
 from pytest_quantbudget.core.verdict import Verdict
 from pytest_quantbudget.judge.intervals import Interval, Paired
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Failure, Measurement, Speed
 
 T = TypeVar("T")
 
@@ -77,12 +79,14 @@ class Case:
     def need(self, value: T | None, phase: str) -> T:
         """A figure of a phase, or why there is none. Raises Unmeasured."""
         if value is None:
-            failure = self.record.failure(phase) or Failure(phase, "error", f"{phase} gave no figure")
-            raise Unmeasured(failure, self.method)
+            failure = self.record.failure(phase)
+            raise Unmeasured(failure, self.method) if failure else self.unmeasured(phase, f"{phase} gave no figure")
         return value
 
     def unmeasured(self, phase: str, why: str, kind: str = "error") -> Unmeasured:
         """The exception for a figure of a phase that is missing for this reason."""
+        from pytest_quantbudget.core.measurement import Failure
+
         return Unmeasured(Failure(phase, kind, why), self.method)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from pytest_quantbudget.core.answers import Divergence
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
@@ -12,6 +12,9 @@ from pytest_quantbudget.core.request import DivergenceOf, Part, Task, Text
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.answers import Divergence
 
 
 class _OnLogits(Metric):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import SIZE, number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import LOAD, WORKLOAD, Part
 from pytest_quantbudget.core.units import format_size
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Measurement
 
 
 class _Size(Metric):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import PERPLEXITY, Part, Task, Text
 from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Measurement
 
 
 class TextPerplexity(Metric):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import TIME, number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.measurement import Measurement, Speed
 from pytest_quantbudget.core.request import LOAD, WORKLOAD, LoadTime, Part
 from pytest_quantbudget.core.units import format_time, format_value
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Figure, Metric, column
+
+if TYPE_CHECKING:
+    from pytest_quantbudget.core.measurement import Measurement, Speed
 
 
 def doubts(speed: Speed) -> tuple[str, ...]:
