@@ -1,8 +1,8 @@
-"""The words of a budget file, once: the parser checks against these tables, and the JSON Schema is made from them."""
+"""The keys of a budget file: the reader checks files against these tables, and the JSON Schema is made from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,22 @@ from pytest_quantbudget.core.fields import (
     CAPABILITY,
     FLAG,
     FLAG_OR_AUTO,
+    NAMES,
     SIZE,
     TEXT,
+    TIME,
     WHOLE_OR_AUTO,
     Field,
     Kind,
     choice,
+    mapping_schema,
+    nested,
     number,
     whole,
 )
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, REAL
+from pytest_quantbudget.models import methods
 
 
 @dataclass(frozen=True)
@@ -151,28 +156,80 @@ GPU: Sequence[Field] = (
     Field("min_capability", CAPABILITY, "Smallest CUDA compute capability, quoted."),
     Field("count", whole(1), "How many GPUs must be visible.", 1),
 )
-SPREAD: Sequence[Field] = (Field("gpus", whole(1), "How many GPUs the model is spread over.", 1),)
-LOAD_FORMAT = Field(
-    "load_format",
-    choice(REAL, DUMMY),
-    "`dummy` builds the models from config.json alone, with random weights: limits on quality are skipped.",
-    REAL,
+GPU_NEED = nested({"anyOf": [{"type": "boolean"}, mapping_schema(GPU)]})
+GPUS = Field("gpus", whole(1), "How many GPUs the model is spread over.", 1)
+TASKS_SCHEMA = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
+    "additionalProperties": {
+        "anyOf": [
+            mapping_schema((*TASK, *JUDGING)),
+            {**mapping_schema((*HARNESS, *JUDGING)), "required": ["harness"]},
+            {"type": "null"},
+        ]
+    },
+}
+FILE: Sequence[Field] = (
+    Field("model", TEXT, "Hub id, directory, or `builtin`."),
+    Field("revision", TEXT, "Commit, branch or tag of a hub model."),
+    Field("extends", TEXT, "Another budget file, whose entries hold where this one is silent."),
+    Field(
+        "baseline",
+        Kind(TEXT.read, {"enum": list(methods.MODULES)}),
+        "The method that ratios, speed-ups and drops are against.",
+    ),
+    Field("workload", nested(mapping_schema(WORKLOAD)), "What memory and speed are measured on."),
+    Field("calibration", TEXT, "Texts for methods that quantize the model themselves; `builtin` is shipped."),
+    Field("gpu", GPU_NEED, "What the tests need of the machine; without it they are skipped."),
+    GPUS,
+    Field(
+        "load_format",
+        choice(REAL, DUMMY),
+        "`dummy` builds the models from config.json alone, with random weights: limits on quality are skipped.",
+        REAL,
+    ),
+    Field("timeout", TIME, "Time for one method, quantizing and loading included."),
+    Field("max_age", TIME, "How old a stored timing may be to be used again."),
+    *JUDGING,
+    Field("tasks", nested(TASKS_SCHEMA), ""),
+    Field("perplexity", nested(mapping_schema(PERPLEXITY)), "A text whose perplexity is measured."),
+    Field("methods", nested({"type": "object"}), ""),
+)
+METHOD: Sequence[Field] = (
+    Field("checkpoint", TEXT, "A ready checkpoint: hub id or directory."),
+    Field("options", nested({"type": "object"}), ""),
+    Field("budget", nested({"$ref": "#/$defs/limits"}), ""),
+    Field("marks", NAMES, "pytest markers for the tests of this method."),
+    Field("gpu", GPU_NEED, ""),
+    GPUS,
+    Field("timeout", TIME, "Time for this method, instead of the file's."),
+    *JUDGING,
 )
 
 
-def read_fields(node: Marked, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:
-    """The values of a mapping's keys, defaults filled in; what is unknown or wrong goes to `problems`."""
-    known = {field.name: field for field in fields}
+def read_fields(node: Marked | None, fields: Sequence[Field], what: str, problems: Problems) -> dict[str, Any]:
+    """The values of a mapping's keys, with defaults for those that are missing; mistakes are added to `problems`."""
     values = {field.name: field.default for field in fields}
-    if not isinstance(node.value, dict):
-        problems.add(node, f"{what} wants keys ({', '.join(known)}), not {node.plain!r}")
+    if node is None:
         return values
-    for key, value in node.entries.items():
-        if key not in known:
-            problems.add(value, f"{what} has no key {key!r}{nearest(key, known)}")
-            continue
-        try:
-            values[key] = known[key].kind.read(value.plain)
-        except ValueError as error:
-            problems.add(value, f"{key}: {error}")
+    kinds = {field.name: field.kind for field in fields}
+    if not isinstance(node.value, dict):
+        problems.add(node, f"{what} wants keys ({', '.join(kinds)}), not {node.plain!r}")
+        return values
+    for key, value in node.value.items():
+        kind = kinds.get(key)
+        if kind is None:
+            problems.add(value, f"{what} has no key {key!r}{nearest(key, kinds)}")
+        elif kind.nested:
+            values[key] = value
+        else:
+            try:
+                values[key] = kind.read(value.plain)
+            except ValueError as error:
+                problems.add(value, f"{key}: {error}")
     return values
+
+
+def judging(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that say how limits are judged."""
+    return {field.name: values[field.name] for field in JUDGING}

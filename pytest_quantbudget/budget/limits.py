@@ -1,4 +1,4 @@
-"""A limit: its record, how a budget's line becomes one, and which limits contradict each other."""
+"""Reads the limits of a method, and finds those that contradict each other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from pytest_quantbudget.judge.metrics import metric_of
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
 
-def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judging, problems: Problems) -> Limit | None:
-    """The limit on one line; None, and a problem noted, where it is none."""
+def read_limit(
+    kinds: Mapping[str, LimitKind],
+    name: str,
+    node: Marked,
+    judging: Judging,
+    of_tasks: Mapping[str, Judging],
+    problems: Problems,
+) -> Limit | None:
+    """The limit on one line; None, and a problem noted, where it is none.
+
+    Limits on a task are judged as `of_tasks` says, all others by `judging`.
+    """
     kind = kinds.get(name)
     if kind is None:
         of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
@@ -41,7 +51,9 @@ def read(kinds: Mapping[str, LimitKind], name: str, node: Marked, judging: Judgi
             continue
         unit = kind.unit or units.QUANTITY.fullmatch(str(value.plain).strip())[2]  # type: ignore[index]
         targets.append(Target(pattern, float(base), str(value.plain), unit))
-    return Limit(kind, tuple(targets), node.file, node.line, judging) if targets else None
+    if not targets:
+        return None
+    return Limit(kind, tuple(targets), node.file, node.line, of_tasks.get(kind.task, judging))
 
 
 def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:

@@ -1,15 +1,16 @@
-"""The `tasks` of a budget file: which questions are asked of the model, and how."""
+"""Reads the `tasks` of a budget file: which questions are asked of the model, and how."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core import files
+from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.problems import BudgetError, Marked, Problems
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.judge import metrics
@@ -22,22 +23,24 @@ MAX_TASKS = 100  # what is checked pair by pair must stay few
 
 @dataclass(frozen=True)
 class Declared:
-    """A task, how its limits are judged, and how many questions it has, where the file tells."""
+    """A task, how its limits are judged, and how many questions are asked at most, where that is known."""
 
     task: Task
     judging: Mapping[str, Any]
     total: int | None
 
 
-def read_tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, Declared]:
+def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[str, Declared]:
     """The tasks that a file declares, by name; `find` gives the file that a key names."""
+    if node is None:
+        return {}
     if not isinstance(node.value, dict):
         problems.add(node, "tasks wants a name and settings for each question set")
     if len(node.entries) > MAX_TASKS:
         problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
         return {}
-    reader = _Reader(find, problems)
-    found: dict[str, Declared] = {}
+    reader = _TaskReader(find, problems)
+    declared: dict[str, Declared] = {}
     for name, settings in node.entries.items():
         taken = [kind.name for kind in metrics.task_limits(name) if kind.name in metrics.limits()]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
@@ -45,31 +48,24 @@ def read_tasks(node: Marked, find: FindFile, problems: Problems) -> dict[str, De
             problems.add(settings, f"{name!r} cannot name a task: {why}")
             continue
         entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
-        judging, rest = _apart(entry, problems)
-        of_harness = isinstance(rest.value, dict) and "harness" in rest.entries
-        task, total = reader.harness(name, rest) if of_harness else reader.task(name, rest)
-        found[name] = Declared(task, judging, total)
-    return found
+        declared[name] = (reader.harness if "harness" in entry.entries else reader.task)(name, entry)
+    return declared
 
 
-def _apart(node: Marked, problems: Problems) -> tuple[dict[str, Any], Marked]:
-    """What a task says of judging, and the rest, which says how it is asked."""
-    if not isinstance(node.value, dict):
-        return {}, node
-    names = [field.name for field in keys.JUDGING]
-    mine = Marked({k: v for k, v in node.value.items() if k in names}, node.file, node.line)
-    rest = Marked({k: v for k, v in node.value.items() if k not in names}, node.file, node.line)
-    return keys.read_fields(mine, keys.JUDGING, "a task", problems), rest
-
-
-class _Reader:
+class _TaskReader:
     def __init__(self, find: FindFile, problems: Problems) -> None:
         self.find, self.problems = find, problems
         self.pools: dict[Path, list[questions.Question]] = {}
 
-    def task(self, name: str, node: Marked) -> tuple[Task, int | None]:
-        """A set of questions with worked answers, and how many are asked at most."""
-        values = keys.read_fields(node, keys.TASK, f"task {name}", self.problems)
+    def fields(self, name: str, node: Marked, fields: Sequence[Field]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a task's keys say of how it is asked, and of how its limits are judged."""
+        values = keys.read_fields(node, (*fields, *keys.JUDGING), f"task {name}", self.problems)
+        judging = keys.judging(values)
+        return {name: value for name, value in values.items() if name not in judging}, judging
+
+    def task(self, name: str, node: Marked) -> Declared:
+        """A set of questions with worked answers."""
+        values, judging = self.fields(name, node, keys.TASK)
         path, shots_path = self.find(node, "file"), self.find(node, "shots_file")
         values["file"], values["shots_file"] = (str(p) if p else None for p in (path, shots_path))
         if path is None and "file" not in node.entries and name not in questions.HUB_SETS:
@@ -83,22 +79,22 @@ class _Reader:
             values["start"], values["questions"] = asked.start, asked.max
         self.shots(name, node, values)
         total = values["questions"] or (questions.HUB_SIZES.get(name) if path is None else None)
-        if path is not None and all(each.is_file() for each in (path, shots_path or path)):
+        if path is not None and path.is_file() and (shots_path is None or shots_path.is_file()):
             total = self.question_file(node, path, shots_path, values)
         if total is not None and values.get("start", 0) >= total:
             self.problems.add(
                 node.entries["questions"], f"start {values['start']} leaves nothing of {total:,} to grow to"
             )
-        return Task(name=name, **values), total
+        return Declared(Task(name=name, **values), judging, total)
 
     def shots(self, name: str, node: Marked, values: dict[str, Any]) -> None:
         """How worked examples are chosen, and how many."""
         style = STYLES[values["style"]]
-        own = "file" in node.entries and "shots_file" not in node.entries  # they come from among the questions
-        can = bool(style.examples) or not own
+        from_questions = "file" in node.entries and "shots_file" not in node.entries
+        by_harness = bool(style.examples) or not from_questions
         if values["fewshot"] is None:
-            values["fewshot"] = "harness" if can else "fixed"
-        elif values["fewshot"] == "harness" and not can:
+            values["fewshot"] = "harness" if by_harness else "fixed"
+        elif values["fewshot"] == "harness" and not by_harness:
             self.problems.add(
                 node.entries["fewshot"], "lm-evaluation-harness draws worked examples from a `shots_file` of their own"
             )
@@ -110,12 +106,12 @@ class _Reader:
 
     def question_file(self, node: Marked, path: Path, shots_path: Path | None, values: Mapping[str, Any]) -> int | None:
         """Check what the files hold; how many questions are asked at most."""
-        own = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
+        drawn_shots = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
         try:
-            for each in filter(None, (path, shots_path)):
-                if each not in self.pools:
-                    self.pools[each] = questions.read_file(each)
-            asked, _ = questions.draw(self.pools[path], values["questions"], own, values["seed"])
+            for file in filter(None, (path, shots_path)):
+                if file not in self.pools:
+                    self.pools[file] = questions.read_file(file)
+            asked, _ = questions.draw(self.pools[path], values["questions"], drawn_shots, values["seed"])
             if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
                 held = len(self.pools[shots_path])
                 self.problems.add(
@@ -128,13 +124,13 @@ class _Reader:
             self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
         return None
 
-    def harness(self, name: str, node: Marked) -> tuple[Task, int | None]:
-        """A task of lm-evaluation-harness, and how many questions are asked of it, where the file says so."""
+    def harness(self, name: str, node: Marked) -> Declared:
+        """A task of lm-evaluation-harness."""
         if isinstance(node.entries.get("questions", node).value, dict) and "questions" in node.entries:
             why = "the harness asks all questions of a task at once: `questions` wants a whole number here"
             self.problems.add(node.entries["questions"], why)
             node = Marked({k: v for k, v in node.entries.items() if k != "questions"}, node.file, node.line)
-        values = keys.read_fields(node, keys.HARNESS, f"task {name}", self.problems)
+        values, judging = self.fields(name, node, keys.HARNESS)
         if values["limit"] and values["questions"]:
             self.problems.add(
                 node.entries["questions"], "`limit` takes the first, `questions` draws at random: give one of them"
@@ -150,7 +146,7 @@ class _Reader:
                 node.entries["harness"], f"harness {named!r} is neither a task's name nor the path of a YAML file"
             )
         task = Task(name=name, file=None, max_new_tokens=0, extract="strict", **values)
-        return task, task.limit or task.questions
+        return Declared(task, judging, task.limit or task.questions)
 
     def task_file(self, node: Marked, path: Path) -> None:
         """What a task file of the harness reaches for: that must lie where a budget may reach, too."""

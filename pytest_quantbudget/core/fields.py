@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,42 @@ from pytest_quantbudget.core import problems, units
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of value: how it is read (ValueError in words for the user) and how JSON Schema says it."""
+    """One kind of value: how it is read (ValueError in words for the user) and how JSON Schema describes it.
+
+    A `nested` one has keys of its own, and is read elsewhere: its value stays a node with lines.
+    """
 
     read: Callable[[object], Any]
     schema: Mapping[str, object]
+    nested: bool = False
 
 
 @dataclass(frozen=True)
 class Field:
-    """A key of a mapping: its kind, what it means, and its value where the file is silent."""
+    """A key of a mapping: its kind, what it means, and its value where the file does not have it."""
 
     name: str
     kind: Kind
     doc: str
     default: Any = None
+
+    @property
+    def schema(self) -> dict[str, object]:
+        """The key as JSON Schema describes it."""
+        described = {"description": self.doc} if self.doc else {}
+        default = {} if self.default is None else {"default": self.default}
+        return {**described, **self.kind.schema, **default}
+
+
+def mapping_schema(fields: Iterable[Field]) -> dict[str, object]:
+    """The JSON Schema of a mapping with these keys and no others."""
+    properties = {field.name: field.schema for field in fields}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def nested(schema: Mapping[str, object]) -> Kind:
+    """A value with keys of its own."""
+    return Kind(lambda node: node, schema, nested=True)
 
 
 def whole(minimum: int, maximum: int | None = None) -> Kind:

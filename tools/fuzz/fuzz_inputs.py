@@ -17,7 +17,7 @@ from typing import Any
 
 from fuzz_targets import KEY, SEPARATOR
 
-from pytest_quantbudget.budget import keys, reader
+from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core import codec, limits, units
 from pytest_quantbudget.core import fields as grammar
 from pytest_quantbudget.core.answers import TaskResult
@@ -31,7 +31,8 @@ from pytest_quantbudget.report import document
 from pytest_quantbudget.report.document import Report
 
 WORDS = (
-    *methods.MODULES, *metrics.limits(), *reader.TOP, *reader.METHOD, WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
+    *methods.MODULES, *metrics.limits(), *(field.name for field in (*keys.FILE, *keys.METHOD)),
+    WITHIN, OVER, SKIPPED, FAILED, NOT_RUN,
     "gsm8k", "t", "min_t", "max_t_drop", "max_t_flips", "strict", "flexible", "builtin", "cpu", "NVIDIA H100*", "*",
     "Qwen/Qwen3-8B", ".", "./parent.yaml", "./questions.jsonl", "budget.yaml", "a", "slow", "GiB", "x", "%", "points",
 )  # fmt: skip
@@ -241,7 +242,7 @@ def _method(rng: Random, name: str, kinds: Mapping[str, limits.LimitKind]) -> di
     if options and rng.random() < 0.5:
         found["options"] = _fields(rng, options)
     if rng.random() < 0.1:
-        found[rng.choice(reader.METHOD)] = rng.choice((text(rng), ["slow", "a"], odd(rng)))
+        found[rng.choice(keys.METHOD).name] = rng.choice((text(rng), ["slow", "a"], odd(rng)))
     return found
 
 

@@ -1,0 +1,77 @@
+"""The models and files that a budget names: where they lie, and which of them may not be read."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pytest_quantbudget.core import fields
+from pytest_quantbudget.core.files import BUILTIN_DIR, Roots, path_from
+from pytest_quantbudget.core.problems import Marked, Problems, nearest
+from pytest_quantbudget.tasks import questions
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
+
+
+class Paths:
+    """Looks up what the keys of a budget name, and notes what cannot be used as problems.
+
+    Where measuring was done `elsewhere`, models and files that are not on this machine are no mistake.
+    """
+
+    def __init__(self, roots: Roots, problems: Problems, *, elsewhere: bool) -> None:
+        self.roots, self.problems, self.elsewhere = roots, problems, elsewhere
+
+    def model(self, node: Marked, key: str) -> str | None:
+        """The hub id or the absolute directory that a key names; None where it names none, also by mistake."""
+        name, entry = self._text(node, key), node.entries.get(key)
+        if name is None or entry is None:
+            return None
+        if name == questions.BUILTIN:
+            return str(BUILTIN_DIR)
+        hub_id = HUB_ID.fullmatch(name)
+        beside = entry.file.parent
+        outside = self.roots.refuse(beside, name)
+        if outside is not None:
+            # A link of the repository must not make a hub id of what lies behind it, nor tell whether it exists.
+            if not hub_id or os.path.lexists(beside / name.split("/")[0]):
+                self.problems.add(entry, f"{key}: {outside}")
+            return name
+        folder = path_from(beside, name)
+        if folder.is_dir():
+            stray = self.roots.stray(folder)
+            if stray is not None:
+                self.problems.add(entry, f"{key}: {self.roots.refuse(stray.parent, stray.name)} (it lies in {name!r})")
+            return str(folder.resolve())
+        if hub_id:
+            return name
+        if not self.elsewhere:
+            self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")
+        return str(folder.resolve())
+
+    def file(self, node: Marked, key: str) -> Path | None:
+        """The file that a key names; None where it names none, or none that may be read."""
+        name, entry = self._text(node, key), node.entries.get(key)
+        if name is None or entry is None:
+            return None
+        beside = entry.file.parent
+        outside = self.roots.refuse(beside, name) if name != questions.BUILTIN else None
+        if outside is not None:
+            self.problems.add(entry, f"{key}: {outside}")
+            return None
+        path = questions.resolve(name, beside).resolve()
+        if not path.is_file() and not self.elsewhere:
+            names = [p.name for p in path.parent.glob("*")] if self.roots.hold(path.parent) else []
+            near = nearest(path.name, [n for n in names if n.endswith(path.suffix)])
+            self.problems.add(entry, f"{key}: there is no file {name!r}{near}")
+            return None
+        return path
+
+    def _text(self, node: Marked, key: str) -> str | None:
+        """The text of a key; None for anything else, which is a mistake that reading the keys has noted."""
+        entry = node.entries.get(key)
+        try:
+            return None if entry is None else str(fields.TEXT.read(entry.value))
+        except ValueError:
+            return None
