@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from documentation import EXAMPLES
 
 import pytest_quantbudget.plugin.measurer
 import pytest_quantbudget.plugin.recorder
@@ -18,6 +19,9 @@ from pytest_quantbudget.core.budget import Budget
 # tracing the imports of torch and transformers takes longer than the tests.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+pytest_collect_file = EXAMPLES.pytest()
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +70,16 @@ def load(tmp_path: Path) -> Callable[[str], Budget]:
         return load_budget(path)
 
     return load
+
+
+@pytest.fixture
+def simulated_engine(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The conftest of runs in processes of their own that measure without a model (tests/simulated/engine.py)."""
+    from simulated.engine import CONFTEST
+
+    paths = [str(Path(__file__).parent / "tests"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    return CONFTEST
 
 
 @pytest.fixture

@@ -57,10 +57,11 @@ def notes() -> list[dict[str, Any]]:
 
 
 def test_no_two_measurements_share_a_device_and_each_method_is_measured_once(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, simulated_engine: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2,1,GPU-0")
-    pytester.makeconftest(FOUR_GPUS)
+    monkeypatch.setenv("SIMULATED_SECONDS", "0.5:0.01")
+    pytester.makeconftest(simulated_engine + FOUR_GPUS)
     (pytester.path / "b.yaml").write_text(BUDGET)
     # Methods on two GPUs ask for them; torch has none here, and a CPU may not stand in for them: their limits skip.
     args = ("--quant-budget", "b.yaml", "-n", "3", "--dist", "loadscope", "--quant-report", "r.json")
@@ -78,8 +79,13 @@ def test_no_two_measurements_share_a_device_and_each_method_is_measured_once(
             assert one["end"] <= other["start"] or other["end"] <= one["start"]
 
 
-def test_on_a_cpu_one_measurement_runs_at_a_time(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(FOUR_GPUS.replace("GPUS\n", "[]\n").replace('job.environ["CUDA_VISIBLE_DEVICES"]', '"cpu"'))
+def test_on_a_cpu_one_measurement_runs_at_a_time(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, simulated_engine: str
+) -> None:
+    monkeypatch.setenv("SIMULATED_SECONDS", "0.5:0.01")
+    pytester.makeconftest(
+        simulated_engine + FOUR_GPUS.replace("GPUS\n", "[]\n").replace('job.environ["CUDA_VISIBLE_DEVICES"]', '"cpu"')
+    )
     (pytester.path / "b.yaml").write_text(BUDGET.replace("gpus: 2, ", ""))
     args = ("--quant-budget", "b.yaml", "-n", "2", "-k", "fp", "--quant-report", "r.json")
     pytester.runpytest_subprocess(*args).assert_outcomes(passed=3)

@@ -73,6 +73,13 @@ def group(silent_hub: str) -> Groups:
     return run
 
 
+@pytest.fixture
+def quick(room: Room) -> Room:
+    """A room whose runs measure with the simulated engine: for faults outside of the measuring process."""
+    room.preload = "simulated.preload"
+    return room
+
+
 def left(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
     """Figures for the summary, and nothing may be left behind."""
     record("fault", {"tests": tests, "lost": lost, "orphans": len(ended.orphans), "locks": len(ended.locks)})
@@ -155,36 +162,36 @@ def mounted(room: Room, folder: str, options: str) -> list[str]:
     ],
 )
 def test_a_cache_that_takes_nothing_costs_no_figure(
-    room: Room, record_property: Record, options: str, words: str
+    quick: Room, record_property: Record, options: str, words: str
 ) -> None:
-    ended = room.run("--quant-budget", "healthy.yaml", wrap=mounted(room, "cache", options))
+    ended = quick.run("--quant-budget", "healthy.yaml", wrap=mounted(quick, "cache", options))
     left(record_property, ended, 0)
     assert healthy(ended) == ["within", "within"]
     assert ended.code == OK
-    assert f"note: the cache {room.base / 'cache'}/results {words}" in ended.output
+    assert f"note: the cache {quick.base / 'cache'}/results {words}" in ended.output
     assert ended.starts == {"fp32:builtin": 1}
     assert ended.folders == []
 
 
-def test_a_full_temporary_disk_costs_no_figure(room: Room, record_property: Record) -> None:
+def test_a_full_temporary_disk_costs_no_figure(quick: Room, record_property: Record) -> None:
     """Full by what the run itself writes there: the first method's answers fit, the second's do not."""
     many = rows.HEALTHY.replace("questions: 12", "questions: 100")
-    (room.path / "many.yaml").write_text(many)
-    (room.path / "more.yaml").write_text(many.replace("fp32", "bf16"))
+    (quick.path / "many.yaml").write_text(many)
+    (quick.path / "more.yaml").write_text(many.replace("fp32", "bf16"))
     budgets = [part for name in ("many", "more", "healthy") for part in ("--quant-budget", f"{name}.yaml")]
-    ended = room.run(*budgets, wrap=mounted(room, "tmp", "size=48k"))
+    ended = quick.run(*budgets, wrap=mounted(quick, "tmp", "size=48k"))
     left(record_property, ended, 0)
     assert ended.code == OK, ended.output
     assert [healthy(ended, f"{name}.yaml") for name in ("many", "more", "healthy")] == [["within", "within"]] * 3
-    assert f"note: the folder for temporary files {room.temporary} takes nothing (No space left" in ended.output
+    assert f"note: the folder for temporary files {quick.temporary} takes nothing (No space left" in ended.output
     assert ended.starts == {"fp32:builtin": 1, "bf16:builtin": 1}
 
 
 @pytest.mark.slow
-def test_two_runs_on_one_cache_measure_once(room: Room, record_property: Record) -> None:
+def test_two_runs_on_one_cache_measure_once(quick: Room, record_property: Record) -> None:
     both = rows.HEALTHY.replace("50}}}", "50}}, bf16: {budget: {max_weights: 3 MiB, min_wordmath: 50}}}")
-    (room.path / "both.yaml").write_text(both)
-    first, second = (room.start("--quant-budget", "both.yaml") for _ in range(2))
+    (quick.path / "both.yaml").write_text(both)
+    first, second = (quick.start("--quant-budget", "both.yaml") for _ in range(2))
     ended = [first.wait(leave=False), second.wait()]
     for one in ended:
         assert healthy(one, "both.yaml") == ["within"] * 4
@@ -195,13 +202,13 @@ def test_two_runs_on_one_cache_measure_once(room: Room, record_property: Record)
 
 
 @pytest.mark.slow
-def test_timings_from_the_future_are_taken_again(room: Room, record_property: Record) -> None:
+def test_timings_from_the_future_are_taken_again(quick: Room, record_property: Record) -> None:
     """As they are left by a clock that was ahead, and has jumped back since."""
     timed = rows.HEALTHY.replace("max_weights: 3 MiB", "max_ttft: 10 s")
-    (room.path / "timed.yaml").write_text(timed)
-    assert room.run("--quant-budget", "timed.yaml").code == OK
-    assert rows.into_the_future(room.base / "cache" / "results") >= 4
-    ended = room.run("--quant-budget", "timed.yaml")
+    (quick.path / "timed.yaml").write_text(timed)
+    assert quick.run("--quant-budget", "timed.yaml").code == OK
+    assert rows.into_the_future(quick.base / "cache" / "results") >= 4
+    ended = quick.run("--quant-budget", "timed.yaml")
     left(record_property, ended, 1)
     assert ended.code == OK
     assert healthy(ended, "timed.yaml") == ["within", "within"]
@@ -236,7 +243,9 @@ def test_killed_pytest_takes_its_processes_along(
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=lambda number: number.name
+)
 def test_an_interrupted_run_reports_what_it_has(
     room: Room, record_property: Record, number: signal.Signals, workers: tuple[str, ...]
 ) -> None:

@@ -53,6 +53,7 @@ def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytes
     result.stdout.fnmatch_lines(["fp32 *1 within", "the report could not be written to file/r.json: *"])
 
 
+@pytest.mark.slow
 def test_where_the_fork_server_cannot_start_processes_start_afresh(
     pytester: pytest.Pytester, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,12 @@ def test_a_damaged_or_senseless_entry_is_set_aside_and_decides_nothing(room: pyt
     assert run(room) == []
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(room: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_goes_on_where_it_stopped(
+    room: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, simulated_engine: str
+) -> None:
+    monkeypatch.setattr(room, "runpytest", room.runpytest_subprocess)
+    monkeypatch.setenv("SIMULATED_SECONDS", "0:0.005")
+    Path("conftest.py").write_text(simulated_engine + COUNTING)
     budget = Path("small.yaml")
     budget.write_text(budget.read_text().replace("questions: 12", "questions: 200, batch_size: 8"))
     command = [sys.executable, "-m", "pytest", "--quant-budget", "small.yaml", "--quant-cache", "kept"]

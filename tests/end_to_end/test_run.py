@@ -1,6 +1,7 @@
 """The whole way: a budget in; tests, a table and a report out."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,16 @@ def test_only_what_is_selected_is_measured(pytester: pytest.Pytester, small: Pat
     assert [(m["measurement"]["speeds"], m["measurement"]["tasks"]) for m in methods] == [([], []), ([], [])]
 
 
-def test_the_pytest_process_never_imports_torch(pytester: pytest.Pytester, small: Path) -> None:
+def test_the_pytest_process_never_imports_torch(pytester: pytest.Pytester, small: Path, simulated_engine: str) -> None:
     pytester.makeconftest(
-        """
+        simulated_engine
+        + textwrap.dedent("""
         import sys
 
         def pytest_unconfigure(config):
             heavy = {"torch", "transformers", "numpy", "bitsandbytes", "gptqmodel", "datasets"} & set(sys.modules)
             print("HEAVY", sorted(heavy))
-        """
+        """)
     )
     result = pytester.runpytest_subprocess("--quant-budget", small.name, "-W", "error")
     result.assert_outcomes(passed=5)

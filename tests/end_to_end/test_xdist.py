@@ -1,6 +1,7 @@
 """Parallel workers: the same verdicts, each method loaded once, one report."""
 
 import json
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from builders import IDS, outcomes
 @pytest.mark.parametrize(
     "dist", ["loadscope", *[pytest.param(how, marks=pytest.mark.slow) for how in ("load", "worksteal")]]
 )
-def test_two_workers_share_measurements(pytester: pytest.Pytester, small: Path, dist: str) -> None:
+def test_two_workers_share_measurements(
+    pytester: pytest.Pytester, small: Path, dist: str, simulated_engine: str
+) -> None:
     small.write_text(small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49"))
     pytester.makeconftest(
-        """
+        simulated_engine
+        + textwrap.dedent("""
         from pytest_quantbudget.measure import process
 
         original = process.run
@@ -24,7 +28,7 @@ def test_two_workers_share_measurements(pytester: pytest.Pytester, small: Path, 
             return original(*args, name=name, **more)
 
         process.run = counted
-        """
+        """)
     )
     args = ("--quant-budget", small.name, "-n", "2", "--dist", dist, "--quant-report", "r.json", "-W", "error")
     result = pytester.runpytest_subprocess(*args)
@@ -36,9 +40,12 @@ def test_two_workers_share_measurements(pytester: pytest.Pytester, small: Path, 
     )
 
 
-def test_limits_of_a_dead_worker_are_not_run_and_the_run_is_not_green(pytester: pytest.Pytester, small: Path) -> None:
+def test_limits_of_a_dead_worker_are_not_run_and_the_run_is_not_green(
+    pytester: pytest.Pytester, small: Path, simulated_engine: str
+) -> None:
     pytester.makeconftest(
-        """
+        simulated_engine
+        + textwrap.dedent("""
         import os
         import pytest
 
@@ -46,7 +53,7 @@ def test_limits_of_a_dead_worker_are_not_run_and_the_run_is_not_green(pytester: 
         def die(request):
             if request.node.name == "max_wordmath_drop":
                 os._exit(9)
-        """
+        """)
     )
     args = ("--quant-budget", small.name, "-n", "1", "--max-worker-restart", "0", "--quant-report", "r.json")
     result = pytester.runpytest_subprocess(*args)

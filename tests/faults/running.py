@@ -28,6 +28,7 @@ LEAVE_S = 15.0
 
 # Notes each measuring process that is started, and names it after its method and model, which tells the fault in it.
 CONFTEST = """
+import os
 import pathlib
 
 from pytest_quantbudget.measure import process
@@ -56,7 +57,7 @@ contexts = process.contexts
 
 def warm():
     found = contexts()
-    found[0].set_forkserver_preload(["pytest_quantbudget.measure.preload", "faults.warm"])
+    found[0].set_forkserver_preload(os.environ["FAULT_PRELOAD"].split())
     return found
 
 process.contexts = warm
@@ -123,6 +124,7 @@ class Room:
 
     base: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="qf-", dir="/tmp")))
     fakes: Sequence[str] = ()
+    preload: str = "pytest_quantbudget.measure.preload faults.warm"
     environ: dict[str, str] = field(default_factory=dict)
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     temporary: Path = Path()
@@ -159,6 +161,7 @@ class Room:
             "HF_HUB_OFFLINE": "0",
             "FAULT_RUN": self.mark,
             "FAULT_ROOM": str(self.path),
+            "FAULT_PRELOAD": self.preload,
             **self.environ,
         }
         for name in ("HF_TOKEN", "HF_HUB_CACHE", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_CURRENT_TEST"):

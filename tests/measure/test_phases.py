@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from simulated import engine as simulated
-from simulated.engine import SAYS, Parrot
+from simulated.engine import UNKNOWN, Parrot
 
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.budget.reader import load_budget
@@ -32,8 +32,9 @@ perplexity: {file: text.txt, window: 8, stride: 4}
 tasks: {math: {file: builtin, questions: 40, max_new_tokens: 64}}
 methods:
   fp32: {}
-  nf4: {budget: {max_math_drop: 5, max_ppl_ratio: 1.01, max_weights: 50 B, min_tokens_per_s: 1}}
+  nf4: {budget: {max_math_drop: 5, max_ppl_ratio: 1.01, max_weights: 281 KiB, min_tokens_per_s: 1}}
 """
+TEXT = "To be, or not to be " * 30
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Ran:
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
     """A budget, its methods measured by the parrot, and the messages that the parent process got."""
     monkeypatch.setitem(engines.ENGINES, engines.TRANSFORMERS, simulated.__name__)
-    (tmp_path / "text.txt").write_text("To be, or not to be")
+    monkeypatch.setattr(simulated, "load", lambda *_: Parrot())
+    (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "b.yaml").write_text(BUDGET)
     budget = load_budget(tmp_path / "b.yaml")
     messages: list[dict[str, Any]] = []
@@ -64,16 +66,15 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 def test_figures_come_from_the_engines_verbs_alone(ran: Ran) -> None:
     own = ran.measurements["nf4"]
-    assert (own.weights, own.load_time_s, own.revision, own.placement) == (50, 0.5, "abc", {"cpu": "all"})
-    assert own.replies == {"Hello": SAYS + "\0"}
+    assert (own.weights, own.load_time_s, own.revision, own.placement) == (287_264, 0.5, "abc", {"cpu": "all"})
+    assert own.replies == {"Hello": UNKNOWN}
     (task,) = own.tasks
-    assert {(a.text, a.strict, a.tokens, a.cut_off) for a in task.answers} == {(SAYS, "7", len(SAYS), False)}
-    answers = [json.loads(line)["answer"] for line in (BUILTIN_DIR / "questions.jsonl").read_text().splitlines()]
-    right = [answers[a.question].endswith("#### 7") for a in task.answers]
-    assert [a.strict_correct for a in task.answers] == right
+    rows = [json.loads(line) for line in (BUILTIN_DIR / "questions.jsonl").read_text().splitlines()]
+    assert [a.text for a in task.answers] == [f" {rows[a.question]['answer']}" for a in task.answers]
+    assert all(a.strict_correct and not a.cut_off for a in task.answers)
     (text,) = own.perplexities
     assert text.value == pytest.approx(2)
-    assert text.tokens == len("To be, or not to be") - 1
+    assert text.tokens == len(TEXT.split()) - 1
     counts = [m["answered"]["done"] for m in ran.messages if "answered" in m]
     assert counts == 2 * list(range(1, 41))
     assert Parrot.closed > 0
@@ -89,7 +90,9 @@ def test_what_the_engine_does_not_offer_is_a_skip_in_its_words_and_costs_nothing
     verdicts = {limit.name: judge(ran.budget, method, limit, ran.measurements) for limit in method.limits}
     assert verdicts["min_tokens_per_s"].outcome == SKIPPED
     assert words in verdicts["min_tokens_per_s"].message
-    assert {name for name, verdict in verdicts.items() if verdict.outcome == WITHIN} == {"max_ppl_ratio", "max_weights"}
+    assert {name for name, verdict in verdicts.items() if verdict.outcome == WITHIN} == {
+        *("max_math_drop", "max_ppl_ratio", "max_weights")
+    }
 
 
 def test_an_unknown_verb_names_the_engine() -> None:

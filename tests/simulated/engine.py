@@ -1,38 +1,83 @@
-"""An engine that runs no model: tokens are characters, all answers are the same, each token has the odds 1 to 1."""
+"""An engine that runs no model: tokens are words, the questions of the built-in set are answered from its file.
 
+A run that measures with it, in a process of its own, has `CONFTEST` for its conftest, and nothing there imports torch.
+`SIMULATED_SECONDS`, `LOAD:ANSWER`, says how long it takes to load, and to answer a question.
+"""
+
+import functools
+import json
 import math
+import os
+import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pytest_quantbudget import engine as engines
+from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import Layers, Receipt
-from pytest_quantbudget.core.measurement import Device
+from pytest_quantbudget.core.measurement import Device, Speed
+from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
 from pytest_quantbudget.engine.out_of_memory import Batching
+from pytest_quantbudget.models import methods
 
-SAYS = "Let me think.\n#### 7"
+PARAMETERS = 574_528  # of the built-in model
+UNKNOWN = "I do not know."
+END = 0
+
+# The conftest of a run in a process of its own, which measures with this engine; `tests` has to be importable there.
+CONFTEST = """
+from pytest_quantbudget.measure import process
+
+contexts = process.contexts
+
+def preloaded():
+    found = contexts()
+    found[0].set_forkserver_preload(["simulated.preload"])
+    return found
+
+process.contexts = preloaded
+"""
 
 
-class Characters:
-    """A tokenizer whose token ids are code points."""
+class Words:
+    """A tokenizer whose tokens are words, with the space behind them; their ids are their bytes."""
 
     def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
-        return {"input_ids": list(map(ord, text)) if isinstance(text, str) else [list(map(ord, t)) for t in text]}
+        texts = [text] if isinstance(text, str) else text
+        ids = [[int.from_bytes(word.encode(), "big") for word in re.findall(r"\S+\s*|\s+", each)] for each in texts]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        return "".join(map(chr, ids))
+        return "".join(token.to_bytes(-(-token.bit_length() // 8), "big").decode() for token in ids)
+
+
+@functools.cache
+def known() -> dict[str, str]:
+    """The answer to each prompt of the built-in set."""
+    rows = map(json.loads, (BUILTIN_DIR / "questions.jsonl").read_text().splitlines())
+    return {f"Question: {row['question']}\nAnswer:": f" {row['answer']}" for row in rows}
 
 
 class Parrot(Engine):
     """Answers and scores; it cannot time, and has no logits."""
 
     name = "parrot"
-    tokenizer = Characters()
+    tokenizer = Words()
+    seconds_an_answer = 0.0
     closed = 0
 
+    def __init__(self, bits: int = 4) -> None:
+        self.bits = bits
+
     def describe(self) -> Description:
-        layers = Layers("linear", "Linear", "parrot", "parrot", 4, 1, 100)
+        layers = Layers("linear", "Linear", "parrot", "parrot", self.bits, 1, PARAMETERS)
+        weights = PARAMETERS * self.bits // 8
         device = Device("cpu", None, None, None, None, 1)
-        return Description("abc", device, 0.5, 50, Receipt((layers,)), {"cpu": "all"}, positions=5000, end_tokens=(0,))
+        return Description(
+            "abc", device, 0.5, weights, Receipt((layers,)), {"cpu": "all"}, positions=5000, end_tokens=(END,)
+        )
 
     def answer(
         self,
@@ -43,14 +88,17 @@ class Parrot(Engine):
         drafts: Sequence[Sequence[int]] | None = None,
         what: str = "prompts",
     ) -> None:
-        for i in range(len(prompts)):
+        for i, prompt in enumerate(prompts):
+            time.sleep(self.seconds_an_answer)
             answer = Decoded(logprob=-1.0)
-            for character in f"{SAYS}\0":
+            text = known().get(self.tokenizer.decode(prompt), UNKNOWN)
+            for token in [*self.tokenizer(text)["input_ids"], END]:
                 if not answer.done:
-                    ends.add(answer, ord(character))
+                    ends.add(answer, token)
             hear({i: answer})
 
     def score(self, sequences: Sequences) -> Iterator[list[float]]:
+        """Each token has the odds 1 to 1."""
         for ids, first in sequences:
             yield [-math.log(2)] * (len(ids) - first)
 
@@ -58,5 +106,23 @@ class Parrot(Engine):
         Parrot.closed += 1
 
 
-def load(*_: Any) -> Parrot:
-    return Parrot()
+class Timed(Parrot):
+    """Also times, in no time."""
+
+    def time(self, workload: Workload) -> Speed:
+        return Speed(workload, (0.01,) * workload.repeats, (0.1,) * workload.repeats, None, None)
+
+
+def load(subject: Subject, *_: Any) -> Parrot:
+    loading, answering = map(float, os.environ.get("SIMULATED_SECONDS", "0:0").split(":"))
+    time.sleep(loading)
+    Timed.seconds_an_answer = answering
+    return Timed(int(methods.spec(subject.method).bits))
+
+
+def take_over() -> None:
+    """In a fork server: what it forks finds this engine, and asks no torch whether it can use a GPU."""
+    from pytest_quantbudget.measure import child
+
+    engines.ENGINES[engines.TRANSFORMERS] = __name__
+    child._spoiled = lambda: False
