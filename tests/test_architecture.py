@@ -69,7 +69,8 @@ def test_each_package_imports_only_what_its_rule_says() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    assert structure.circles(structure.graph(PACKAGE)) == []
+    arrows = structure.graph(PACKAGE)
+    assert structure.circles(arrows) == structure.circles(structure.rooms(arrows)) == []
 
 
 def test_torch_and_its_like_stay_in_engines_and_loaders() -> None:
@@ -136,6 +137,7 @@ def test_circles_chains_and_sizes_are_measured(tmp_path: Path) -> None:
     assert arrows["p.a"] == {"p.b", "p.inner.c"}
     assert structure.circles(arrows) == []
     assert structure.chain(arrows) == ["p.a", "p.b", "p.inner.c"]
+    assert structure.rooms(arrows)["p.a"] == {"p.b", "p.inner"}
     assert structure.circles({**arrows, "p.inner.c": {"p.a"}}) == [["p.a", "p.b", "p.inner.c"]]
     assert [structure.code_lines(path.read_text()) for path in (package / "__init__.py", package / "a.py")] == [0, 3]
     assert structure.code_lines((package / "b.py").read_text()) == 4

@@ -57,6 +57,15 @@ def graph(package: Path) -> dict[str, set[str]]:
     return arrows
 
 
+def rooms(arrows: Graph, depth: int = 2) -> dict[str, set[str]]:
+    """The same with everything in one package taken together; modules beside the packages stand for themselves."""
+    taken: dict[str, set[str]] = {}
+    for name, targets in arrows.items():
+        room = ".".join(name.split(".")[:depth])
+        taken.setdefault(room, set()).update(".".join(target.split(".")[:depth]) for target in targets)
+    return {room: targets - {room} for room, targets in taken.items()}
+
+
 def circles(arrows: Graph) -> list[list[str]]:
     """The groups of modules that import each other, directly or not (Tarjan 1972, "Depth-first search")."""
     return [sorted(group) for group in _components(arrows) if len(group) > 1]
@@ -116,15 +125,15 @@ def main() -> None:
     package = Path(sys.argv[1] if len(sys.argv) > 1 else "pytest_quantbudget").resolve()
     files, arrows = modules(package), graph(package)
     sources = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    longest = chain(arrows)
+    longest, houses = chain(arrows), rooms(arrows)
     largest = max(sources, key=lambda name: sources[name].count("\n"))
     within = {name.split(".")[1] for name, path in files.items() if len(path.relative_to(package).parts) > 1}
     print(f"packages: {len(within)} ({', '.join(sorted(within))})")
-    print(f"modules: {len(files)}")
-    print(f"imports: {sum(map(len, arrows.values()))}")
-    print(f"levels: {len(longest)}")
+    for what, each in ("packages, and modules beside them", houses), ("modules", arrows):
+        print(f"{what}: {len(each)} on {len(chain(each))} levels, {sum(map(len, each.values()))} imports")
     print("longest chain:", " > ".join(name.partition(".")[2] or name for name in longest))
-    print("circles:", "; ".join(" > ".join(group) for group in circles(arrows)) or "none")
+    for what, each in ("packages", houses), ("modules", arrows):
+        print(f"circles of {what}:", "; ".join(" > ".join(group) for group in circles(each)) or "none")
     print(f"largest file: {largest}, {sources[largest].count(chr(10))} lines")
     print(f"code lines: {sum(map(code_lines, sources.values())):,}")
 

@@ -68,7 +68,7 @@ def run(
     """Write the limits that `mode` (see `MODES`) names; what was done, by the tests' ids, and lines that say so.
 
     `judged` are the budgets with their judged limits and the noise of their baseline; `measurements` are by subject;
-    `texts` are the budget files as they were read; `rate` is the share of equal runs that may fail.
+    `texts` are the budget files as they were read; `rate` is the share of repeat runs that may fail.
     """
     updates: dict[str, Update] = {}
     lines: list[Line] = []
@@ -184,7 +184,7 @@ def _line(proposal: _Proposal, update: Update) -> Line:
     name = f"{display_path(limit.file)}:{limit.line} {proposal.method.name}: {limit.name}"
     if not update.new:
         return Line(printable(f"{name} stays {update.old}: {update.why}"), markup={"yellow": True})
-    told = f"{update.words}; at most {100 * update.rate:g} % of equal runs fail"
+    told = f"{update.words}; at most {100 * update.rate:g} % of repeat runs fail"
     return Line(printable(f"{name} {update.old} -> {update.new}: {told}"))
 
 

@@ -43,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What a method thinks of the baseline's answers, token by token, each after what stands before it there.
+    """Teacher-forced greedy match and log-probability on the baseline's answers, token by token.
 
     `against` names these answers. Of `tokens` of them, `agreed` are the method's greedy choice. The log-probabilities
     (nats) are sums over all tokens, under the method and under the baseline. `each_tokens`, `each_agreed` and

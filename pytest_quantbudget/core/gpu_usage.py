@@ -125,7 +125,7 @@ def _joined(rows: Sequence[GpuMemory], join: Callable[[list[int]], int], wanted:
 
 
 def shared(occupants: Sequence[Occupant], busy_before: int | None) -> str:
-    """Who else was on the GPUs while something was timed, in words; nothing where nobody was."""
+    """Who else was on the GPUs while something was timed, in words; empty where there were none."""
     told = []
     if occupants:
         told.append(f"the GPU was shared while it was timed: {'; '.join(each.words for each in occupants)}")

@@ -89,7 +89,7 @@ class Speed:
 
     @property
     def shared(self) -> str:
-        """Who else used the GPUs, in words; nothing where nobody was seen."""
+        """Who else used the GPUs, in words; empty where none were seen."""
         return shared(self.occupants, self.busy_before)
 
 

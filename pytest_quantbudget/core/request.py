@@ -304,7 +304,7 @@ class Subject:
     options: dict[str, Any]
     calibration: str | None
     gpus: int = 1  # how many GPUs it is spread over, where there are any
-    again: int = 0  # the number of an equal run, which shows how much runs differ; 0 is the run that is judged
+    again: int = 0  # the number of a repeat run, which shows how much runs differ; 0 is the run that is judged
     load_format: str = REAL
 
     @property

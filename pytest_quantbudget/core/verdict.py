@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Update:
     """What --quant-update did to a limit: the old text, and the new one (none where `why` says why not).
 
-    `words` tell the measured value, the margin and the noise that it is for; `rate` is the share of equal runs that may
-    fail.
+    `words` tell the measured value, the margin and the noise that it is for; `rate` is the share of repeat runs that
+    may fail.
     """
 
     old: str
@@ -35,7 +35,7 @@ class Verdict:
     `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
     the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
     they are infinite, or where there are none). `p_over` belongs to a drop: how likely at least the measured one would
-    be if the true one were at the limit. `noise` says how much equal runs of the baseline differ in this figure, and
+    be if the true one were at the limit. `noise` says how much repeat runs of the baseline differ in this figure, and
     `inside_noise` whether that alone may decide.
     """
 

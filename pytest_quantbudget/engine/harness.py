@@ -37,9 +37,9 @@ Samples = Mapping[str, Sequence[Mapping[str, Any]]]  # outcomes by task, as `sim
 def run(
     engine: Engine, task: Task, batching: Batching, trust: Trust = NO_TRUST, source: str | None = None
 ) -> TaskResult:
-    """Let the library ask a loaded model the questions of a task.
+    """The answers of a loaded model to a task of the library.
 
-    `source` is the state of its files that was found before (`harness_file.state`); `batching` is about requests.
+    `source` is the earlier state of its files (`harness_file.state`); `batching` is about requests.
     Raises ValueError for a task that does not exist, cannot be read, wants to run code that `trust` does not allow, or
     has no figure that is right or wrong a question; NotFinite where the model's logits break down; NotOffered.
     """
@@ -140,7 +140,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _refuse(path: Path, described: harness_file.Described, trust: Trust) -> None:
-    """Raise ValueError for a task file that would do what nobody, or nobody but the command line, may allow."""
+    """Raise ValueError for a task file that does what is never allowed, or what `trust` does not allow."""
     if described.problems:
         raise ValueError(str(described.problems[0]).splitlines()[0])
     if trust.remote_code:

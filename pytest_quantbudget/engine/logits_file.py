@@ -1,4 +1,4 @@
-"""The file of a baseline's logits, which methods are compared with: where it lies, and whether it is what it should be.
+"""The file of a baseline's logits, with which methods are compared: is it whole, and is it the right one?
 
 It is a safetensors file with one tensor, so that all behind its header is what the checksum is over. Reading and
 checking it here needs no torch.
@@ -14,8 +14,8 @@ from typing import Any
 from pytest_quantbudget.core import codec, files
 
 MAX_BYTES = 512_000_000  # of logits in one file
-MISSING = "it is not there"
-MAX_HEADER = 10_000_000  # token ids of the sample, and what the tensor looks like
+MISSING = "it is missing"
+MAX_HEADER = 10_000_000  # of token ids, and the tensor's shape and type
 
 
 def fault(path: Path) -> str | None:
@@ -30,14 +30,14 @@ def fault(path: Path) -> str | None:
 
 
 class Unusable(ValueError):
-    """A file of logits that is damaged, or somebody else's; the message says why."""
+    """A file of logits that is damaged, or belongs to another measurement; the message says why."""
 
 
 def check(path: Path) -> Any:
     """The token ids in a file's header: a list of prompts, each with its answer.
 
     Raises FileNotFoundError where there is none, Unusable where it is not whole or not what its name says, OSError
-    where it cannot be read. The ids are as they were found: JSON values of any form.
+    where it cannot be read. The ids are JSON values of any form.
     """
     with files.opened(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_BYTES + MAX_HEADER + 8:
@@ -47,8 +47,9 @@ def check(path: Path) -> Any:
             raise Unusable("it is no safetensors file")
         try:
             header: Any = codec.read_json(file.read(length))
-            told = header["__metadata__"]
-            wanted, against, ids = told["sha256"], told["against"], codec.read_json(told["ids"].encode())
+            metadata = header["__metadata__"]
+            checksum, against = metadata["sha256"], metadata["against"]
+            ids = codec.read_json(metadata["ids"].encode())
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Unusable("its header cannot be read") from None
         if against != path.stem:
@@ -56,6 +57,6 @@ def check(path: Path) -> Any:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-        if digest.hexdigest() != wanted:
+        if digest.hexdigest() != checksum:
             raise Unusable("its checksum is wrong")
     return ids

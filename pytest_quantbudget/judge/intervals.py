@@ -1,9 +1,9 @@
 """Paired comparison of answers, and intervals for everything that is judged on more than one observation.
 
 Every interval is two one-sided bounds, each of which holds with the confidence that is asked for: a limit is on one
-side, so 0.95 means that at most 5 % of limits are called broken, or kept, that are not. scipy has none for paired
+side, so 0.95 means that at most 5 % of verdicts are wrong, in either direction. scipy has none for paired
 proportions and statsmodels has none either; the bare install needs no numpy for the rest, which is short
-(tests/test_stats.py compares it with scipy).
+(tests/judge/test_intervals.py compares it with scipy).
 """
 
 from __future__ import annotations

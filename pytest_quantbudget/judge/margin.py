@@ -1,7 +1,7 @@
 """What a limit that reads `auto` would be: the measured value plus a margin for noise. Knows no pytest, no torch.
 
-The margin is that of a prediction: a run of the same thing (an equal run) differs from this one by the noise of both.
-It is so wide that no more than a stated share of equal runs (the rate) fails.
+The margin is that of a prediction: a run of the same thing (a repeat run) differs from this one by the noise of both.
+It is so wide that no more than a stated share of repeat runs (the rate) fails.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pytest_quantbudget.judge import distributions
 from pytest_quantbudget.judge.metrics import figure, metric_of, task_limits
 from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, RANGE, Figure
 
-RATE = 0.01  # of equal runs that may fail
-FEWEST = 3  # repeats or equal runs, from which a spread is taken
+RATE = 0.01  # of repeat runs that may fail
+FEWEST = 3  # repeats or repeat runs, from which a spread is taken
 WIDEST = math.log(10)  # a wider margin of a time or a rate says that nothing is known, and bounds nothing
 SUREST = 1 - 1e-12  # confidence up to which bounds can be computed
 MAX_DIGITS = 12  # more of a limit than of a limit for people
@@ -54,7 +54,7 @@ def calibrated(
 ) -> Calibrated:
     """The limit for a method's figure, written in `unit` (any where that is empty).
 
-    `runs` has, by metric, the value of each of several equal runs of the baseline, where there are any. Raises
+    `runs` has, by metric, the value of each of several repeat runs of the baseline, where there are any. Raises
     metrics.base.Unmeasured where there is no figure, and NoMargin.
     """
     found = figure(budget.basis, method, limit, measured)
@@ -145,7 +145,7 @@ def _factor(
 ) -> tuple[float, str]:
     """The margin of a time, a rate or a ratio of them, as the logarithm of a factor, and which noise it is for.
 
-    Equal runs of the baseline show how much runs differ; two of them by the square root of 2 of that. Without, the
+    Repeat runs of the baseline show how much runs differ; two of them by the square root of 2 of that. Without, the
     repeats of this run show only how much one differs from another: the next run's median is given the room of one
     more repeat, which is the wider guess. Both are prediction intervals of the normal distribution (Hahn and Meeker
     1991, "Statistical Intervals", chapter 4). Sides of a ratio vary on their own, and their variances add.
@@ -160,9 +160,9 @@ def _factor(
     if len(runs) >= FEWEST:
         share = rate / 2 if strict else rate
         spread += distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
-        told.append(f"the spread of {len(runs)} equal runs of {budget.baseline}")
+        told.append(f"the spread of {len(runs)} repeat runs of {budget.baseline}")
     elif not repeats:
-        raise NoMargin(f"one load has no spread; with --quant-noise {FEWEST} equal runs tell it")
+        raise NoMargin(f"one load has no spread; with --quant-noise {FEWEST} repeat runs tell it")
     if strict or not told:
         fewest = min(map(len, repeats))
         if fewest < FEWEST:

@@ -1,6 +1,6 @@
-"""The noise floor: how much equal runs of a baseline differ, and which limits ask for less than that. Pure functions.
+"""The noise floor: how much repeat runs of a baseline differ, and which limits ask for less than that. Pure functions.
 
-An equal run (`--quant-noise`) is the baseline measured once more, as a method would be. Whatever it seems to lose
+A repeat run (`--quant-noise`) is the baseline measured once more, as a method would be. Whatever it seems to lose
 against the first run is lost through nothing but this machine and this way of measuring.
 """
 
@@ -23,7 +23,7 @@ EXACT = 1e-9  # counts become percentages and differ in the last digit
 
 @dataclass(frozen=True)
 class TaskNoise:
-    """How the outcomes of each equal run differ from the first run's on the same `n` questions.
+    """How the outcomes of each repeat run differ from the first run's on the same `n` questions.
 
     `b` counts those that went from right to wrong, `c` those from wrong to right.
     """
@@ -41,7 +41,7 @@ class TaskNoise:
 
     @property
     def flips(self) -> int:
-        """The most questions on which an equal run differs from the first."""
+        """The most questions on which a repeat run differs from the first."""
         return max(b + c for b, c in zip(self.b, self.c, strict=True))
 
     @property
@@ -53,7 +53,7 @@ class TaskNoise:
 
 @dataclass(frozen=True)
 class Noise:
-    """What `runs` equal runs of a baseline showed.
+    """What `runs` repeat runs of a baseline showed.
 
     `values` has, by metric, a value of each run that has one, in base units: of the first run and the equal ones for
     `tokens_per_s`, `ttft`, `load_time` (medians of the repeats where there are any), `vram` and `ppl`; of the equal
@@ -70,16 +70,16 @@ class Noise:
         """Refuse, with ValueError, metrics without values, and values that no ratio can be taken of."""
         for metric, values in self.values.items():
             if not values or metric not in {**_alone_names(), **_against_values()}:
-                raise ValueError(f"{metric[:20]!r} wants values of equal runs")
+                raise ValueError(f"{metric[:20]!r} wants values of repeat runs")
             if metric in _alone_names() and min(values) <= 0:
-                raise ValueError(f"{metric[:20]!r} wants values of equal runs")
+                raise ValueError(f"{metric[:20]!r} wants values of repeat runs")
 
     def task(self, name: str) -> TaskNoise | None:
-        """The flips of a task, if any equal run was asked."""
+        """The flips of a task, if any repeat run was asked."""
         return next((task for task in self.tasks if task.task == name), None)
 
     def spread(self, metric: str) -> float:
-        """The largest ratio of two runs; 1 where nobody compared them."""
+        """The largest ratio of two runs; 1 where there is none."""
         values = self.values.get(metric, (1.0,))
         return max(values) / min(values)
 
@@ -98,7 +98,7 @@ class Noise:
         return math.log(self.spread(kind.metric))
 
     def inside(self, kind: LimitKind, limit: float, measured: float) -> bool:
-        """Whether noise alone decides: it may put the figure on the limit's other side, or an equal run break it."""
+        """Whether noise alone decides: it may put the figure on the limit's other side, or a repeat run break it."""
         noise = self.floor(kind)
         if noise <= 0:
             return False
@@ -111,21 +111,21 @@ class Noise:
         return min(gaps) <= noise + EXACT
 
     def words(self, kind: LimitKind) -> str:
-        """What equal runs show of a limit's figure; nothing where they show nothing."""
+        """What repeat runs show of a limit's figure; nothing where they show nothing."""
         if kind.task:
             found = self.task(kind.task)
             if found is None:
                 return ""
             if kind.relation == "flips":
-                return f"equal runs flip {_up_to(found.flips)} of {found.n:,} answers"
-            return f"equal runs differ by {format_value(found.drop, 'points')}"
+                return f"repeat runs flip {_up_to(found.flips)} of {found.n:,} answers"
+            return f"repeat runs differ by {format_value(found.drop, 'points')}"
         if metric_of(kind).repeat is not None and kind.metric in self.values:
-            return f"equal runs have {_range(self.values[kind.metric], kind.unit)}"
-        return f"equal runs differ by {_factor(self.spread(kind.metric))}" if kind.metric in self.values else ""
+            return f"repeat runs have {_range(self.values[kind.metric], kind.unit)}"
+        return f"repeat runs differ by {_factor(self.spread(kind.metric))}" if kind.metric in self.values else ""
 
 
 def subjects(budget: Budget, times: int) -> list[Subject]:
-    """What the noise of a budget is measured on: its baseline, and so many equal runs of it."""
+    """What the noise of a budget is measured on: its baseline, and so many repeat runs of it."""
     if budget.baseline is None:
         return []
     first = budget.method(budget.baseline).subject
@@ -133,7 +133,7 @@ def subjects(budget: Budget, times: int) -> list[Subject]:
 
 
 def of(budget: Budget, runs: Sequence[Measurement]) -> Noise:
-    """The noise in `runs`: the baseline's measurement, then its equal runs, as far as there are any."""
+    """The noise in `runs`: the baseline's measurement, then its repeat runs, as far as there are any."""
     name = budget.baseline or ""
     first, again = (runs[0] if runs else None), [run for run in runs[1:] if run.loaded is not None]
     failed = (f"{run.subject.name}: {failure.message}" for run in runs[1:] for failure in run.failures)
@@ -165,7 +165,7 @@ def _why(budget: Budget, first: Measurement | None) -> str:
     if first is None:
         return f"the baseline {budget.baseline} was not measured"
     fatal = next((failure.message for failure in first.failures if failure.fatal), None)
-    return f"the baseline {budget.baseline}: {fatal}" if fatal else f"no equal run of {budget.baseline} was made"
+    return f"the baseline {budget.baseline}: {fatal}" if fatal else f"no repeat run of {budget.baseline} was made"
 
 
 def _alone_names() -> dict[str, str]:
@@ -187,7 +187,7 @@ def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
 
 
 def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[tuple[LimitKind, Figure]]:
-    """What limits on a method would be judged on, were the method an equal run of the baseline."""
+    """What limits on a method would be judged on, were the method a repeat run of the baseline."""
     measured: Mapping[str, Measurement] = {run.subject.name: run, budget.baseline or "": first}
     for kind in limit_kinds(budget.tasks).values():
         if kind.relation in ("against", "flips") and metric_of(kind).lacking(budget.tasks, budget.text) is None:
@@ -199,7 +199,7 @@ def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[t
 
 
 def line(noise: Noise) -> str:
-    """The noise floor for people; nothing where no equal run was made."""
+    """The noise floor for people; nothing where no repeat run was made."""
     parts = [f"{name} {_factor(noise.spread(key))}" for key, name in _alone_names().items() if key in noise.values]
     for task in noise.tasks:
         drop = f", {format_value(task.drop, 'points')} apart" if task.drop else ""
@@ -208,7 +208,7 @@ def line(noise: Noise) -> str:
         if kind.metric in _against_values() and kind.metric in noise.values:
             name = kind.name.partition("_")[2].replace("_", " ")
             parts.append(f"{name} {_range(noise.values[kind.metric], kind.unit)}")
-    runs = "1 equal run" if noise.runs == 1 else f"{noise.runs:,} equal runs"
+    runs = "1 repeat run" if noise.runs == 1 else f"{noise.runs:,} repeat runs"
     return f"noise floor of {noise.method}, {runs}: {', '.join(parts)}" if noise.runs else ""
 
 

@@ -33,8 +33,8 @@ def confidence(result: TaskResult, asked: float) -> float:
 def stopped(request: Request, device: str, result: TaskResult, baseline: TaskResult | None) -> str:
     """Why no more questions of a task need to be asked; nothing where more of them may decide something.
 
-    Where no rule of the request holds on this device, all questions are asked: nobody says what would be enough. So
-    they are for a limit that reads `auto`.
+    Where no rule of the request holds on this device, all questions are asked, and so they are for a limit without a
+    number (`auto`).
     """
     task, n = result.task, len(result.answers)
     mine = [(rule, value) for rule in request.rules if rule.task == task.name for value in _values(rule, device)]

@@ -77,7 +77,7 @@ def judge(
 
 
 def _beside_noise(verdict: Verdict, limit: Limit, value: float, measured: float, noise: Noise) -> Verdict:
-    """A verdict with what equal runs show; its message tells where that matters."""
+    """A verdict with what repeat runs show; its message tells where that matters."""
     said, inside = noise.words(limit.kind), noise.inside(limit.kind, value, measured)
     message = verdict.message
     if inside:

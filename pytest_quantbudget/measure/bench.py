@@ -24,7 +24,7 @@ from pytest_quantbudget.judge.metrics.speed import doubts
 from pytest_quantbudget.measure import child, process
 from pytest_quantbudget.measure.answers_file import AnswersFile
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
-from pytest_quantbudget.measure.keys import Keys, keys_of, path_of
+from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
 from pytest_quantbudget.measure.progress import Progress
 from pytest_quantbudget.measure.recall import recall
 from pytest_quantbudget.measure.store import Store
@@ -35,7 +35,7 @@ USED_UP = "the time for the whole run (--quant-timeout) was used up"
 
 @dataclass
 class Gathered:
-    """The parts of one subject's measurement, as they come in."""
+    """The parts of one subject's measurement so far."""
 
     subject: Subject
     parts: list[Measurement] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Bench:
         its file of them has gone.
 
         Never raises for what happens while measuring; that is in the record's `failures`. Where the caller is
-        interrupted, what there is by then is the measurement: whatever hung or crashed once is not tried again.
+        interrupted, the parts so far are the measurement: what hung or crashed once is not tried again.
         """
         key = request.subject.key
         if key not in self.known:
@@ -90,7 +90,8 @@ class Bench:
         gathered = Gathered(request.subject)
         try:
             self._make(request, drafts, baseline, gathered)
-        except OSError as error:  # such as a lock that cannot be had
+        except OSError as error:
+            # A lock that cannot be taken, for example.
             gathered.fail(LOAD, f"{type(error).__name__}: {error}", traceback.format_exc())
         except BaseException as error:
             gathered.fail(LOAD, f"measuring was interrupted ({type(error).__name__})")
@@ -115,7 +116,7 @@ class Bench:
         return replace(whole, notes=(*whole.notes, *remarks))
 
     def environ(self, count: int = 1) -> dict[str, str]:
-        """What shows the first `count` GPUs of this process, and no other, to the processes that it starts."""
+        """The environment in which a process sees only the first `count` GPUs of this one."""
         uuids = [gpu.uuid for gpu in self.gpus[:count]]
         return {"CUDA_VISIBLE_DEVICES": ",".join(uuids)} if uuids else {}
 
@@ -127,7 +128,8 @@ class Bench:
         """
         names = sorted(gpu.uuid for gpu in self.gpus[:count]) or ["cpu"]
         with contextlib.ExitStack() as held:
-            for name in names:  # in one order everywhere, so that nobody waits in a circle
+            # In one order everywhere: no two runs wait for each other.
+            for name in names:
                 held.enter_context(self._lock(self.locks / f"device-{name}.lock"))
             yield
 
@@ -137,14 +139,14 @@ class Bench:
         return FileLock(path, is_singleton=True).acquire(timeout=-1 if math.isinf(left) else left)
 
     def quantized(self, subject: Subject) -> Measurement:
-        """The record of the subject's own quantization, made unless it is kept already; `quantized` is its name."""
+        """The record of the subject's own quantization, made unless the cache has it; `quantized` is its name."""
         keys = keys_of(Request(subject), self.gpus[: subject.gpus], self.trust, self.cache / "hashes")
         gathered = Gathered(subject)
         self._child(Request(subject), keys, math.inf, gathered, quantize=True)
         return self._whole(gathered)
 
     def quantized_path(self, name: str) -> Path:
-        """Where a quantization of that name is kept."""
+        """The directory of a quantization with that name."""
         return self.cache / "quantized" / name
 
     def _make(self, request: Request, drafts: Drafts, baseline: Request | None, gathered: Gathered) -> None:
@@ -181,7 +183,9 @@ class Bench:
         if baseline is None or not tasks:
             return {}
         keys = self._keys(baseline)
-        return {task: path_of(self.cache, self.folder, keys, baseline.subject, task, drafts[task]) for task in tasks}
+        return {
+            task: logits_path(self.cache, self.folder, keys, baseline.subject, task, drafts[task]) for task in tasks
+        }
 
     def _keys(self, request: Request) -> Keys | None:
         return keys_of(request, self.gpus[: request.subject.gpus], self.trust, self.cache / "hashes")
@@ -217,7 +221,7 @@ class Bench:
         return {task: path for task, path in wanted.items() if task not in faults}
 
     def _load_again(self, baseline: Request, answers: Drafts) -> Measurement:
-        """Have the baseline keep its logits for its answers, and do nothing else."""
+        """Load the baseline to keep its logits for its answers, and for nothing else."""
         gathered = Gathered(baseline.subject)
         gathered.parts.append(Measurement(baseline.subject, tasks=tuple(answers.values())))
         only = replace(baseline, parts=tuple(DivergenceOf(task) for task in answers), rules=(), whole=())
@@ -241,7 +245,7 @@ class Bench:
         self._child(request, keys, until, gathered, quantized=path, **more)
 
     def _child(self, request: Request, keys: Keys | None, until: float, gathered: Gathered, **more: Any) -> None:
-        """Run one measuring process to its end; what it told until then counts, however it ended."""
+        """Run one measuring process to its end; the phases that it reported count, however it ended."""
         subject = request.subject
         answers = {result.task: result for part in gathered.parts for result in part.tasks}
         compared = [part.task for part in request.of(DivergenceOf)]
@@ -272,7 +276,8 @@ class Bench:
                     until=ends,
                     tick=self.progress.tick,
                 )
-            except (OSError, EOFError) as error:  # no socket (a long TMPDIR, say), or the server died while importing
+            except (OSError, EOFError) as error:
+                # No socket (a long TMPDIR, for example), or the fork server died while importing.
                 if not contexts:
                     gathered.fail(LOAD, f"no measuring process can be started: {error}")
                     return

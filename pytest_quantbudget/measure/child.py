@@ -1,6 +1,6 @@
-"""Inside the measuring process: load one subject, run what the request needs, tell and store each phase's figures.
+"""Inside the measuring process: load one subject, run the phases, report and store the figures of each.
 
-A phase that fails costs its own figures. What was told or stored before the process dies is kept.
+A phase that fails costs its own figures. What was reported or stored before the process dies is kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pytest_quantbudget.measure.phases import Phases
 def main(job: Job, tell: Connection, log: Connection) -> None:
     """Entry point of the process.
 
-    Ends with the code FORK_SPOILED, unless this is the `last` way to start a process, where a GPU is there and this
-    fork cannot use it.
+    Ends with the code FORK_SPOILED where there is a GPU that this fork cannot use, unless this is the `last` way to
+    start a process.
     """
     _settle(log, job.environ)
     gpus = Gpus()
@@ -39,29 +39,32 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
     else:
         run.measure()
     run.say(done=True)
-    # Libraries leave threads and pools behind that can hang at exit; all that matters has been told.
+    # Libraries leave threads and pools behind that can hang at exit; everything has been sent.
     sys.stdout.flush()
     os._exit(0)
 
 
 def _settle(log: Connection, environ: Mapping[str, str]) -> None:
-    """Lead a group of our own, send all output, native code's too, into the log, and end when the parent is gone."""
+    """Lead a process group, send all output (native code's too) into the log, and end when the parent has ended."""
     os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a crash must not take the last words along
+        # A crash must not lose the last lines.
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(environ)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the fork server; see preload.py
+    # As in the fork server; see preload.py.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     faulthandler.enable(all_threads=False)
-    faulthandler.register(signal.SIGUSR1, all_threads=False)  # how the parent asks where we hang
+    # The parent asks a hung process for its stack.
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
     parent = parent_process()
     if parent is not None:
-        _end_with(parent.sentinel)
+        _watch(parent.sentinel)
     logging.captureWarnings(True)
 
 
-def _end_with(sentinel: int) -> None:
+def _watch(sentinel: int) -> None:
     """End this process and its group when the other end of a pipe closes, even while native code keeps the GIL."""
     if sys.platform == "linux":
         import fcntl
@@ -70,10 +73,10 @@ def _end_with(sentinel: int) -> None:
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(sentinel, 10, signal.SIGKILL)  # F_SETSIG, which Python 3.11 has no name for
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-    threading.Thread(target=_outlive_nobody, args=(sentinel,), daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, args=(sentinel,), daemon=True).start()
 
 
-def _outlive_nobody(sentinel: int) -> None:
+def _end_with_the_parent(sentinel: int) -> None:
     wait([sentinel])
     os.killpg(os.getpid(), signal.SIGKILL)
 

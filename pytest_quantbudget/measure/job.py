@@ -1,4 +1,4 @@
-"""What a measuring process is told to do; both sides read it."""
+"""The job of a measuring process, as both sides know it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FORK_SPOILED = 78
 
 @dataclass(frozen=True)
 class Job:
-    """What a measuring process is told to do, and where.
+    """What a measuring process does, and where.
 
-    `cache` keeps checkpoints, and `scratch` goes with the run. Without `keys` nothing is stored. `quantized` is the
+    `cache` keeps checkpoints; `scratch` is removed with the run. Without `keys` nothing is stored. `quantized` is the
     directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `drafts` are the
     baseline's answers, and `references` the files of its logits. `answers` are the subject's own, where they were
     stored. `last` says that there is no other way to start a process.

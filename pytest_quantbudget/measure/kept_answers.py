@@ -14,8 +14,8 @@ from pytest_quantbudget.measure.keys import Keys
 from pytest_quantbudget.measure.store import Key, Store
 
 
-def _nobody(**message: Any) -> None:
-    """Send a message to nobody."""
+def _silent(**message: Any) -> None:
+    """Send no message."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class KeptAnswers:
     store: Store | None = None
     keys: Keys | None = None
     drafts: str | None = None
-    say: Callable[..., None] = _nobody
+    say: Callable[..., None] = _silent
     _count: int = 0
     _parts: list[Key] = field(default_factory=list)
 

@@ -160,12 +160,16 @@ def own_sources() -> str:
     return digest.hexdigest()[:12]
 
 
-def path_of(cache: Path, scratch: Path, keys: Keys | None, subject: Subject, task: Task, answers: TaskResult) -> Path:
+def logits_path(
+    cache: Path, scratch: Path, keys: Keys | None, subject: Subject, task: Task, answers: TaskResult
+) -> Path:
     """Where a baseline's logits for its own answers to a task lie; the stem is a hash of all that they depend on.
 
-    `keys` are the baseline's. Without them nobody knows what the logits depend on, and they go with the run, in
-    `scratch`.
+    `keys` are the baseline's. Without them it is not known what the logits depend on, and they lie in `scratch`, which
+    is removed with the run.
     """
-    told = draft_id(answers)
-    name = codec.key_of(dict(keys.of(DivergenceOf(task), told).content) if keys else [codec.to_builtins(subject), told])
+    drafts = draft_id(answers)
+    name = codec.key_of(
+        dict(keys.of(DivergenceOf(task), drafts).content) if keys else [codec.to_builtins(subject), drafts]
+    )
     return (cache if keys else scratch) / "divergence" / f"{subject.method}-{name}.safetensors"

@@ -25,7 +25,7 @@ from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.job import Job
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
-from pytest_quantbudget.measure.keys import path_of
+from pytest_quantbudget.measure.keys import logits_path
 from pytest_quantbudget.measure.store import ISO, Store, now
 from pytest_quantbudget.models import methods
 
@@ -214,7 +214,7 @@ class Phases:
         keys, own = self.job.keys, self.answers[task]
         baseline = self.job.drafts.get(task)
         if baseline is None:
-            path = path_of(Path(self.job.cache), Path(self.job.scratch), keys, self.subject, task, own)
+            path = logits_path(Path(self.job.cache), Path(self.job.scratch), keys, self.subject, task, own)
             if not self.job.refresh and logits_file.fault(path) is None:
                 return Measurement(self.subject)
         asked = prompts.sample(task, keys.states[task.source] if keys else None)

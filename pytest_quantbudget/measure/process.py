@@ -1,4 +1,4 @@
-"""One measuring process from its start to its end: what it says, how long it may take, how it died."""
+"""One measuring process from start to end: its messages, its time limit, and how it ended."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pytest_quantbudget.core.safetext import safe
 Context = ForkServerContext | SpawnContext
 
 GRACE_S = 3.0
-LOOK_S = 1.0  # how often a process is looked at that says nothing
+CHECK_S = 1.0  # between two checks of a process that sends nothing
 LOG_BYTES = 16_384
 LOG_LINES = 25
 
 
 @dataclass
 class Outcome:
-    """What a process left.
+    """How a process ended.
 
-    `code` is None where it was ended at its time limit; `done` is whether it said that all was told; `log` is the tail
-    of its output.
+    `code` is None where it was ended at its time limit; `done` is whether it has sent everything; `log` is the tail of
+    its output.
     """
 
     code: int | None = None
@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def tail(self) -> str:
-        """The last lines that it printed, progress bars at their last state."""
+        """The last lines that it printed, of progress bars their last state."""
         lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in self.log.decode("utf-8", "replace").split("\n")]
         return "\n".join([safe(line, 300) for line in lines if line.strip()][-LOG_LINES:])
 
@@ -80,10 +80,10 @@ def run(
 ) -> Outcome:
     """Run `target(*arguments, tell, log)` in a process until it ends, or until the monotonic clock reads `until`.
 
-    What it sends through the connection `tell`, JSON objects as bytes, goes to `hear`; `{"phase": NAME}` is kept as the
-    phase that it is in, `{"done": true}` as its last word. All its output goes into the connection `log`, of which the
-    end is kept. `tick` is called while it runs, once a second at least. However this returns or raises, no process of
-    its group is left. Raises OSError or EOFError where no process can be started.
+    It sends JSON objects, as bytes, through the connection `tell`; they go to `hear`, and `{"phase": NAME}` and
+    `{"done": true}` are noted. All its output goes into the connection `log`, of which the tail is kept. `tick` is
+    called while it runs, once a second at least. However this returns or raises, no process of its group is left.
+    Raises OSError or EOFError where no process can be started.
     """
     outcome = Outcome()
     heard, tell = context.Pipe(duplex=False)
@@ -98,7 +98,7 @@ def run(
                 _ask_for_stack(process, logged, outcome)
         finally:
             end(process)
-            _take_log(logged, outcome, 0)
+            _drain(logged, outcome, 0)
         if ended:
             outcome.code = process.exitcode
     return outcome
@@ -113,18 +113,18 @@ def _listen(
     until: float,
     tick: Callable[[], None],
 ) -> bool:
-    """Take in what the process says and prints; True when it has ended, False when its time is over."""
+    """Read messages and output; True when the process has ended, False when its time is over."""
     open_: list[Any] = [heard, logged, process.sentinel]
     while True:
         # Not the sentinel alone: where it is a pipe, a process that was forked there keeps it open.
         ended = not process.is_alive()
-        ready = wait(open_, 0 if ended else min(max(0.0, until - time.monotonic()), LOOK_S))
+        ready = wait(open_, 0 if ended else min(max(0.0, until - time.monotonic()), CHECK_S))
         tick()
         if logged in ready and not _read_log(logged, outcome):
             open_.remove(logged)
         if process.sentinel in ready:
             open_.remove(process.sentinel)
-            process.join(LOOK_S)
+            process.join(CHECK_S)
         if heard in ready:
             try:
                 message = json.loads(heard.recv_bytes())
@@ -134,14 +134,16 @@ def _listen(
             outcome.phase = message.get("phase", outcome.phase)
             outcome.done = message.get("done", outcome.done)
             hear(message)
-        elif ended:  # only once all that it said has been heard
+        # Only once all of its messages have been read.
+        elif ended:
             return True
-        elif time.monotonic() >= until:  # also where it prints without a pause
+        # Also where it prints without a pause.
+        elif time.monotonic() >= until:
             return False
 
 
 def _read_log(logged: Connection, outcome: Outcome) -> bool:
-    """Take in what is there; False at the end. Only the tail is kept, however much a process prints."""
+    """Read what is there, and keep the tail; False at the end."""
     try:
         data = os.read(logged.fileno(), 65_536)
     except OSError:
@@ -151,27 +153,28 @@ def _read_log(logged: Connection, outcome: Outcome) -> bool:
     return bool(data)
 
 
-def _take_log(logged: Connection, outcome: Outcome, seconds: float) -> None:
-    """Take in what is printed until there is no more, for some time and little longer: whoever prints may not end."""
+def _drain(logged: Connection, outcome: Outcome, seconds: float) -> None:
+    """Drain the log; never block on a process that keeps printing."""
     ends = time.monotonic() + seconds
     while wait([logged], max(0.0, ends - time.monotonic())) and _read_log(logged, outcome):
-        if time.monotonic() > ends + LOOK_S:
+        if time.monotonic() > ends + CHECK_S:
             return
 
 
 def _ask_for_stack(process: BaseProcess, logged: Connection, outcome: Outcome) -> None:
-    """Have a hung process print where it is; its handler runs even where native code keeps Python waiting."""
+    """Have a hung process print its Python stack; the handler runs even while native code holds the GIL."""
     with contextlib.suppress(OSError, AttributeError):
         os.kill(process.pid or 0, signal.SIGUSR1)
-        _take_log(logged, outcome, LOOK_S)
+        _drain(logged, outcome, CHECK_S)
 
 
 def end(process: BaseProcess) -> None:
-    """End a process and all of its group that may still run: asked first, killed after a while."""
+    """End a process and its group: SIGTERM first, SIGKILL after a grace period."""
     if process.is_alive():
         _signal(process, signal.SIGTERM)
         process.join(GRACE_S)
-    _signal(process, signal.SIGKILL)  # what it has started and left behind, too
+    # Also the processes that it has started and left behind.
+    _signal(process, signal.SIGKILL)
     process.join()
 
 
@@ -179,7 +182,8 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
     assert process.pid is not None
     try:
         os.killpg(process.pid, number)
-    except ProcessLookupError:  # it has not got as far as to lead a group, or all of it is gone
+    except ProcessLookupError:
+        # It does not lead a group yet, or all of the group has ended.
         if process.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)

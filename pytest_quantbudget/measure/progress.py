@@ -35,7 +35,7 @@ class State:
 
     @property
     def left_s(self) -> float | None:
-        """The time that the rest takes at this rate; None where nobody can say."""
+        """The time that the rest takes at this rate; None where that is not known."""
         return (self.total - self.done) / self.rate if self.total is not None and self.rate else None
 
 

@@ -1,4 +1,4 @@
-"""The results store: what was measured, under a key that holds all it depends on, checksummed, written at once."""
+"""The results store: figures under a key with all that they depend on, checksummed, each written at once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Damaged(ValueError):
-    """An entry that is not what its name promises; the message says why."""
+    """An entry that is cut, altered, or another measurement's; the message says which."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Where an entry lies, and all that its figures depend on. `folder` and `label` are for people."""
+    """The name of an entry, and all that its figures depend on. `folder` and `label` are for people."""
 
     folder: str
     label: str
@@ -184,7 +184,7 @@ def is_url(place: str) -> bool:
 
 
 class Store:
-    """Entries at a place. What goes wrong there is noted and costs reuse, never a measurement."""
+    """Entries at a place. An error there is noted and costs the reuse, never a measurement."""
 
     def __init__(self, place: str, *, refresh: bool = False) -> None:
         self.place = place
@@ -224,7 +224,7 @@ class Store:
                 self._opened().remove(key.name)
 
     def set_aside(self, key: Key, why: str) -> None:
-        """Take an entry out of use and note it; it is kept, for whoever wants to know what happened to it."""
+        """Take an entry out of use and note it; it stays beside its place, to be looked into."""
         with contextlib.suppress(OSError):
             self._opened().move(key.name, f"{key.name}.damaged")
         self._note(f"the stored {key.label} in {key.folder} was set aside and measured again: {why}")

@@ -48,7 +48,7 @@ def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
 def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "model") -> str:
     """The revision that `fetch` will give, without downloading: from the hub, or from its cache where that is silent.
 
-    Raises OSError where nobody knows it.
+    Raises OSError where it cannot be found out.
     """
     folder = Path(name)
     if folder.is_absolute():

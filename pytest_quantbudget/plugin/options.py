@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--quant-noise",
         metavar="K",
-        help="Measure each budget's baseline K more times, to show how much equal runs differ, and which limits ask "
+        help="Measure each budget's baseline K more times, to show how much repeat runs differ, and which limits ask "
         "for less than that.",
     )
     group.addoption(
@@ -251,7 +251,7 @@ def _report(named: str | None) -> Path | None:
 
 
 def _update(mode: str | None, rate: str | None) -> tuple[str, float]:
-    """Which limits are written, and how often they may fail an equal run."""
+    """Which limits are written, and how often they may fail a repeat run."""
     if mode is None:
         if rate is not None:
             raise ValueError("--quant-update-rate belongs to --quant-update")
@@ -269,5 +269,5 @@ def _update(mode: str | None, rate: str | None) -> tuple[str, float]:
     try:
         return mode, float(number(1e-6, 0.5, closed="low").read(float(rate)))
     except ValueError:
-        why = f"wants the share of equal runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        why = f"wants the share of repeat runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
         raise ValueError(f"--quant-update-rate {why}") from None

@@ -147,7 +147,7 @@ class Stored:
         return [Failure(part.phase, "error", f"{self.name} holds no {part.noun}", fatal=False)]
 
     def _missing(self, reports: Sequence[tuple[BudgetReport, MethodReport]]) -> Failure:
-        """Why a method has no measurement at all: what its limits were skipped for, or that nobody measured it."""
+        """Why a method has no measurement at all: what its limits were skipped for, or that it was not measured."""
         for _, method in reports:
             for limit in method.limits:
                 if limit.verdict.outcome == SKIPPED:

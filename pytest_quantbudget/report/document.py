@@ -52,7 +52,7 @@ class MethodReport:
 
 @dataclass(frozen=True)
 class BudgetReport:
-    """One budget file; `noise` is that of its baseline, where equal runs of it were asked for."""
+    """One budget file; `noise` is that of its baseline, where repeat runs of it were asked for."""
 
     file: str
     model: str

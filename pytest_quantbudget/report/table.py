@@ -111,7 +111,7 @@ def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
 
 
 def _noise(budget: BudgetReport) -> Iterator[Line]:
-    """How much equal runs differ, and which limits that may decide."""
+    """How much repeat runs differ, and which limits that may decide."""
     if budget.noise and budget.noise.runs:
         yield Line(noise.line(budget.noise))
     for method in budget.methods:

@@ -26,7 +26,7 @@ class Described:
 
     `files` are it, the files that it includes, those of its code and its local data, each once, but for those that
     come with the library. `code` says, by `FILE:LINE`, what would run code of the file's author; `metrics` are the
-    figures it asks for; `problems` is what nobody may do.
+    figures it asks for; `problems` is what is never allowed.
     """
 
     files: dict[Path, None] = field(default_factory=dict)

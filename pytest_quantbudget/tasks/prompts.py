@@ -105,5 +105,5 @@ class Prompter:
         more = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
         ids: list[list[int]] = self.tokenizer(list(texts), **more)["input_ids"]
         if not all(ids):
-            raise ValueError("the tokenizer makes nothing of the questions: were its files left out?")
+            raise ValueError("the tokenizer returned no tokens for the questions; are its files missing?")
         return ids

@@ -164,7 +164,7 @@ def test_auto_is_filled_by_an_update_run_and_holds_in_the_next(pytester: pytest.
         [
             "*= --quant-update of small.yaml =*",
             "small.yaml:10 fp32: max_load_time stays auto: one load has no spread; *",
-            "small.yaml:10 fp32: max_weights auto -> 2.2 MiB: measured 2.19 MiB, *; at most 5 % of equal runs fail",
+            "small.yaml:10 fp32: max_weights auto -> 2.2 MiB: measured 2.19 MiB, *; at most 5 % of repeat runs fail",
             f"small.yaml:13 bf16: max_wordmath_drop auto -> {drop}: measured *bound of 12 questions*",
             "--- small.yaml",
             "-    budget: {max_load_time: auto,   max_weights: auto, min_wordmath: 50}",

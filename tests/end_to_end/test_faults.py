@@ -1,4 +1,4 @@
-"""What happens to one method costs its own tests and is named. Most faults are rows of test_fault_table.py."""
+"""A fault of one method costs its own tests and is named; most faults are rows of test_fault_table.py."""
 
 from dataclasses import replace
 from pathlib import Path

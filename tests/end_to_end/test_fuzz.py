@@ -1,6 +1,7 @@
 """What others wrote is read or refused in words, in time: inputs that found something, and near-valid ones.
 
-`QUANT_FUZZ_EXAMPLES=100000 pytest tests/test_fuzz.py` tries many more, and others each time; tools/fuzz goes further.
+`QUANT_FUZZ_EXAMPLES=100000 pytest tests/end_to_end/test_fuzz.py` tries many more, and others each time;
+tools/fuzz goes further.
 """
 
 import os

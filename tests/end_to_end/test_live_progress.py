@@ -88,7 +88,7 @@ def test_workers_of_xdist_are_shown_by_the_controller(pytester: pytest.Pytester,
 
 
 def heed_ctrl_c() -> None:
-    """Whoever runs these tests in the background has them ignore it."""
+    """A process that is started in the background may ignore it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -181,7 +181,7 @@ def test_ctrl_c_leaves_a_clean_line(longer: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [("--collect-only",), ("-q",)], ids=" ".join)
-def test_nothing_is_shown_where_nobody_wants_it(longer: Path, more: tuple[str, ...]) -> None:
+def test_nothing_is_shown_with_q_or_while_collecting(longer: Path, more: tuple[str, ...]) -> None:
     run = Run(*more, "-k", "fp32 and max_weights")
     said = run.read()
     assert run.process.wait() == 0

@@ -107,7 +107,7 @@ def test_equal_runs_tell_more_than_repeats(load: Load) -> None:
     # Student's t for 3 degrees of freedom at 99 %, 4.541, times sqrt(2), times 0.0258, is 16.6 % of a factor.
     budget = load("min_tokens_per_s: auto")
     text, words = limit_for(budget, measured(budget), tokens_per_s=runs)[1:]
-    assert (text, words.partition("(")[2]) == ("84.7", "the spread of 4 equal runs of fp16)")
+    assert (text, words.partition("(")[2]) == ("84.7", "the spread of 4 repeat runs of fp16)")
     budget = load("max_load_time: auto")
     assert limit_for(budget, measured(budget), load_time=runs)[1] == "2.96 s"
     budget = load("min_speedup: auto")  # sqrt(2) times as much for two sides
@@ -175,7 +175,7 @@ def test_no_limit_is_rounded_inwards(load: Load, weights: int, before: str) -> N
 
 @pytest.mark.parametrize("undecided", ["estimate", "fail"])
 def test_a_limit_on_drops_fails_the_stated_share_of_equal_runs(load: Load, undecided: str) -> None:
-    """Over all outcomes of two equal runs of 200 questions, each flipping 4 % one way and 4 % the other.
+    """Over all outcomes of two repeat runs of 200 questions, each flipping 4 % one way and 4 % the other.
 
     A margin for one run's noise alone would fail 5 % of them at a rate of 1 %.
     """

@@ -1,4 +1,4 @@
-"""Equal runs of a baseline: how much they differ, which limits that may decide, and that nothing of them is kept."""
+"""Repeat runs of a baseline: how much they differ, which limits that may decide, and that nothing of them is kept."""
 
 import json
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def compared(own: Measurement, first: Measurement, agreed: int, kl: float) -> Me
 
 
 def runs(budget: Budget) -> list[Measurement]:
-    """The baseline with 100 tokens/s, and equal runs with 80 and 110, with one question lost and with two won."""
+    """The baseline with 100 tokens/s, and repeat runs with 80 and 110, with one question lost and with two won."""
     first = run(budget, "fp16", 0, 1.0, wrong=(1, 2, 3))
     slow, fast = run(budget, "fp16", 1, 1.25, wrong=(1, 2, 3, 4)), run(budget, "fp16", 2, 1 / 1.1, wrong=(1,))
     return [first, compared(slow, first, 999, 1e-4), compared(fast, first, 998, 2e-4)]
@@ -85,8 +85,8 @@ def verdict(budget: Budget) -> Verdict:
     return judge(budget, method, method.limits[0], {"nf4": own, "fp16": equal[0]}, noise.of(budget, equal))
 
 
-BY_A_FACTOR = "equal runs differ by 0.727x to 1.375x"  # 80 against 110
-OF_PPL = "equal runs differ by 0.506x to 1.977x"  # the exponential of 0.682
+BY_A_FACTOR = "repeat runs differ by 0.727x to 1.375x"  # 80 against 110
+OF_PPL = "repeat runs differ by 0.506x to 1.977x"  # the exponential of 0.682
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ OF_PPL = "equal runs differ by 0.506x to 1.977x"  # the exponential of 0.682
         # The ratio is 0.625, 1.6 for times and sizes.
         ("min_speedup: 0.46", BY_A_FACTOR, True),
         ("min_speedup: 0.45", BY_A_FACTOR, False),
-        ("min_speedup: 0.9", BY_A_FACTOR, True),  # an equal run may break it
+        ("min_speedup: 0.9", BY_A_FACTOR, True),  # a repeat run may break it
         ("min_speedup: 1.4", BY_A_FACTOR, False),
         ("max_ttft_ratio: 2.19", BY_A_FACTOR, True),
         ("max_ttft_ratio: 2.21", BY_A_FACTOR, False),
@@ -115,22 +115,22 @@ OF_PPL = "equal runs differ by 0.506x to 1.977x"  # the exponential of 0.682
         ("max_ppl_ratio: 10", OF_PPL, False),
         ("max_weights: 6 GiB", "", False),
         # 96, 97 and 99 right, 1 and 2 flips; the drop is 6 points.
-        ("max_math_drop: 3", "equal runs differ by 3.0 points", True),
-        ("max_math_drop: 2.9", "equal runs differ by 3.0 points", True),
-        ("max_math_drop: 9", "equal runs differ by 3.0 points", True),
-        ("max_math_drop: 9.1", "equal runs differ by 3.0 points", False),
-        ("min_math: 88.1", "equal runs differ by 3.0 points", True),
-        ("min_math: 87.9", "equal runs differ by 3.0 points", False),
-        ("max_math_flips: 2", "equal runs flip up to 2 of 100 answers", True),
-        ("max_math_flips: 3", "equal runs flip up to 2 of 100 answers", False),
-        ("min_token_agreement: 99.8", "equal runs have 99.80 to 99.90 %", True),
-        ("min_token_agreement: 99.5", "equal runs have 99.80 to 99.90 %", False),
-        ("max_answer_ppl_ratio: 1.002", "equal runs have 1.001 to 1.002", True),
-        ("max_answer_ppl_ratio: 1.01", "equal runs have 1.001 to 1.002", False),
-        ("max_kl: 0.0002", "equal runs have 0.0001 to 0.0002 nats", True),
-        ("max_kl: 0.01", "equal runs have 0.0001 to 0.0002 nats", False),
-        ("min_top1_agreement: 98.1", "equal runs have 99.80 to 99.90 %", True),
-        ("min_top1_agreement: 97", "equal runs have 99.80 to 99.90 %", False),
+        ("max_math_drop: 3", "repeat runs differ by 3.0 points", True),
+        ("max_math_drop: 2.9", "repeat runs differ by 3.0 points", True),
+        ("max_math_drop: 9", "repeat runs differ by 3.0 points", True),
+        ("max_math_drop: 9.1", "repeat runs differ by 3.0 points", False),
+        ("min_math: 88.1", "repeat runs differ by 3.0 points", True),
+        ("min_math: 87.9", "repeat runs differ by 3.0 points", False),
+        ("max_math_flips: 2", "repeat runs flip up to 2 of 100 answers", True),
+        ("max_math_flips: 3", "repeat runs flip up to 2 of 100 answers", False),
+        ("min_token_agreement: 99.8", "repeat runs have 99.80 to 99.90 %", True),
+        ("min_token_agreement: 99.5", "repeat runs have 99.80 to 99.90 %", False),
+        ("max_answer_ppl_ratio: 1.002", "repeat runs have 1.001 to 1.002", True),
+        ("max_answer_ppl_ratio: 1.01", "repeat runs have 1.001 to 1.002", False),
+        ("max_kl: 0.0002", "repeat runs have 0.0001 to 0.0002 nats", True),
+        ("max_kl: 0.01", "repeat runs have 0.0001 to 0.0002 nats", False),
+        ("min_top1_agreement: 98.1", "repeat runs have 99.80 to 99.90 %", True),
+        ("min_top1_agreement: 97", "repeat runs have 99.80 to 99.90 %", False),
     ],
 )
 def test_a_limit_is_inside_the_noise_or_outside(load: Load, limit: str, said: str, inside: bool) -> None:
@@ -157,7 +157,7 @@ def test_runs_without_a_difference_put_no_limit_inside(load: Load) -> None:
     kinds = {limit.kind.name: limit.kind for limit in budget.method("nf4").limits}
     assert not found.inside(kinds["max_math_drop"], 0.0, 0.0)
     assert noise.line(found) == (
-        "noise floor of fp16, 1 equal run: VRAM 1.000x to 1.000x, tokens/s 1.000x to 1.000x, first token 1.000x to "
+        "noise floor of fp16, 1 repeat run: VRAM 1.000x to 1.000x, tokens/s 1.000x to 1.000x, first token 1.000x to "
         "1.000x, load time 1.000x to 1.000x, ppl 1.000x to 1.000x, math flips none of 100"
     )
 
@@ -182,7 +182,7 @@ def test_without_equal_runs_there_is_no_noise_and_a_line_says_why(load: Load) ->
     said = {
         "the baseline fp16 was not measured": noise.of(budget, []),
         "the baseline fp16: out of memory: CUDA": noise.of(budget, [broken]),
-        "no equal run of fp16 was made": noise.of(budget, [first]),
+        "no repeat run of fp16 was made": noise.of(budget, [first]),
         "the budget names no baseline": noise.of(replace(budget, baseline=None), []),
     }
     for why, found in said.items():
@@ -269,13 +269,13 @@ def test_a_baseline_is_measured_again_and_nothing_of_that_is_kept(
 
     verdicts = {limit.name: limit.verdict for method in budget.methods for limit in method.limits}
     assert outcomes(Path("r.json")).items() >= dict.fromkeys(IDS, WITHIN).items()
-    assert verdicts["max_wordmath_flips"].noise == "equal runs flip none of 12 answers"
-    assert verdicts["min_speedup"].noise.startswith("equal runs differ by 0.")
+    assert verdicts["max_wordmath_flips"].noise == "repeat runs flip none of 12 answers"
+    assert verdicts["min_speedup"].noise.startswith("repeat runs differ by 0.")
     assert verdicts["min_speedup"].noise in verdicts["min_speedup"].message
     result.stdout.fnmatch_lines(
         [
             "on cpu, *",
-            "noise floor of fp32, 1 equal run: tokens/s 0.*x to *x, first token 0.*x to *x, load time 0.*x to *x, "
+            "noise floor of fp32, 1 repeat run: tokens/s 0.*x to *x, first token 0.*x to *x, load time 0.*x to *x, "
             "wordmath flips none of 12, token agreement 100.00 %*",
             "note: fp32 again 2: not finished within its timeout*",
         ]

@@ -1,9 +1,9 @@
-"""Greedy decoding of many prompts with little work: a shared prefix, rows that leave, and answers that are known.
+"""Greedy decoding with prefix sharing, continuous batching, and the baseline's answers as speculative drafts.
 
 A method's answers are mostly the baseline's. So the baseline's answer is fed as a draft, in one pass, and decoding
 starts only where the method's own greedy choice first differs; where its text later meets the draft again, the draft is
 tried again (greedy speculative decoding: Leviathan et al. 2023, arXiv 2211.17192, section 2, at temperature 0, with a
-text in place of the draft model). The same pass tells what the method thinks of the baseline's tokens.
+text in place of the draft model). The same pass gives the teacher-forced greedy match and log-probability on the draft.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ import torch
 from pytest_quantbudget.engine.base import Decoded, Ends, Hear, NotFinite
 from pytest_quantbudget.engine.hf.ragged_cache import Rows
 
-LEAVE = 8  # rows leave when one in so many is done
-TRIED = 4, 16  # tokens of a draft that are tried at once: at first, and at most
-FREE_TOKENS = {
-    "cuda": 512,
-    "cpu": 32,
-}  # tokens at once that take little longer than one: weights have to be read anyway
+LEAVE = 8  # complete rows are removed once they are one in so many
+TRIED = 4, 16  # tokens of a draft that are verified at once: at first, and at most
+# Tokens in one pass that take little longer than one token: the weights have to be read anyway.
+FREE_TOKENS = {"cuda": 512, "cpu": 32}
 BLOCK_LOGITS = 1 << 26  # elements of logits at once while drafts are fed
-BLOCK_DRAFT = 16  # tokens of a draft at once: rows may leave in between
-BLOCK_TOKENS = 1 << 14  # tokens at once in the prefill
+BLOCK_DRAFT = 16  # tokens of a draft in one pass: rows may be removed in between
+BLOCK_TOKENS = 1 << 14  # tokens of all rows in one pass of the prefill
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -67,7 +65,7 @@ class Decoder:
 
         Raises NotFinite where logits that decide are NaN or infinite.
         """
-        state = _State(prompts, drafts, hear, told=drafts is None)
+        state = _State(prompts, drafts, hear, scored=drafts is None)
         waiting = collections.deque(range(len(prompts)))
         pool: _Pool | None = None
         while waiting or pool is not None:
@@ -78,11 +76,11 @@ class Decoder:
                 pool = pool.joined(new) if pool and new else pool or new
             elif pool is not None:
                 self._step(pool, state)
-                pool = self._left(pool, state.open(pool.live))
+                pool = self._compact(pool, state.open(pool.live))
         return state.answers
 
     def _begin(self, chosen: Sequence[int], state: _State) -> _Pool | None:
-        """The prompts in rows of their own, but for those whose drafts are their whole answers."""
+        """Rows for the prompts, without those whose drafts turned out to be their whole answers."""
         pool = _Pool(self._prefill([state.prompts[i] for i in chosen]), list(chosen))
         if state.drafts is None:
             return pool
@@ -97,7 +95,8 @@ class Decoder:
         if start and self.shared is None:
             shared = Rows(self.model, 1)
             shared.feed([self.prefix], logits=False)
-            self.shared = shared  # not before: where memory runs out on the way, what it holds is not the prefix
+            # Only now: where memory runs out on the way, the rows do not hold the whole prefix.
+            self.shared = shared
         rows = Rows(self.model, len(prompts), self.shared)
         longest = max(map(len, prompts)) - 1
         width = max(1, BLOCK_TOKENS // len(prompts))
@@ -106,70 +105,70 @@ class Decoder:
         return rows
 
     def _verify(self, pool: _Pool, state: _State, drafts: Sequence[Sequence[int]]) -> _Pool | None:
-        """Feed every draft whole, note what is thought of its tokens, and take over what the own choice begins with."""
+        """Feed every draft whole, note its agreement, and accept its tokens up to the first that differs."""
         before = dict(zip(pool.live, pool.rows.lengths.tolist(), strict=True))
-        parted: set[int] = set()
+        differing: set[int] = set()
         width = max(1, min(BLOCK_DRAFT, BLOCK_LOGITS // (self.vocabulary * len(pool.live))))
         at = 0
         rest: _Pool | None = pool
         while rest is not None and any(len(drafts[i]) > at for i in rest.live):
             parts = [drafts[i][at : at + width] for i in rest.live]
             fed = [state.before(i, at, len(part)) for i, part in zip(rest.live, parts, strict=True)]
-            choices, told, sound = _choices(rest.rows.feed(fed), parts)
+            choices, logprobs, finite = _choices(rest.rows.feed(fed), parts)
             for row, (i, part) in enumerate(zip(rest.live, parts, strict=True)):
                 answer = state.answers[i]
                 for t, wanted in enumerate(part):
                     answer.agreed += choices[row][t] == wanted
-                    answer.draft_logprob = (answer.draft_logprob or 0.0) + told[row][t]
-                    if i not in parted and not answer.done:
-                        self._need(sound[row][t])
+                    answer.draft_logprob = (answer.draft_logprob or 0.0) + logprobs[row][t]
+                    if i not in differing and not answer.done:
+                        self._check(finite[row][t])
                         self.ends.add(answer, choices[row][t])
                         if choices[row][t] != wanted:
-                            parted.add(i)
+                            differing.add(i)
             at += width
-            state.tell([i for i in rest.live if len(drafts[i]) <= at])
-            rest = self._left(rest, [i for i in rest.live if not state.answers[i].done or len(drafts[i]) > at])
+            state.report([i for i in rest.live if len(drafts[i]) <= at])
+            rest = self._compact(rest, [i for i in rest.live if not state.answers[i].done or len(drafts[i]) > at])
         if rest is not None:
             rest.rows.cut([before[i] + len(state.answers[i].ids) for i in rest.live])
             rest = rest.only(state.open(rest.live))
         return rest
 
     def _step(self, pool: _Pool, state: _State) -> None:
-        """One pass, in which every open answer grows by one token, or by as many as its draft has guessed."""
+        """One pass: every open answer grows by one token, and by those of its draft that are accepted."""
         room = self.free // len(pool.live) - 1
         tried = [state.propose(i, min(room, self.ends.most - len(state.answers[i].ids) - 1)) for i in pool.live]
         lengths = pool.rows.lengths.tolist()
         scores = pool.rows.feed([[state.newest(i), *more] for i, more in zip(pool.live, tried, strict=True)])
-        choices, logprobs, sound = _choices(scores, [] if state.told else None)
+        choices, logprobs, finite = _choices(scores, [] if state.scored else None)
         for row, i in enumerate(pool.live):
             answer = state.answers[i]
             for t, guess in enumerate([*tried[row], None]):
                 if answer.done:
                     break
-                self._need(sound[row][t])
+                self._check(finite[row][t])
                 self.ends.add(answer, choices[row][t])
-                if state.told:
+                if state.scored:
                     answer.logprob = (answer.logprob or 0.0) + logprobs[row][t]
                 lengths[row] += 1
                 if choices[row][t] != guess:
                     break
             if i in state.guides and not answer.done:
-                state.guides[i].moved(answer.ids)
+                state.guides[i].follow(answer.ids)
         pool.rows.cut(lengths)
-        state.tell(pool.live)
+        state.report(pool.live)
 
-    def _left(self, pool: _Pool, wanted: Sequence[int]) -> _Pool | None:
-        """The pool without the answers that are not `wanted`, once they are enough to be worth the copying."""
+    def _compact(self, pool: _Pool, wanted: Sequence[int]) -> _Pool | None:
+        """The pool with the `wanted` answers alone, once enough others are in it to be worth copying the cache."""
         gone = len(pool.live) - len(wanted)
         return pool.only(wanted) if gone * LEAVE >= len(pool.live) else pool
 
-    def _need(self, sound: bool) -> None:
-        if not sound:
+    def _check(self, finite: bool) -> None:
+        if not finite:
             raise NotFinite(f"logits became NaN or infinite while answering {self.what}")
 
 
 class _State:
-    """All answers of a run, open and complete; with `told`, they note the log-probabilities of their own tokens."""
+    """All answers of a run, open and complete; with `scored`, they sum the log-probabilities of their own tokens."""
 
     def __init__(
         self,
@@ -177,23 +176,23 @@ class _State:
         drafts: Sequence[Sequence[int]] | None,
         hear: Hear,
         *,
-        told: bool,
+        scored: bool,
     ) -> None:
-        self.prompts, self.drafts, self.hear, self.told = prompts, drafts, hear, told
+        self.prompts, self.drafts, self.hear, self.scored = prompts, drafts, hear, scored
         self.answers = [Decoded() for _ in prompts]
         self.guides: dict[int, _Guide] = {}
         self.began = time.perf_counter()
-        self.heard: set[int] = set()
+        self.reported: set[int] = set()
 
     def open(self, some: Sequence[int]) -> list[int]:
-        """Those of some answers that are not complete."""
+        """The answers among `some` that are not complete."""
         return [i for i in some if not self.answers[i].done]
 
-    def tell(self, some: Sequence[int]) -> None:
-        """Let those that are newly complete be known."""
-        new = {i: self.answers[i] for i in some if self.answers[i].done and i not in self.heard}
+    def report(self, some: Sequence[int]) -> None:
+        """Report those that are newly complete."""
+        new = {i: self.answers[i] for i in some if self.answers[i].done and i not in self.reported}
         if new:
-            self.heard |= set(new)
+            self.reported |= set(new)
             for answer in new.values():
                 answer.seconds = time.perf_counter() - self.began
             self.hear(new)
@@ -210,7 +209,7 @@ class _State:
         return (self.answers[i].ids or self.prompts[i])[-1]
 
     def propose(self, i: int, most: int) -> Sequence[int]:
-        """What an answer's draft guesses, at most so many tokens."""
+        """The draft's next tokens for an answer, at most so many."""
         return self.guides[i].propose(most) if i in self.guides and not self.answers[i].done else []
 
 
@@ -239,53 +238,53 @@ class _Pool:
 def _choices(
     scores: torch.Tensor, wanted: Sequence[Sequence[int]] | None
 ) -> tuple[list[list[int]], list[list[float]], list[list[bool]]]:
-    """Of logits (rows, block, vocabulary): the greedy choices, log-probabilities, and whether the logits are sound.
+    """Of logits (rows, block, vocabulary): the greedy choices, log-probabilities, and whether the logits are numbers.
 
     The log-probabilities are those of the `wanted` tokens; of the choices themselves where that is empty; and are left
     out where it is None.
     """
     choices = scores.argmax(-1)
-    sound = ~(scores.isnan() | scores.isposinf()).any(-1)
+    finite = ~(scores.isnan() | scores.isposinf()).any(-1)
     if wanted is None:
-        return choices.tolist(), [], sound.tolist()
+        return choices.tolist(), [], finite.tolist()
     index = choices
     if wanted:
         longest = scores.shape[1]
         index = torch.tensor([[*row, *[0] * (longest - len(row))] for row in wanted], device=scores.device)
     picked = scores.gather(-1, index[..., None])[..., 0].float()
-    told = picked - scores.float().logsumexp(-1)
-    return choices.tolist(), told.tolist(), sound.tolist()
+    logprobs = picked - scores.float().logsumexp(-1)
+    return choices.tolist(), logprobs.tolist(), finite.tolist()
 
 
 class _Guide:
-    """Where an answer stands in its draft, and so what of the draft is worth trying next."""
+    """Where an answer stands in its draft, and so which tokens of the draft to verify next."""
 
     def __init__(self, draft: Sequence[int], ids: Sequence[int]) -> None:
         self.draft = draft
         self.seen = 0  # tokens of the answer that were looked at
-        self.at: int | None = 0  # the draft's token that should come next, or None where the texts have parted
-        self.hope = 0  # where the texts meet again if each token stands for one
+        self.at: int | None = 0  # the draft's token that should come next, or None where the texts differ
+        self.expected = 0  # where the texts would meet again if tokens were replaced one by one
         self.size = TRIED[0]
         self.pairs: dict[tuple[int, int], list[int]] = {}
         for i, pair in enumerate(itertools.pairwise(draft)):
             self.pairs.setdefault(pair, []).append(i + 2)
-        self.moved(ids)
+        self.follow(ids)
 
-    def moved(self, ids: Sequence[int]) -> None:
-        """Take in the tokens that the answer has grown by."""
+    def follow(self, ids: Sequence[int]) -> None:
+        """Follow the tokens by which the answer has grown."""
         for i in range(self.seen, len(ids)):
-            at = self.at if self.at is not None else self.hope
+            at = self.at if self.at is not None else self.expected
             if at < len(self.draft) and ids[i] == self.draft[at]:
                 self.size = min(2 * self.size, TRIED[1]) if self.at is not None else TRIED[0]
                 self.at = at + 1
                 continue
-            self.at, self.hope = None, at + 1
+            self.at, self.expected = None, at + 1
             ends = self.pairs.get((ids[i - 1], ids[i]), []) if i else []
             if ends:
-                self.at = min(ends, key=lambda end: abs(end - self.hope))
+                self.at = min(ends, key=lambda end: abs(end - self.expected))
                 self.size = TRIED[0]
         self.seen = len(ids)
 
     def propose(self, most: int) -> Sequence[int]:
-        """Tokens of the draft to try next, at most so many."""
+        """Tokens of the draft to verify next, at most so many."""
         return [] if self.at is None else self.draft[self.at : self.at + max(0, min(self.size, most))]

@@ -1,4 +1,4 @@
-"""Where a loaded model lies: which of its parts on which GPU, and which were left outside of all GPUs."""
+"""Which parts of a loaded model are on which GPU, and which were offloaded from all of them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ def of(model: Any) -> dict[str, str]:
 
 
 def outside(model: Any) -> dict[str, str]:
-    """Those of the parts that are on no GPU, by `cpu`, `disk` or `meta`: where they were sent, or are found."""
+    """The parts that are on no GPU, by `cpu`, `disk` or `meta`."""
     mapped = getattr(model, "hf_device_map", None) or {}
     parts = _by_device([*mapped.items(), *_weights(model)])
     sent = {device: names for device, names in parts.items() if device in OUTSIDE}
-    if "meta" in sent and len(sent) > 1:  # the map says of the same parts where they really are
+    # The map says where the parts on meta really are.
+    if "meta" in sent and len(sent) > 1:
         del sent["meta"]
     return {device: _short(names) for device, names in sent.items()}
 
 
 def in_words(parts: dict[str, str]) -> str:
     """Offloaded parts as a reason; nothing where there are none."""
-    told = "; ".join(f"{names} on {device}" for device, names in parts.items())
-    return f"a GPU is available, but these layers were offloaded: {told}" if parts else ""
+    places = "; ".join(f"{names} on {device}" for device, names in parts.items())
+    return f"a GPU is available, but these layers were offloaded: {places}" if parts else ""
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Any]]:
@@ -54,14 +55,14 @@ def _by_device(placed: Iterable[tuple[str, Any]]) -> dict[str, list[str]]:
 
 
 def _short(names: Iterable[str]) -> str:
-    """Names down to their block, each once, blocks that follow each other as a range: `model.layers.0-17, lm_head`."""
-    found: dict[str, list[int]] = {}
+    """Names down to their block, consecutive blocks as a range: `model.layers.0-17, lm_head`."""
+    blocks: dict[str, list[int]] = {}
     for name in names:
         block = re.match(r"(.*?\.)?(\d+)(?=\.|$)", name)
-        numbers = found.setdefault((block[1] or "") if block else name or ALL, [])
+        numbers = blocks.setdefault((block[1] or "") if block else name or ALL, [])
         if block and int(block[2]) not in numbers:
             numbers.append(int(block[2]))
-    return ", ".join(f"{name}{_ranges(sorted(numbers))}" for name, numbers in found.items())
+    return ", ".join(f"{name}{_ranges(sorted(numbers))}" for name, numbers in blocks.items())
 
 
 def _ranges(numbers: list[int]) -> str:
