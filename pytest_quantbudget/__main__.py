@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_quantbudget.budget import schema
 from pytest_quantbudget.budget.find import find_budgets
 from pytest_quantbudget.budget.reader import load_budget
-from pytest_quantbudget.core.files import named_folder
+from pytest_quantbudget.core.files import Roots, named_folder
 from pytest_quantbudget.core.problems import BudgetError, display_path
 from pytest_quantbudget.core.safetext import printable
 from pytest_quantbudget.report import document
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(options: argparse.Namespace) -> None:
     """Read every budget; say how many limits each holds."""
     for name in options.budget:
-        roots = [Path.cwd(), *options.allow_path, named_folder(Path.cwd(), name)]
+        roots = Roots([Path.cwd(), *options.allow_path, named_folder(Path.cwd(), name)])
         for path in find_budgets(name, Path.cwd()):
             budget = load_budget(path, roots)
             limits = sum(len(method.limits) for method in budget.methods)

@@ -10,7 +10,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.budget.yaml import MAX_BYTES
 from pytest_quantbudget.core import files, problems
 from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.files import named_folder, path_from
+from pytest_quantbudget.core.files import EVERYWHERE, Roots, named_folder, path_from
 from pytest_quantbudget.core.problems import BudgetError, Problem
 
 SUFFIXES = (".yaml", ".yml")
@@ -20,29 +20,28 @@ SUFFIXES = (".yaml", ".yml")
 class Budgets:
     """The budgets of a run, by resolved path.
 
-    `roots` are the folders that budgets may refer to, besides those of files named with `named`; None allows all.
-    `load_format` replaces that of the files. Where measuring was done `elsewhere`, models and files need not be on
-    this machine. `texts` are the files' bytes as they were read.
+    `roots` are the folders that budgets may refer to; `named` adds those of the files that it finds. `load_format`
+    replaces that of the files. Where measuring was done `elsewhere`, models and files need not be on this machine.
+    `texts` are the files' bytes as they were read.
     """
 
-    roots: tuple[Path, ...] | None = None
+    roots: Roots = EVERYWHERE
     load_format: str | None = None
     elsewhere: bool = False
     loaded: dict[Path, Budget] = field(default_factory=dict)
     texts: dict[Path, bytes] = field(default_factory=dict)
-    _opened: list[Path] = field(default_factory=list)
 
     def named(self, name: str, base: Path) -> list[Path]:
         """The files that the command line or the ini file names, whose folder they may refer to. Raises BudgetError."""
-        self._opened.append(named_folder(base, name))
+        self.roots = self.roots.with_folder(named_folder(base, name))
         return find_budgets(name, base)
 
     def load(self, path: Path) -> Budget:
         """The budget in a file, read once. Raises BudgetError."""
-        path = path.resolve()
         if path not in self.loaded:
-            roots = None if self.roots is None else (*self.roots, *self._opened)
-            self.loaded[path] = load_budget(path, roots, self.load_format, elsewhere=self.elsewhere)
+            path = path.resolve()
+        if path not in self.loaded:
+            self.loaded[path] = load_budget(path, self.roots, self.load_format, elsewhere=self.elsewhere)
             self.texts[path] = files.read(path, MAX_BYTES)
         return self.loaded[path]
 

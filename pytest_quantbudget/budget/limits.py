@@ -38,9 +38,10 @@ def read_limit(
         return None
     targets: list[Target] = []
     for pattern, value in by_name.items():
-        earlier = next((t.pattern for t in targets if fnmatch.fnmatchcase(pattern, t.pattern)), None)
-        if earlier is not None:
-            problems.add(value, f"{pattern!r} is never reached: {earlier!r} above matches all that it matches")
+        for earlier in targets:
+            if fnmatch.fnmatchcase(pattern, earlier.pattern):
+                problems.add(value, f"{pattern!r} is never reached: {earlier.pattern!r} above matches all of it")
+                break
         if value.value == AUTO and metric_of(kind).numeric:
             targets.append(Target(pattern, None, AUTO, kind.unit))
             continue

@@ -13,7 +13,7 @@ from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import read_extended
 from pytest_quantbudget.core.budget import MAX_AGE_S, Budget, Method
-from pytest_quantbudget.core.files import BUILTIN_DIR, Roots
+from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.layers import QUANTIZED_BITS
 from pytest_quantbudget.core.limits import Judging, Limit, LimitKind
@@ -28,24 +28,23 @@ REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
 def load_budget(
-    path: Path, roots: Sequence[Path] | None = None, load_format: str | None = None, *, elsewhere: bool = False
+    path: Path, roots: Roots = EVERYWHERE, load_format: str | None = None, *, elsewhere: bool = False
 ) -> Budget:
-    """The budget in a file, which may name what lies in `roots` and in the package; anything where that is None.
+    """The budget in a file, which may name what lies in `roots`.
 
     A `load_format` that is given holds instead of the file's.
 
     Raises BudgetError with all that is wrong with it. What lies outside is not looked at, and no message tells whether
     it exists. Where measuring was done `elsewhere`, models and files that are not on this machine are no mistake.
     """
-    allowed = Roots(roots)
-    if not allowed.hold(path):
+    if not roots.hold(path):
         why = f"lies outside the repository; the ini line `quant_allow_paths = {path.absolute().parent}` allows it"
         raise BudgetError(Problem(path, 0, why))
-    root = read_extended(path, allowed)
+    root = read_extended(path, roots)
     if not isinstance(root.value, dict):
         raise BudgetError(Problem(path, root.line, "a budget is a mapping with `model` and `methods`"))
     problems = Problems()
-    paths = Paths(allowed, problems, elsewhere=elsewhere)
+    paths = Paths(roots, problems, elsewhere=elsewhere)
     budget = _BudgetReader(path, root, problems, paths, load_format).read_budget()
     problems.raise_any()
     return budget

@@ -43,7 +43,11 @@ class _Composer(yaml.composer.Composer):
         self.depth += 1
         event = self.peek_event()  # type: ignore[attr-defined]
         self.check(event.start_mark.line + 1, self.depth - 1)
-        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.ScalarEvent) and event.anchor is None:
+            # What PyYAML does after some questions, for nearly all nodes.
+            node: yaml.Node | None = self.compose_scalar_node(None)  # type: ignore[arg-type]
+        else:
+            node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
@@ -221,14 +225,14 @@ def _is_unicode(text: str) -> bool:
 OF_THE_MODEL = ("revision", "checkpoint")
 
 
-def read_extended(path: Path, roots: files.Roots | None = None) -> Marked:
+def read_extended(path: Path, roots: files.Roots = files.EVERYWHERE) -> Marked:
     """The file with everything that it `extends` merged under it, nearest file first.
 
     Mappings merge key by key, anything else is replaced, and `null` takes an inherited entry out. Where a file names a
     `model` of its own, the inherited `revision` and `checkpoint`s stay behind: they belong to the parent's weights.
     Raises BudgetError, also for a cycle, and for a file outside `roots`, which is not opened.
     """
-    chain = list(_ancestry(path, roots or files.Roots(None)))
+    chain = list(_ancestry(path, roots))
     merged = chain[-1]
     for child in reversed(chain[:-1]):
         own, old = child.entries.get("model"), merged.entries.get("model")

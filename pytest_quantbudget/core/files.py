@@ -68,6 +68,10 @@ class Roots:
     def __init__(self, folders: Sequence[Path] | None) -> None:
         self.folders = None if folders is None else tuple(_real(folder) for folder in (*folders, BUILTIN_DIR))
 
+    def with_folder(self, folder: Path) -> Roots:
+        """These folders and one more."""
+        return self if self.folders is None else Roots((*self.folders, folder))
+
     def hold(self, path: Path) -> bool:
         """Whether a path leads to something inside, links followed."""
         return self.folders is None or _within(_real(path), self.folders)
@@ -100,6 +104,9 @@ class Roots:
                     return entry
             level = [entry for entry in entries if entry.is_dir()]
         return None
+
+
+EVERYWHERE = Roots(None)
 
 
 def _entries(folder: Path) -> Sequence[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 
 TINY = 1e-300  # keeps a fraction that is continued from dividing by 0
@@ -16,7 +15,10 @@ def beyond(z: float) -> float:
 
 def normal_quantile(confidence: float) -> float:
     """How many standard deviations a one-sided bound of that confidence is away."""
-    return statistics.NormalDist().inv_cdf(confidence)
+    # Not at the top: reading a budget does not need it, and it is slow to import.
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(confidence)
 
 
 def t_quantile(confidence: float, freedom: float) -> float:

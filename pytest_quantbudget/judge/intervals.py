@@ -9,7 +9,6 @@ proportions and statsmodels has none either; the bare install needs no numpy for
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -213,12 +212,14 @@ def drift(values: Sequence[float]) -> float | None:
     Kendall's tau against the order of measuring, two-sided at 5 % (Mann 1945, Econometrica 13, 245-259); changes below
     2 % are none.
     """
+    from statistics import median
+
     n = len(values)
     if n < 5:
         return None
     rises = sum(y > x for i, x in enumerate(values) for y in values[i + 1 :])
     falls = sum(y < x for i, x in enumerate(values) for y in values[i + 1 :])
-    change = statistics.median(values[-(n // 2) :]) / statistics.median(values[: n // 2]) - 1
+    change = median(values[-(n // 2) :]) / median(values[: n // 2]) - 1
     return change if abs(change) >= 0.02 and _kendall_p(n, rises - falls) <= 0.05 else None
 
 

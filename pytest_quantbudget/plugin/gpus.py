@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from pytest_quantbudget.budget.keys import GPU
 from pytest_quantbudget.core.gpus import GpuNeed
-from pytest_quantbudget.measure.hardware import LocalGpus
 
-GPUS = pytest.StashKey[LocalGpus]()
+if TYPE_CHECKING:
+    from pytest_quantbudget.measure.hardware import LocalGpus
+
+GPUS: pytest.StashKey[LocalGpus] = pytest.StashKey()
 
 
 def local_gpus(config: pytest.Config) -> LocalGpus:
     """The GPUs of this process of the run, looked at once."""
+    from pytest_quantbudget.measure.hardware import LocalGpus
+
     if GPUS not in config.stash:
         worker = getattr(config, "workerinput", {}).get("workerid")
         config.stash[GPUS] = LocalGpus(int(worker.removeprefix("gw")) if worker else None)

@@ -184,10 +184,14 @@ def _repository(config: pytest.Config) -> Path:
 def _cache(named: str | None) -> tuple[Path, str]:
     """A local directory, and where results are kept."""
     from pytest_quantbudget.core import files
+
+    if not named:
+        folder = files.default_cache().absolute()
+        return folder, str(folder / "results")
     from pytest_quantbudget.measure import store
 
-    if named is None or not store.is_url(named):
-        folder = Path(named).expanduser().absolute() if named else files.default_cache().absolute()
+    if not store.is_url(named):
+        folder = Path(named).expanduser().absolute()
         return folder, str(folder / "results")
     try:
         store.Remote(named)

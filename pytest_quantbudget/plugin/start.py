@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_quantbudget.budget.find import SUFFIXES, Budgets
+from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.judge.needs import Needs
@@ -76,7 +77,7 @@ def estimate(config: pytest.Config) -> int:
 
 
 def _budgets(options: Options) -> Budgets:
-    return Budgets(options.roots, options.load_format, elsewhere=options.stored is not None)
+    return Budgets(Roots(options.roots), options.load_format, elsewhere=options.stored is not None)
 
 
 @contextlib.contextmanager

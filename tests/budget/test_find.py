@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget.budget.find import Budgets, find_budgets
+from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 
 
@@ -28,8 +29,8 @@ def test_a_file_is_read_once_and_may_refer_to_the_folder_that_was_named(tmp_path
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(BudgetError, match="lies outside the repository"):
-        Budgets((other,)).load(path)
-    budgets = Budgets((other,))
+        Budgets(Roots((other,))).load(path)
+    budgets = Budgets(Roots((other,)))
     assert budgets.named("sub", tmp_path) == [path.resolve()]
     assert budgets.load(path) is budgets.load(path.parent / "../sub/b.yaml")
     assert budgets.texts == {path.resolve(): path.read_bytes()}

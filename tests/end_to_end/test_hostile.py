@@ -16,7 +16,7 @@ from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.budget.find import find_budgets
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.budget.yaml import read_yaml
-from pytest_quantbudget.core.files import named_folder
+from pytest_quantbudget.core.files import Roots, named_folder
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement
 from pytest_quantbudget.core.problems import BudgetError, Problem, display_path
 from pytest_quantbudget.core.request import Subject, Task, Workload
@@ -158,7 +158,7 @@ def told_of(repository: Path, text: str) -> list[str]:
     path.write_text(text)
     found: list[Problem] = []
     try:
-        load_budget(path, [repository])
+        load_budget(path, Roots([repository]))
     except BudgetError as error:
         found += error.problems
     assert SECRET not in "".join(map(str, found))
@@ -247,12 +247,12 @@ def test_what_the_ini_file_allows_may_be_named(repository: Path, key: str) -> No
     names = {"extends": "base.yaml", "model": "model", "checkpoint": "model"}
     path = repository / "b.yaml"
     path.write_text(NAMING[key].format(f"link/{names.get(key, 'q.jsonl')}"))
-    assert load_budget(path, [repository, repository.parent / "outside"]).methods
+    assert load_budget(path, Roots([repository, repository.parent / "outside"])).methods
 
 
 def test_a_budget_that_lies_outside_is_not_read(repository: Path) -> None:
     (repository / "b.yaml").symlink_to(repository.parent / "outside" / "passwd")
-    told = error_of(lambda: load_budget(repository / "b.yaml", [repository]))
+    told = error_of(lambda: load_budget(repository / "b.yaml", Roots([repository])))
     assert "lies outside the repository" in told
     assert SECRET not in told
 

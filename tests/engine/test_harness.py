@@ -12,7 +12,7 @@ from harness_room import CHOICES, QUESTIONS, WORDS, furnished, with_
 
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
-from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.files import BUILTIN_DIR, Roots
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject, Task, Trust
 from pytest_quantbudget.engine.hf import load
@@ -316,7 +316,7 @@ def test_a_data_set_that_is_not_there_is_named(
 
 
 def test_answers_judged_by_different_metrics_are_not_paired(room: Path) -> None:
-    budget = load_budget(room / "budget.yaml", [room])
+    budget = load_budget(room / "budget.yaml", Roots([room]))
     task = budget.tasks["words"]
     answer = Answer(0, "1", "1", "1", True, True, False, 0)
     measured = {

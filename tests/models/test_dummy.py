@@ -255,7 +255,7 @@ def test_memory_and_speed_are_judged_and_quality_is_skipped(pytester: pytest.Pyt
 def test_the_command_line_overrides_the_budget(tmp_path: Path) -> None:
     path = tmp_path / "b.yaml"
     path.write_text("model: builtin\nload_format: dummy\ncalibration: builtin\nmethods: {gptq-int4: {}}\n")
-    assert [load_budget(path, None, given).methods[0].subject.load_format for given in (None, REAL, DUMMY)] == [
+    assert [load_budget(path, load_format=given).methods[0].subject.load_format for given in (None, REAL, DUMMY)] == [
         DUMMY,
         REAL,
         DUMMY,

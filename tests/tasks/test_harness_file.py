@@ -6,6 +6,7 @@ import pytest
 from harness_room import WORDS, furnished, with_
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.tasks import harness_file
 
@@ -35,7 +36,7 @@ def test_mistakes_of_a_task_file_are_told_with_its_line(room: Path, name: str) -
     change, message = MISTAKES[name]
     (room / "words.yaml").write_text(change(WORDS))
     with pytest.raises(BudgetError) as caught:
-        load_budget(room / "budget.yaml", [room])
+        load_budget(room / "budget.yaml", Roots([room]))
     assert message in str(caught.value)
     assert "words.yaml" in str(caught.value)
 
@@ -44,7 +45,7 @@ def test_a_file_of_the_library_may_be_included(room: Path) -> None:
     package = pytest.importorskip("lm_eval").__path__[0]
     path = room / "words.yaml"
     path.write_text(f"include: {package}/tasks/arc/arc_easy.yaml\ntask: own_arc\n")
-    load_budget(room / "budget.yaml", [room])
+    load_budget(room / "budget.yaml", Roots([room]))
     described = harness_file.described(path)
     assert list(described.files) == [path]
     assert described.datasets == ["allenai/ai2_arc"]

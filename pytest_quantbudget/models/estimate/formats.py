@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
+if TYPE_CHECKING:
+    from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
 
 # Bytes of a value.
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}

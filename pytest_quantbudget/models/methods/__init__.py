@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.estimate.formats import Format
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_quantbudget.models.dummy import Dummy
 
 MODULES: Mapping[str, str] = {
     "fp32": "dense",
@@ -97,6 +98,8 @@ def placed(device: str) -> Any:
 def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, **settings: Any) -> nn.Module:
     """What every method's loading comes down to: transformers, on a directory or on what is drawn in its place."""
     from transformers import AutoModelForCausalLM
+
+    from pytest_quantbudget.models.dummy import Dummy
 
     device_map = placed(device)
     if isinstance(source, Dummy):

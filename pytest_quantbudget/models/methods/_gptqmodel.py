@@ -12,12 +12,13 @@ from pytest_quantbudget.core.fields import Field, one_of, whole
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
 from pytest_quantbudget.models.dummy import Dummy
-from pytest_quantbudget.models.estimate.architecture import Matrix
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import from_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_quantbudget.models.estimate.architecture import Matrix
 
 PACKAGES = ("gptqmodel", "optimum")
 EXTRA = "gptqmodel"

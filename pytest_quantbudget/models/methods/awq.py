@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.estimate.formats import WIDTHS
 from pytest_quantbudget.models.methods import Spec, _gptqmodel
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_quantbudget.models.dummy import Dummy
 
 
 def quantize(

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.fields import DTYPES, FLAG, Field, choice, number
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
-from pytest_quantbudget.models.dummy import Dummy
-from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
 from pytest_quantbudget.models.estimate.formats import FLOAT, WIDTHS, Format
 from pytest_quantbudget.models.methods import Spec, from_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_quantbudget.models.dummy import Dummy
+    from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
 
 # Values that share an absolute maximum, and such maxima that share another.
 BLOCK, OUTER_BLOCK = 64, 256

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.estimate.formats import WIDTHS, Format
 from pytest_quantbudget.models.methods import Load, Spec, from_source
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from pytest_quantbudget.models.dummy import Dummy
 
 
 def _loader(dtype: str) -> Load:
