@@ -15,6 +15,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.files import Roots
 
 ROOT = Path(__file__).parent.parent
 # What a block that shows a part of a budget leaves out.
@@ -74,7 +75,7 @@ def check_yaml(example: Example) -> None:
             elif not path.exists():
                 path.write_text("task: ours\n" if "/" in file else "model: org/model\n")
         (folder / "block.yaml").write_text(text.replace("<commit>", "a" * 40))
-        load_budget(folder / "block.yaml", [folder])
+        load_budget(folder / "block.yaml", Roots([folder]))
 
 
 def check_python(example: Example) -> None:

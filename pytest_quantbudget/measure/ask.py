@@ -114,7 +114,7 @@ class _Asking:
             if all(answer.question in where for answer in part.answers):
                 self.parts.append(part)
                 self.answers.update({where[answer.question]: answer for answer in part.answers})
-                self.kept.report(part.answers, len(self.asked))
+                self.kept.report(len(part.answers), len(self.asked))
 
     def ask(self, order: Sequence[int]) -> None:
         """Have some prompts answered."""
@@ -134,7 +134,7 @@ class _Asking:
     def hear(self, new: Mapping[int, Decoded]) -> None:
         """Take in complete answers."""
         self.fresh.update(new)
-        self.kept.report([self.answer(i, decoded) for i, decoded in new.items()], len(self.asked))
+        self.kept.report(len(new), len(self.asked))
         if len(self.fresh) >= PART:
             self.keep()
 

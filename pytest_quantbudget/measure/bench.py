@@ -22,7 +22,6 @@ from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.judge.metrics.speed import doubts
 from pytest_quantbudget.measure import child, process
-from pytest_quantbudget.measure.answers_file import AnswersFile
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
 from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
 from pytest_quantbudget.measure.progress import Progress
@@ -56,7 +55,7 @@ class Bench:
     `folder` is where the run's processes exchange measurements; `cache` is a local directory for checkpoints and
     hashes; `locks` holds one lock a device, for all runs of this user; `gpus` are those that this process may use, in
     the order in which it takes them; `deadline` is when the run has to end, on the monotonic clock, which all processes
-    of a machine share. What measuring processes say is also told to `progress`, and answers to `answers`.
+    of a machine share. `progress` counts the messages of the measuring processes.
     """
 
     folder: Path
@@ -67,7 +66,6 @@ class Bench:
     trust: Trust = NO_TRUST
     deadline: float = math.inf
     progress: Progress = field(default_factory=Progress)
-    answers: AnswersFile | None = None
     known: dict[str, Measurement] = field(default_factory=dict)
 
     def measure(self, request: Request, drafts: Drafts = NO_DRAFTS, baseline: Request | None = None) -> Measurement:
@@ -299,8 +297,6 @@ class Bench:
 
     def _hear(self, message: Mapping[str, Any], gathered: Gathered) -> None:
         self.progress.hear(message)
-        if self.answers is not None and "answered" in message and not gathered.subject.again:
-            self.answers.add(gathered.subject, message["answered"])
         if "part" in message:
             gathered.parts.append(codec.from_builtins(Measurement, message["part"]))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_quantbudget.core import codec
-from pytest_quantbudget.core.answers import Answer, TaskResult
+from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.measure.keys import Keys
@@ -57,12 +57,10 @@ class KeptAnswers:
             self._parts.append(self.keys.batch(self.task, len(self._parts), self.drafts))
             self.store.put(self._parts[-1], codec.to_builtins(part))
 
-    def report(self, answers: Sequence[Answer], total: int) -> None:
-        """Tell the parent process about complete answers, of `total` that are asked for."""
-        self._count += len(answers)
-        shown = [codec.to_builtins(replace(answer, ids=())) for answer in answers]
-        counts = {"done": self._count, "total": total}
-        self.say(answered={"task": self.task.name, "extract": self.task.extract, **counts, "answers": shown})
+    def report(self, answers: int, total: int) -> None:
+        """Tell the parent process how many more answers are complete, of `total` that are asked for."""
+        self._count += answers
+        self.say(answered={"done": self._count, "total": total})
 
     def drop(self) -> None:
         """Remove the parts: the whole task is stored."""

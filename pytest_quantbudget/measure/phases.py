@@ -202,7 +202,7 @@ class Phases:
             raise ValueError(f"every answer is empty ({len(result.answers):,} questions)")
         part = Measurement(self.subject, tasks=(replace(result, origin=_origin(), source=source),))
         self.keep(task, part)
-        KeptAnswers(task, say=self.say).report(result.answers, len(result.answers))
+        KeptAnswers(task, say=self.say).report(len(result.answers), len(result.answers))
         return replace(part, notes=tuple(f"{self.subject.name}: {note}" for note in ask.notes(batching, task)))
 
     def diverge(self, compared: DivergenceOf) -> Measurement:

@@ -1,11 +1,10 @@
-"""How far a measurement is: counted from what its process says, and written as one line. Knows no terminal."""
+"""How far a measurement is: counted from the messages of its process, and written as one line."""
 
 from __future__ import annotations
 
 import collections
 import json
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,9 +16,7 @@ from pytest_quantbudget.core.units import format_value
 Clock = Callable[[], float]
 
 RECENT_S = 30.0  # the rate is that of at least so long, and of the last half of a longer phase
-STALE_S = 10.0  # a worker that has not told its state for so long is dead or done
-SHORTEST_BAR = 8
-LONGEST_BAR = 40
+STALE_S = 10.0  # a worker that has not written its state for so long is dead or done
 
 
 @dataclass(frozen=True)
@@ -40,17 +37,17 @@ class State:
 
 
 class View(Protocol):
-    """Who shows a state, or passes it on to who does."""
+    """Shows a state, or passes it on to another process."""
 
     def show(self, state: State) -> None:
-        """This is the state now. Called often; how often something is written is the view's matter."""
+        """Show the state. Called often; the view decides how often it writes."""
 
     def clear(self) -> None:
         """Nothing is being measured now."""
 
 
 class Progress:
-    """Counts what one measuring process after another says; shows nothing without a view."""
+    """Counts the progress of one measuring process after another; shows nothing without a view."""
 
     def __init__(self, view: View | None = None, clock: Clock = time.monotonic) -> None:
         self.view, self.clock = view, clock
@@ -63,15 +60,15 @@ class Progress:
         self._phase(method, "start")
 
     def hear(self, message: Mapping[str, Any]) -> None:
-        """What the process says."""
+        """Count a message of the process."""
         if "phase" in message:
             self._phase(self.now.method, message["phase"])
         if "answered" in message:
-            told = message["answered"]
+            total = message["answered"]["total"]
             # Where memory ran out, some questions are answered twice.
-            done = min(told["done"], told["total"])
+            done = min(message["answered"]["done"], total)
             self.marks.append((self.clock(), done))
-            self.now = replace(self.now, done=done, total=told["total"])
+            self.now = replace(self.now, done=done, total=total)
 
     def tick(self) -> None:
         """Some time has passed, a second at most."""
@@ -131,8 +128,8 @@ class StateFile:
         self.path.unlink(missing_ok=True)
 
 
-def told(path: Path) -> State | None:
-    """What a worker says in its file; None where there is none, or none that is whole and new."""
+def read_state(path: Path) -> State | None:
+    """The state in a worker's file; None where there is no file, or it is old or not whole."""
     try:
         if time.time() - path.stat().st_mtime > STALE_S:
             return None
@@ -142,24 +139,14 @@ def told(path: Path) -> State | None:
 
 
 def line(state: State) -> str:
-    """A line for a log: `bf16: task gsm8k 412/1,319 (31 %), 2.31/s, 6:33 left`."""
+    """A line for people: `bf16: task gsm8k 412/1,319 (31 %), 2.31/s, 6:33 left`."""
+    name, took = f"{state.method}: {state.phase}", clock_time(state.seconds)
     if not state.total:
-        return printable(f"{state.method}: {state.phase} {clock_time(state.seconds)}")
-    share = f"({100 * state.done // state.total} %)"
-    return printable(f"{state.method}: {state.phase} {_count(state)} {share}, " + ", ".join(_speed(state)))
-
-
-def bar(state: State, width: int) -> str:
-    """At most `width` columns. Where it is narrow, the bar goes first, then figures, then the name's end."""
-    name = printable(f"{state.method}: {state.phase}")
-    if not state.total:
-        return _fitted(name, [clock_time(state.seconds)], width)
-    figures = [_count(state), *_speed(state)]
-    room = min(width - _columns(name) - len("  ".join(["", *figures])) - len(" []"), LONGEST_BAR)
-    if room < SHORTEST_BAR:
-        return _fitted(name, figures, width)
-    full = room * state.done // state.total
-    return "  ".join([f"{name} [{'#' * full}{'-' * (room - full)}]", *figures])
+        return printable(f"{name} {took}")
+    # Before there is a rate, the time that the phase has taken.
+    left, rate = state.left_s, format_value(state.rate or 0, "")
+    rest = took if left is None else f"{rate}/s, {clock_time(left)} left"
+    return printable(f"{name} {state.done:,}/{state.total:,} ({100 * state.done // state.total} %), {rest}")
 
 
 def clock_time(seconds: float) -> str:
@@ -167,36 +154,3 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(int(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _count(state: State) -> str:
-    return f"{state.done:,}/{state.total:,}"
-
-
-def _speed(state: State) -> list[str]:
-    """Rate and time left; before there is a rate, the time that it has taken."""
-    if not state.rate or state.left_s is None:
-        return [clock_time(state.seconds)]
-    return [f"{format_value(state.rate, '')}/s", f"{clock_time(state.left_s)} left"]
-
-
-def _fitted(name: str, figures: list[str], width: int) -> str:
-    while len(figures) > 1 and _columns(name) + len("  ".join(["", *figures])) > width:
-        del figures[1 if len(figures) > 2 else 0]  # the rate, then the count: how long it takes is what is asked for
-    room = width - len("  ".join(["", *figures]))
-    if room < 1:
-        return _cut("  ".join(figures), width)
-    return "  ".join([_cut(name, room), *figures])
-
-
-def _cut(text: str, width: int) -> str:
-    if _columns(text) <= width:
-        return text
-    while text and _columns(text) > max(0, width - 1):
-        text = text[:-1]
-    return text + "~" if width > 0 else ""
-
-
-def _columns(text: str) -> int:
-    """How many columns of a terminal it takes."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)

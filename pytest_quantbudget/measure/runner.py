@@ -17,7 +17,6 @@ from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.needs import Needs, request
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.measure import bench, hardware, job, run_folder
-from pytest_quantbudget.measure.answers_file import AnswersFile
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.progress import Progress, View
 from pytest_quantbudget.measure.store import Store
@@ -30,8 +29,8 @@ class Runner:
 
     `cache` is a local directory for checkpoints and hashes; `store` is where results are kept, a directory or URL, None
     for nowhere; with `refresh`, results that are kept are not used. The run has to end at `deadline`, on the monotonic
-    clock. `folder` is where the processes of the run share measurements, given to workers. Answers are written to the
-    file `answers` as they come, and `view` shows the progress.
+    clock. `folder` is where the processes of the run share measurements, given to workers. `view` shows the
+    progress.
     """
 
     needs: Needs
@@ -42,7 +41,6 @@ class Runner:
     trust: Trust = NO_TRUST
     deadline: float = math.inf
     folder: Path | None = None
-    answers: Path | None = None
     view: View | None = None
     _noise: dict[Path, Noise] = field(default_factory=dict)
     _run_folder: run_folder.RunFolder | None = None
@@ -68,7 +66,6 @@ class Runner:
             self.trust,
             self.deadline,
             Progress(self.view),
-            AnswersFile(self.answers) if self.answers else None,
         )
 
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:

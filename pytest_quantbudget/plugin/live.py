@@ -1,4 +1,4 @@
-"""Progress on pytest's terminal: a bar that is redrawn in place, or a line a minute in a log."""
+"""Progress on pytest's terminal: a line that is redrawn in place, or a line a minute in a log."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WORKERS = "*.progress"  # the files in the exchange folder
 
 
 def view(config: pytest.Config) -> View | None:
-    """What suits the terminal of this process: a bar, lines, or nothing with -q or without a terminal reporter."""
+    """What suits the output: one line redrawn, lines in a log, or nothing with -q or without a terminal reporter."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or config.get_verbosity() < 0:
         return None
     terminal = Terminal(config, reporter)
-    return Bar(terminal) if reporter.isatty() and os.environ.get("TERM") != "dumb" else Lines(terminal)
+    return StatusLine(terminal) if reporter.isatty() and os.environ.get("TERM") != "dumb" else Lines(terminal)
 
 
 def worker_file(folder: Path, name: str) -> Path:
@@ -68,7 +68,7 @@ class Terminal:
         return self.capture.global_and_fixture_disabled() if self.capture else contextlib.nullcontext()
 
 
-class Bar:
+class StatusLine:
     """A line below the one that pytest has begun, redrawn in place, and wiped before pytest goes on with its own."""
 
     def __init__(self, terminal: Terminal, clock: Clock = time.monotonic) -> None:
@@ -86,7 +86,7 @@ class Bar:
             self.terminal.put("\n" if self.below else "")
         self.at = now
         # One column stays free: a full line would leave the cursor in a place that terminals do not agree on.
-        self.terminal.put(f"\r{progress.bar(state, self.terminal.width - 1)}\x1b[K")
+        self.terminal.put(f"\r{progress.line(state)[: self.terminal.width - 1]}\x1b[K")
 
     def clear(self) -> None:
         """Wipe it, and go back to where pytest stopped writing."""
@@ -148,6 +148,6 @@ class Workers:
     def look(self) -> None:
         """Read every worker's state, and show it where it is due."""
         for path in sorted(self.folder.glob(WORKERS)):
-            state = progress.told(path)
+            state = progress.read_state(path)
             if state is not None:
                 self.lines.setdefault(path, Lines(self.terminal, f"[{path.stem}] ")).show(state)

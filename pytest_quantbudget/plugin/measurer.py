@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pytest_quantbudget.judge.needs import Needs
-from pytest_quantbudget.measure import answers_file
 from pytest_quantbudget.measure.progress import StateFile
 from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.plugin import live
@@ -26,12 +25,10 @@ def choose(config: pytest.Config, options: Options, needs: Needs) -> Runner | St
     runner = Runner(needs, gpus, options.cache, options.store, options.refresh, options.trust, options.deadline)
     sent = getattr(config, "workerinput", None)
     if sent is None:
-        runner.answers = answers_file.beside(options.report) if options.report is not None else None
         runner.view = live.view(config)
     else:
         runner.deadline = float(sent["quantbudget_deadline"])
         runner.folder = Path(sent["quantbudget_folder"])
-        runner.answers = Path(sent["quantbudget_answers"]) if sent["quantbudget_answers"] else None
         runner.view = StateFile(live.worker_file(runner.folder, sent["workerid"]))
     config.add_cleanup(runner.close)
     return runner

@@ -40,8 +40,6 @@ class Recorder:
         """
         if not self.session.budgets.loaded:
             return
-        if self.options.report is not None:
-            answers_file.forget(answers_file.beside(self.options.report))
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, _interrupt)
@@ -95,7 +93,7 @@ class Recorder:
         """Write the JSON report, and the answers beside it; a disk that refuses them must not hide the verdicts."""
         beside = answers_file.beside(target)
         self._try("report", target, lambda: document.write(target, report))
-        self._try("answers", beside, lambda: answers_file.finish(beside, document.measurements(report)))
+        self._try("answers", beside, lambda: answers_file.write(beside, document.measurements(report)))
 
     def _try(self, what: str, target: Path, write: Callable[[], bool]) -> None:
         try:

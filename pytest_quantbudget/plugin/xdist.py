@@ -30,7 +30,6 @@ class Controller:
         if isinstance(runner, Runner):
             node.workerinput["quantbudget_folder"] = str(runner.exchange)
             node.workerinput["quantbudget_deadline"] = runner.deadline
-            node.workerinput["quantbudget_answers"] = str(runner.answers or "")
             self.workers = self.workers or Workers(self.config, runner.exchange)
 
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Sequence[str]) -> None:

@@ -57,33 +57,6 @@ def test_a_line_says_method_phase_count_rate_and_time_left(state: State, told: s
     assert progress.line(state) == told
 
 
-@pytest.mark.parametrize(
-    ("width", "told"),
-    [
-        (79, "bf16: task gsm8k [#########---------------------]  412/1,319  2.31/s  6:32 left"),
-        (60, "bf16: task gsm8k [###--------]  412/1,319  2.31/s  6:32 left"),
-        (50, "bf16: task gsm8k  412/1,319  2.31/s  6:32 left"),
-        (40, "bf16: task gsm8k  412/1,319  6:32 left"),
-        (30, "bf16: task gsm8k  6:32 left"),
-        (20, "bf16: ta~  6:32 left"),
-        (5, "6:32~"),
-        (1, "~"),
-        (0, ""),
-    ],
-)
-def test_a_bar_fits_its_terminal(width: int, told: str) -> None:
-    assert progress.bar(HALF, width) == told
-    assert len(progress.bar(HALF, width)) <= width
-
-
-def test_a_bar_with_long_and_wide_names_fits_too() -> None:
-    for name in ("task " + "x" * 500, "task " + "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 50):
-        for width in (0, 1, 9, 20, 39, 60, 99):
-            for state in (State("bf16", name, 9e9, 10**9, 10**10, 1e-9), State("bf16", name, 1.0)):
-                wide = progress.bar(state, width).count("\N{CJK UNIFIED IDEOGRAPH-4E00}")
-                assert len(progress.bar(state, width)) + wide <= width
-
-
 def answered(done: int, total: int = 100) -> dict[str, object]:
     return {"answered": {"task": "t", "done": done, "total": total, "extract": "strict", "answers": []}}
 
@@ -149,23 +122,24 @@ def test_a_terminal_that_is_gone_costs_nothing() -> None:
     assert told.view is None
 
 
-def test_a_bar_is_redrawn_four_times_a_second_and_wiped() -> None:
+def test_a_line_is_redrawn_four_times_a_second_and_wiped() -> None:
     clock, screen = Clock(), Screen()
-    bar = live.Bar(screen, clock)  # type: ignore[arg-type]
-    bar.clear()
+    status = live.StatusLine(screen, clock)  # type: ignore[arg-type]
+    status.clear()
     assert screen.written == []
     for _ in range(1000):
-        bar.show(HALF)
+        status.show(HALF)
         clock.now += 0.01
     assert len([text for text in screen.written if "bf16" in text]) == pytest.approx(40, abs=2)
     assert screen.written[0] == "\n"
-    bar.clear()
-    bar.clear()
+    status.clear()
+    status.clear()
     assert screen.written[-1] == "\r\x1b[K\x1b[A\x1b[11C"
     assert screen.written.count(screen.written[-1]) == 1
-    screen.column, screen.written = 0, []
-    bar.show(HALF)
-    bar.clear()
+    screen.column, screen.width, screen.written = 0, 12, []
+    status.show(HALF)
+    assert screen.written[1] == "\rbf16: task \x1b[K"
+    status.clear()
     assert screen.written[0] == ""
     assert screen.written[-1] == "\r\x1b[K"
 
@@ -187,22 +161,22 @@ def test_a_worker_tells_its_state_in_a_file(tmp_path: Path) -> None:
     path = live.worker_file(tmp_path, "gw1")
     file = StateFile(path, clock)
     file.show(HALF)
-    assert progress.told(path) == HALF
+    assert progress.read_state(path) == HALF
     path.write_text("")
     file.show(HALF)
     assert path.read_text() == "", "once a second"
     clock.now += 1
     file.show(HALF)
-    assert progress.told(path) == HALF
+    assert progress.read_state(path) == HALF
     os.utime(path, (0, time.time() - 60))
-    assert progress.told(path) is None, "its worker is dead"
+    assert progress.read_state(path) is None, "its worker is dead"
     path.write_text(json.dumps({"method": "bf16"}))
-    assert progress.told(path) is None
+    assert progress.read_state(path) is None
     path.write_text('{"method": "b')
-    assert progress.told(path) is None
+    assert progress.read_state(path) is None
     file.clear()
     file.clear()
-    assert progress.told(path) is None
+    assert progress.read_state(path) is None
 
 
 def test_workers_are_looked_at_where_somebody_listens(pytester: pytest.Pytester, tmp_path: Path) -> None:
