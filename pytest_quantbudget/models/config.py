@@ -1,6 +1,6 @@
-"""Where a model's `config.json` comes from when nothing may be downloaded, and the ones that ship.
+"""Finds a model's `config.json` without a download: in its directory, in the hub's cache, or in `configs`.
 
-A folder here is named as its model on the hub, with `--` for `/`; the files are in the form that transformers 5 writes.
+A folder in `configs` is named as its model on the hub, with `--` for `/`; the files are as transformers 5 writes them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models import checkpoint, hub
 
 SHIPPED = Path(__file__).resolve().parent / "configs"
 
@@ -22,7 +22,7 @@ def find_config(model: str, revision: str | None = None) -> dict[str, Any]:
     """
     if Path(model).is_absolute():
         return checkpoint.config(Path(model))
-    cached, tried = _in_the_hub_cache(model, revision)
+    cached, tried = _cached(model, revision)
     if cached is not None:
         return checkpoint.config(cached)
     shipped = {folder.parent.name.replace("--", "/"): folder.parent for folder in SHIPPED.glob("*/config.json")}
@@ -34,16 +34,19 @@ def find_config(model: str, revision: str | None = None) -> dict[str, Any]:
     )
 
 
-def _in_the_hub_cache(model: str, revision: str | None) -> tuple[Path | None, str]:
-    """The folder with the model's configuration, or None; and in words where it was looked for."""
+def _cached(model: str, revision: str | None) -> tuple[Path | None, str]:
+    """The folder of the hub's cache with the model's configuration, or None; and where it was looked for, in words."""
     if importlib.util.find_spec("huggingface_hub") is None:
         return None, "huggingface_hub is not installed, so its cache was not looked into"
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     cache = f"the hub's cache {constants.HF_HUB_CACHE}"
     try:
-        found = try_to_load_from_cache(model, "config.json", revision=revision)
+        folder = hub.snapshot(model, revision)
+        if (folder / "config.json").is_file():
+            return folder, ""
+    except FileNotFoundError:
+        pass
     except OSError as error:
         return None, f"{cache} cannot be read ({error.strerror or error})"
-    tried = f"{cache} has none" + (f" of revision {revision}" if revision else "")
-    return Path(found).parent if isinstance(found, str) else None, tried
+    return None, f"{cache} has none" + (f" of revision {revision}" if revision else "")

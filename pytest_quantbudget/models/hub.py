@@ -1,4 +1,4 @@
-"""Where weights lie: hub ids become local directories, and checkpoints that we quantized are kept and found again."""
+"""Turns hub ids into local directories and commits, and hashes the files of a directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HUB_SECONDS = 20
 
 
 def patterns(trust: Trust) -> list[str]:
-    """Names of the files that make a model; what the command line does not trust is not even downloaded."""
+    """Patterns of the files that make up a model; what the command line does not trust is not even downloaded."""
     return [*WEIGHTS, *["*.py"] * trust.remote_code, *["*.bin", "*.pt", "*.pth"] * trust.pickles]
 
 
@@ -35,14 +35,14 @@ def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    _, silent = _asked_of_the_hub(name, revision, "model")  # downloading tries a hub that stalls again for many minutes
+    # Asked first, because a download would try again for many minutes where the hub does not answer.
+    _, silent = _asked_of_the_hub(name, revision, "model")
     try:
-        wanted = patterns(trust)
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent)))
+        path = snapshot_download(name, revision=revision, allow_patterns=patterns(trust), local_files_only=bool(silent))
     except LocalEntryNotFoundError as error:
         where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
         raise ConnectionError(f"{name} is not on this machine, and {where}") from error
-    return found, found.name
+    return Path(path), Path(path).name
 
 
 def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "model") -> str:
@@ -55,12 +55,12 @@ def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "mod
         return _remembered_hash(folder, memo)
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    return _asked_of_the_hub(name, revision, kind)[0] or _in_the_hub_cache(name, revision, kind)
+    return _asked_of_the_hub(name, revision, kind)[0] or snapshot(name, revision, kind).name
 
 
 @functools.cache
 def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> tuple[str | None, str | None]:
-    """The commit, or None where the hub gives none; and what it did instead of answering, or None where it answered.
+    """The commit, or None where the hub gives none; and why the hub did not answer, None where it did.
 
     Asked once in a process, so that all methods of a run get the same one, and a hub that stalls is waited for once.
     """
@@ -69,35 +69,39 @@ def _asked_of_the_hub(name: str, revision: str | None, kind: str) -> tuple[str |
 
     if constants.HF_HUB_OFFLINE:
         return None, "is not asked: HF_HUB_OFFLINE is set"
-    found: list[tuple[str | None, str | None]] = []
+    answers: list[tuple[str | None, str | None]] = []
 
     def ask() -> None:
         try:
-            found.append(
+            answers.append(
                 (HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=HUB_SECONDS / 2).sha, None)
             )
-        except (HfHubHTTPError, ValueError):  # no such model, or none for us: downloading meets it again and says so
-            found.append((None, None))
-        except Exception as error:  # noqa: BLE001  # each version's HTTP library has its own
-            found.append((None, f"cannot be reached: {type(error).__name__}: {error}"))
+        except (HfHubHTTPError, ValueError):
+            # There is no such model, or we may not have it: the download fails too, and says why.
+            answers.append((None, None))
+        except Exception as error:  # noqa: BLE001  # the exceptions differ with the version's HTTP library
+            answers.append((None, f"cannot be reached: {type(error).__name__}: {error}"))
 
-    # Its own time limits start again with every byte that trickles in.
+    # In a thread, because the library's own time limits start again with every byte that arrives.
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(HUB_SECONDS)
-    return found[0] if found else (None, f"has not answered within {HUB_SECONDS} s")
+    return answers[0] if answers else (None, f"has not answered within {HUB_SECONDS} s")
 
 
-def _in_the_hub_cache(name: str, revision: str | None, kind: str) -> str:
+def snapshot(name: str, revision: str | None, kind: str = "model") -> Path:
+    """The folder of a revision in the hub's cache, named after its commit. Raises OSError where none is known."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type=kind)
-    return (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    if revision is None or not COMMIT.fullmatch(revision):
+        revision = (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip()
+    return folder / "snapshots" / revision
 
 
 def content_hash(folder: Path) -> str:
-    """`sha256:` and a hash over names and contents of the files that make a model."""
+    """`sha256:` and a hash over names and contents of the files that make up a model."""
     digest = hashlib.sha256()
     for path in _files(folder):
         digest.update(path.name.encode() + b"\0")
@@ -121,8 +125,8 @@ def _remembered_hash(folder: Path, memo: Path) -> str:
     place = memo / f"{codec.key_of([str(folder), state])}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(place.read_text(encoding="utf-8"))["hash"])
-    found = content_hash(folder)
+    content = content_hash(folder)
     with contextlib.suppress(OSError):
         memo.mkdir(parents=True, exist_ok=True)
-        codec.write_json(place, {"folder": str(folder), "hash": found})
-    return found
+        codec.write_json(place, {"folder": str(folder), "hash": content})
+    return content
