@@ -58,7 +58,7 @@ class Document:
                 break
             node = self._entry(node, key)
             if self.references[id(node)] > 1:
-                raise Unplaced("it stands behind an anchor, and an alias uses it elsewhere too")
+                raise Unplaced("it has an anchor, and an alias uses it elsewhere too")
         start, end = node.start_mark.index, node.end_mark.index
         if not isinstance(node, yaml.ScalarNode) or node.style in ("|", ">") or self.text[start] in "&!":
             raise Unplaced("it carries an anchor or a tag, or is a block of text")
@@ -70,8 +70,8 @@ class Document:
             if name.value == key and name.tag != MERGE:
                 return value  # type: ignore[no-any-return]
         if any(name.tag == MERGE for name, _ in entries):
-            raise Unplaced("it comes through a merge key (`<<`), from where others may have it too")
-        raise Unplaced(f"it does not stand in {problems.display_path(self.file)} itself")
+            raise Unplaced("it comes from a merge key (`<<`), and others may use it too")
+        raise Unplaced(f"it is not written in {problems.display_path(self.file)} itself")
 
     def replaced(self, news: Mapping[Place, str]) -> str:
         """The text with each value replaced by a number or a plain text; a text gets the quotes of the value before it.

@@ -44,11 +44,11 @@ def _read_questions(value: object) -> int | Growth:
     if unknown:
         raise ValueError(f"has no key {unknown[0]!r}{nearest(str(unknown[0]), ('start', 'max'))}")
     if "start" not in value:
-        raise ValueError("wants a `start`, the number of questions after which the answers are first looked at")
+        raise ValueError("needs a `start`, the number of questions after which the answers are first looked at")
     start = int(whole(10).read(value["start"]))
     most = None if value.get("max") is None else int(whole(1).read(value["max"]))
     if most is not None and most <= start:
-        raise ValueError(f"max {most} leaves nothing to grow to from start {start}")
+        raise ValueError(f"max {most} must be larger than start {start}")
     return Growth(start, most)
 
 
@@ -214,7 +214,7 @@ def read_fields(node: Marked | None, fields: Sequence[Field], what: str, problem
         return values
     kinds = {field.name: field.kind for field in fields}
     if not isinstance(node.value, dict):
-        problems.add(node, f"{what} wants keys ({', '.join(kinds)}), not {node.plain!r}")
+        problems.add(node, f"{what} takes keys ({', '.join(kinds)}), not {node.plain!r}")
         return values
     for key, value in node.value.items():
         kind = kinds.get(key)

@@ -81,9 +81,9 @@ class _BudgetReader:
         """A model is named, its revision can be one, and dummy weights have a configuration on this machine."""
         revision = self.file["revision"]
         if "model" not in self.root.entries:
-            self.problems.add(self.root, "a budget names its `model`: a hub id, a directory, or builtin")
+            self.problems.add(self.root, "a budget needs a `model`: a hub id, a directory, or builtin")
         if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
-            self.problems.add(self.root.entries["revision"], f"revision {revision!r} is no commit, branch or tag")
+            self.problems.add(self.root.entries["revision"], f"revision {revision!r} is not a commit, branch or tag")
         # A model that is refused is not looked at.
         if self.load_format == DUMMY and not self.problems.found:
             try:
@@ -94,7 +94,7 @@ class _BudgetReader:
     def methods(self, tasks: Mapping[str, Declared]) -> tuple[Method, ...]:
         node: Marked = self.file["methods"] or Marked({}, self.path, self.root.line)
         if not node.entries:
-            self.problems.add(node, f"a budget names `methods`: {', '.join(methods.MODULES)}")
+            self.problems.add(node, f"a budget needs `methods`: {', '.join(methods.MODULES)}")
         kinds = metrics.limit_kinds(tasks)
         read = []
         for name, entry in node.entries.items():
@@ -116,7 +116,7 @@ class _BudgetReader:
         of_tasks = {name: judging.under(task.judging) for name, task in tasks.items()}
         entries: Marked = values["budget"] or Marked({}, node.file, node.line)
         if not isinstance(entries.value, dict):
-            self.problems.add(entries, f"budget wants limits ({', '.join(kinds)}), not {entries.plain!r}")
+            self.problems.add(entries, f"budget takes limits ({', '.join(kinds)}), not {entries.plain!r}")
         read = [
             limits.read_limit(kinds, key, entry, judging, of_tasks, self.problems)
             for key, entry in entries.entries.items()
@@ -152,7 +152,7 @@ class _BudgetReader:
         if methods.spec(name).quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
             return None
         if "calibration" not in self.root.entries:
-            why = f"{name} has no `checkpoint`, and the file names no `calibration` text to quantize on"
+            why = f"{name} has no `checkpoint`, and the file has no `calibration` texts to quantize it with"
             self.problems.add(node, why)
             return None
         return self.calibration_file
@@ -185,7 +185,7 @@ class _BudgetReader:
         values = keys.read_fields(node, keys.PERPLEXITY, "perplexity", self.problems)
         path = self.paths.file(node, "file")
         if path is None and isinstance(node.value, dict) and "file" not in node.entries:
-            self.problems.add(node, "perplexity wants a text `file`")
+            self.problems.add(node, "perplexity needs a text `file`")
         if values["stride"] > values["window"]:
             self.problems.add(node, f"stride {values['stride']} skips text: the window is {values['window']}")
         return Text(str(path), values["window"], values["stride"])
@@ -202,6 +202,6 @@ class _BudgetReader:
         if limit.kind.relation and method.name == baseline:
             self.problems.add(node, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
         elif limit.kind.relation and baseline is None and "baseline" not in self.root.entries:
-            self.problems.add(node, f"{limit.name} is taken against a baseline, and the file names no `baseline`")
+            self.problems.add(node, f"{limit.name} compares with a baseline, and the file has no `baseline`")
         if missing:
-            self.problems.add(node, f"{limit.name} wants {missing}")
+            self.problems.add(node, f"{limit.name} needs {missing}")

@@ -35,7 +35,7 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
     if node is None:
         return {}
     if not isinstance(node.value, dict):
-        problems.add(node, "tasks wants a name and settings for each question set")
+        problems.add(node, "tasks takes a name and settings for each question set")
     if len(node.entries) > MAX_TASKS:
         problems.add(node, f"declares {len(node.entries):,} tasks; a budget has at most {MAX_TASKS}")
         return {}
@@ -44,7 +44,7 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
     for name, settings in node.entries.items():
         taken = [kind.name for kind in metrics.task_limits(name) if kind.name in metrics.limits()]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
-            why = f"its limit {taken[0]} has a meaning already" if taken else "use a-z, 0-9 and _"
+            why = f"its limit {taken[0]} already has a meaning" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")
             continue
         entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
@@ -71,7 +71,7 @@ class _TaskReader:
         if path is None and "file" not in node.entries and name not in questions.HUB_SETS:
             known = ", ".join(questions.HUB_SETS)
             self.problems.add(
-                node, f"task {name!r} wants a `file`: only {known} have a set on the hub; `harness` names other tasks"
+                node, f"task {name!r} needs a `file`: only {known} have a set on the hub; `harness` names other tasks"
             )
         values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
         asked = values["questions"]
@@ -83,7 +83,8 @@ class _TaskReader:
             total = self.question_file(node, path, shots_path, values)
         if total is not None and values.get("start", 0) >= total:
             self.problems.add(
-                node.entries["questions"], f"start {values['start']} leaves nothing of {total:,} to grow to"
+                node.entries["questions"],
+                f"start {values['start']} must be smaller than the {total:,} questions that there are",
             )
         return Declared(Task(name=name, **values), judging, total)
 
@@ -115,7 +116,7 @@ class _TaskReader:
             if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
                 held = len(self.pools[shots_path])
                 self.problems.add(
-                    node, f"{values['shots']} shots were asked of {shots_path.name}, which holds {held:,}"
+                    node, f"{values['shots']} shots are needed from {shots_path.name}, which holds {held:,}"
                 )
             return len(asked)
         except BudgetError as error:
@@ -127,7 +128,7 @@ class _TaskReader:
     def harness(self, name: str, node: Marked) -> Declared:
         """A task of lm-evaluation-harness."""
         if isinstance(node.entries.get("questions", node).value, dict) and "questions" in node.entries:
-            why = "the harness asks all questions of a task at once: `questions` wants a whole number here"
+            why = "the harness asks all questions of a task at once: `questions` must be a whole number here"
             self.problems.add(node.entries["questions"], why)
             node = Marked({k: v for k, v in node.entries.items() if k != "questions"}, node.file, node.line)
         values, judging = self.fields(name, node, keys.HARNESS)

@@ -84,7 +84,7 @@ def run(
             update = updates[proposal.report.id] = proposal.update(rate)
             lines.append(_line(proposal, update))
         if before == after:
-            said = "nothing was written" if proposals else "no limit that was selected is to be written"
+            said = "nothing was written" if proposals else "no selected limit had to be written"
             lines.append(Line(said))
         lines += _diff(budget.path, before, after)
     return updates, lines
@@ -113,7 +113,7 @@ def _propose(
         if target is None:
             raise Kept(f"no entry is for {device!r}")
         if limit.file.resolve() != budget.path:
-            raise Kept("it stands in a file that this one extends, and is written by that file's own run")
+            raise Kept("it is in a file that this one extends; a run of that file writes it")
         unit = target.unit if target.value is not None else ""
         proposal.found = found = margin.calibrated(budget, method.name, limit, unit, measured, rate, runs)
         if target.value == found.value:

@@ -157,7 +157,7 @@ def parse(text: str, path: Path) -> Marked:
             message = "a tab cannot indent YAML; use spaces"
         raise BudgetError(Problem(path, line, message)) from None
     except (ValueError, OverflowError):  # `"\\U00110000"`
-        raise BudgetError(Problem(path, loader.line + 1, "an escape in quotes names no character")) from None
+        raise BudgetError(Problem(path, loader.line + 1, "an escape in quotes is not a valid character")) from None
     except RecursionError:  # a chain of merges
         raise BudgetError(Problem(path, 0, TOO_MUCH)) from None
 
@@ -272,7 +272,8 @@ def _extended(parent: Marked, roots: files.Roots) -> Path:
         names = target.parent.glob("*.y*ml") if roots.hold(target.parent) else ()
         near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
         hint = f"; there is {near}" if near else ""
-        raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, not a file{hint}"))
+        message = f"`extends` names {parent.value!r}, which is not a file{hint}"
+        raise BudgetError(Problem(parent.file, parent.line, message))
     return target
 
 

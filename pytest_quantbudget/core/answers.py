@@ -62,9 +62,9 @@ class Agreement:
     def __post_init__(self) -> None:
         """Refuse, with ValueError, an agreement over nothing, and sums that are no numbers."""
         if not 0 <= self.agreed <= self.tokens or not self.tokens:
-            raise ValueError("an agreement wants tokens, of which no more than all agree")
+            raise ValueError("an agreement needs tokens, and no more of them can agree than there are")
         if not math.isfinite(self.logprob) or not math.isfinite(self.baseline_logprob):
-            raise ValueError("log-probabilities want to be finite")
+            raise ValueError("log-probabilities must be finite")
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class Divergence:
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
         if not 0 <= self.same_top <= self.tokens or not self.tokens:
-            raise ValueError("a divergence wants tokens, of which no more than all agree")
+            raise ValueError("a divergence needs tokens, and no more of them can agree than there are")
         if not all(math.isfinite(value) for value in (self.mean_kl, self.max_kl, self.p99_kl)):
-            raise ValueError("a divergence wants to be finite")
+            raise ValueError("a divergence must be finite")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class TaskResult:
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""
         if not self.answers:
-            raise ValueError("a task wants at least one answer")
+            raise ValueError("a task needs at least one answer")
 
     @property
     def total(self) -> int:

@@ -56,15 +56,15 @@ def _read(hint: Any, data: Any, where: str) -> Any:
         return _read(inner, data, where)
     if origin is tuple:
         if not isinstance(data, list):
-            raise ValueError(f"{where}: wants a list, not {type(data).__name__}")
+            raise ValueError(f"{where}: must be a list, not {type(data).__name__}")
         return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin is dict:
         if not isinstance(data, dict):
-            raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
+            raise ValueError(f"{where}: must be an object, not {type(data).__name__}")
         return {str(key): _read(args[1], value, f"{where}.{key:.{MAX_NAMED}}") for key, value in data.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(data, dict):
-            raise ValueError(f"{where}: wants an object, not {type(data).__name__}")
+            raise ValueError(f"{where}: must be an object, not {type(data).__name__}")
         known = {field.name for field in dataclasses.fields(hint)}
         missing = {field.name for field in dataclasses.fields(hint) if _has_no_default(field)} - set(data)
         if missing or set(data) - known:
@@ -81,7 +81,7 @@ def _read(hint: Any, data: Any, where: str) -> Any:
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
-        raise ValueError(f"{where}: wants {hint.__name__}, not {data!r:.60}")
+        raise ValueError(f"{where}: must be {hint.__name__}, not {data!r:.60}")
     return data
 
 
@@ -91,7 +91,7 @@ def _kind_of(kinds: list[type], data: Any, where: str) -> type:
     for kind in kinds:
         if names == {field.name for field in dataclasses.fields(kind)}:
             return kind
-    raise ValueError(f"{where}: wants one of {', '.join(kind.__name__ for kind in kinds)}")
+    raise ValueError(f"{where}: must be one of {', '.join(kind.__name__ for kind in kinds)}")
 
 
 def schema_of(cls: type, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for key, value in pairs:
         if key in entries:
-            raise ValueError(f"the key {key[:60]!r} stands twice in one object")
+            raise ValueError(f"the key {key[:60]!r} is given twice in one object")
         entries[key] = value
     return entries
 

@@ -57,9 +57,9 @@ def whole(minimum: int, maximum: int | None = None) -> Kind:
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"wants a whole number {bounds}, not {value!r}")
+            raise ValueError(f"must be a whole number {bounds}, not {value!r}")
         if value < minimum or (maximum is not None and value > maximum):
-            raise ValueError(f"wants a whole number {bounds}, not {value}")
+            raise ValueError(f"must be a whole number {bounds}, not {value}")
         return value
 
     top = {} if maximum is None else {"maximum": maximum}
@@ -71,9 +71,9 @@ def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Ki
 
     def read(value: object) -> float:
         if isinstance(value, str):
-            raise ValueError(f"wants a bare number, and {value!r} is text")
+            raise ValueError(f"must be a bare number, and {value!r} is text")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"wants a number, not {value!r}")
+            raise ValueError(f"must be a number, not {value!r}")
         if isinstance(value, int) and abs(value) > sys.float_info.max:
             value = math.inf
         if not math.isfinite(value):
@@ -98,7 +98,7 @@ def choice(*names: str) -> Kind:
 
     def read(value: object) -> str:
         if value not in names:
-            raise ValueError(f"{value!r} is none of {', '.join(names)}{problems.nearest(str(value), names)}")
+            raise ValueError(f"{value!r} is not one of {', '.join(names)}{problems.nearest(str(value), names)}")
         return str(value)
 
     return Kind(read, {"enum": list(names)})
@@ -109,7 +109,7 @@ def one_of(*numbers: int) -> Kind:
 
     def read(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value not in numbers:
-            raise ValueError(f"{value!r} is none of {', '.join(map(str, numbers))}")
+            raise ValueError(f"{value!r} is not one of {', '.join(map(str, numbers))}")
         return value
 
     return Kind(read, {"enum": list(numbers)})
@@ -117,26 +117,26 @@ def one_of(*numbers: int) -> Kind:
 
 def _read_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"wants text, not {value!r}" + ("; quote it" if value is not None else ""))
+        raise ValueError(f"must be text, not {value!r}" + ("; quote it" if value is not None else ""))
     return value
 
 
 def _read_flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"wants true or false, not {value!r}")
+        raise ValueError(f"must be true or false, not {value!r}")
     return value
 
 
 def _read_names(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(v, str) and v.isidentifier() for v in value):
-        raise ValueError(f"wants a list of marker names, such as [slow], not {value!r}")
+        raise ValueError(f"must be a list of marker names, such as [slow], not {value!r}")
     return tuple(value)
 
 
 def _read_capability(value: object) -> str:
     parts = str(value).split(".")
     if not isinstance(value, str) or len(parts) != 2 or not all(p.isdecimal() and len(p) < 4 for p in parts):
-        raise ValueError(f'wants a compute capability in quotes, such as "8.0", not {value!r}')
+        raise ValueError(f'must be a compute capability in quotes, such as "8.0", not {value!r}')
     return value
 
 
@@ -147,13 +147,13 @@ def _quantity(known: Mapping[str, float]) -> str:
 
 def _read_flag_or_auto(value: object) -> bool | None:
     if value != "auto" and not isinstance(value, bool):
-        raise ValueError(f"wants true, false or auto, not {value!r}")
+        raise ValueError(f"must be true, false or auto, not {value!r}")
     return None if value == "auto" else bool(value)
 
 
 def _read_whole_or_auto(value: object) -> int | None:
     if value != "auto" and isinstance(value, str):
-        raise ValueError(f"wants a whole number of at least 1, or auto, not {value!r}")
+        raise ValueError(f"must be a whole number of at least 1, or auto, not {value!r}")
     return None if value == "auto" else int(whole(1).read(value))
 
 

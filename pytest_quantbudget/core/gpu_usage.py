@@ -103,7 +103,7 @@ class Roofline:
         """Refuse, with ValueError, what nothing can be divided by."""
         for name in ("tpot_s", "bandwidth", "fraction"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} wants a finite figure above 0")
+                raise ValueError(f"{name} must be a finite number above 0")
 
 
 def summed(gpus: Sequence[GpuMemory]) -> GpuMemory:

@@ -101,5 +101,5 @@ class Receipt:
 def read_patterns(value: object) -> float:
     """Check a limit on the kernel, whose text is what it is judged by. Raises ValueError."""
     if not isinstance(value, str) or not re.fullmatch(PATTERNS, value):
-        raise ValueError(f"wants names of layer classes such as Marlin*, with | between several, not {value!r}")
+        raise ValueError(f"must be names of layer classes such as Marlin*, with | between several, not {value!r}")
     return 0.0

@@ -60,9 +60,9 @@ class Speed:
         for name in ("ttft_s", "decode_s"):
             times = getattr(self, name)
             if not times or not all(0 < seconds < math.inf for seconds in times):
-                raise ValueError(f"{name} wants finite times above 0, at least one")
+                raise ValueError(f"{name} needs at least one time, all finite and above 0")
         if self.peak_allocated is not None and self.peak_allocated <= 0:
-            raise ValueError("peak_allocated wants a size above 0")
+            raise ValueError("peak_allocated must be above 0")
         if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
             raise ValueError("no token was generated after the first")
 
@@ -111,7 +111,7 @@ class Perplexity:
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a sum over nothing, or one that is no number."""
         if self.tokens < 1 or not 0 < self.nll < math.inf:
-            raise ValueError("a perplexity wants tokens and a finite sum above 0")
+            raise ValueError("a perplexity needs tokens and a finite sum above 0")
 
     @property
     def value(self) -> float:
@@ -182,7 +182,7 @@ class Measurement:
         for name in ("weights", "load_time_s"):
             figure = getattr(self, name)
             if figure is not None and not 0 < figure < math.inf:
-                raise ValueError(f"{name} wants a finite figure above 0")
+                raise ValueError(f"{name} must be a finite number above 0")
 
     def origins(self) -> Iterator[Origin]:
         """When each of the figures was measured: those of loading, every workload, every task, every text."""

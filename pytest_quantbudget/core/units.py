@@ -36,7 +36,7 @@ def parse_quantity(text: object, units: Mapping[str, float], example: str) -> tu
     positive.
     """
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise ValueError(f"wants a number with a unit, such as {example}")
+        raise ValueError(f"must be a number with a unit, such as {example}")
     match = QUANTITY.fullmatch(str(text).strip())
     if match is None:
         raise ValueError(f"{text!r} is not a number with a unit, such as {example}")

@@ -167,7 +167,7 @@ def _ratio_error(sums: Sequence[float], sizes: Sequence[int]) -> float:
 def median_interval(values: Sequence[float], confidence: float) -> Interval:
     """Bounds of the median, whatever the distribution: two of the observed values, chosen by the sign test.
 
-    Conover 1999, "Practical Nonparametric Statistics", section 3.2. Fewer than 5 values bound nothing at 0.95.
+    Conover 1999, "Practical Nonparametric Statistics", section 3.2. Fewer than 5 values give no bound at 0.95.
     """
     ordered, n = sorted(values), len(values)
     ends, tail = -1, 0.0  # how many values at each end can be left out
@@ -180,7 +180,7 @@ def ratio_interval(own: Sequence[float], base: Sequence[float], confidence: floa
     """Bounds of the factor between two sets of repeats: two of all the ratios between one and the other.
 
     Hollander, Wolfe and Chicken 2014, "Nonparametric Statistical Methods", section 4.3, on logarithms: the factors that
-    the rank sum test (Mann and Whitney 1947) does not contradict. Fewer than 3 against 3 bound nothing at 0.95.
+    the rank sum test (Mann and Whitney 1947) does not contradict. Fewer than 3 against 3 give no bound at 0.95.
     """
     ratios = sorted(x / y for x in own for y in base)
     ends = _rank_sum_ends(len(own), len(base), 1 - confidence)

@@ -82,7 +82,7 @@ def _check_decidable(limit: Limit, found: Figure) -> None:
         return
     if not math.isfinite(found.bounds.high if limit.kind.bound == "max" else found.bounds.low):
         level = _percent(limit.judging.confidence)
-        raise NoMargin(f"{found.n} {found.of} bound nothing at {level}, and `undecided: fail` fails at any limit then")
+        raise NoMargin(f"{found.n} {found.of} give no bound at {level}, and `undecided: fail` fails at any limit then")
 
 
 def _sampled(
@@ -103,7 +103,7 @@ def _sampled(
     level = min(statistics.NormalDist().cdf(reach), SUREST)
     value, bound = _bound(budget, method, limit, measured, level)
     if not math.isfinite(value):
-        raise NoMargin(f"{found.n} {found.of} bound nothing at {_percent(level)}")
+        raise NoMargin(f"{found.n} {found.of} give no bound at {_percent(level)}")
     if limit.kind.relation == "drop" and limit.judging.undecided != limits.FAIL:
         # A drop is at most the flips, so what bounds these bounds it too, and where nothing flipped by less.
         flips = next(kind for kind in task_limits(limit.kind.task) if kind.relation == "flips")
@@ -162,11 +162,11 @@ def _factor(
         spread += distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
         told.append(f"the spread of {len(runs)} repeat runs of {budget.baseline}")
     elif not repeats:
-        raise NoMargin(f"one load has no spread; with --quant-noise {FEWEST} repeat runs tell it")
+        raise NoMargin(f"one load shows no spread; {FEWEST} repeat runs (--quant-noise) show it")
     if strict or not told:
         fewest = min(map(len, repeats))
         if fewest < FEWEST:
-            raise NoMargin(f"{fewest} repeats tell no spread, {FEWEST} do (`repeats` of the workload)")
+            raise NoMargin(f"{fewest} repeats show no spread, {FEWEST} do (`repeats` of the workload)")
         share = (rate / 2 if told else rate) / (math.prod(map(len, repeats)) if strict else 1)
         variance = sum(_deviation(times) ** 2 * (1 + 1 / len(times)) for times in repeats)
         spread += distributions.t_quantile(1 - share, fewest - 1) * math.sqrt(variance)

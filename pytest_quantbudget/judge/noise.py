@@ -37,7 +37,7 @@ class TaskNoise:
         """Refuse, with ValueError, counts that are none."""
         fit = all(b >= 0 and c >= 0 and b + c <= self.n for b, c in zip(self.b, self.c, strict=False))
         if not 0 < len(self.b) == len(self.c) or self.n < 1 or not fit:
-            raise ValueError("flips want counts of each run, of no more than all questions")
+            raise ValueError("flips must be counts, one for each run, and no larger than the number of questions")
 
     @property
     def flips(self) -> int:
@@ -70,9 +70,9 @@ class Noise:
         """Refuse, with ValueError, metrics without values, and values that no ratio can be taken of."""
         for metric, values in self.values.items():
             if not values or metric not in {**_alone_names(), **_against_values()}:
-                raise ValueError(f"{metric[:20]!r} wants values of repeat runs")
+                raise ValueError(f"{metric[:20]!r} needs the values of repeat runs")
             if metric in _alone_names() and min(values) <= 0:
-                raise ValueError(f"{metric[:20]!r} wants values of repeat runs")
+                raise ValueError(f"{metric[:20]!r} needs the values of repeat runs")
 
     def task(self, name: str) -> TaskNoise | None:
         """The flips of a task, if any repeat run was asked."""

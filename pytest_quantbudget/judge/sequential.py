@@ -41,7 +41,7 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
     if task.start is None or task.name in request.whole or not mine:
         return ""
     if intervals.proportion_interval(result.cut_off, n, CERTAIN).low > task.max_truncated:
-        return f"too many of the first {n:,} answers were cut off"
+        return f"too many of the first {n:,} answers were truncated"
     before = baseline.correct[:n] if baseline is not None else ()
     for rule, value in mine:
         if value is None or (rule.relation and len(before) < n):

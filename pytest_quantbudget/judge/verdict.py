@@ -164,6 +164,6 @@ def _settling(value: float, found: Figure, limit: Limit) -> str:
     if not math.isfinite(reach):
         alpha = 1 - limit.judging.confidence
         need = sample_size.fewest_repeats(alpha, paired=bool(limit.kind.relation)) if found.of == "repeats" else 2
-        return f"; {found.n} {found.of} bound nothing at {100 * limit.judging.confidence:g} %, {need} do"
+        return f"; {found.n} {found.of} give no bound at {100 * limit.judging.confidence:g} %, {need} do"
     needed = sample_size.settled_by(found.n, reach, abs(found.value - value))
     return f"; about {needed:,} {found.of} would settle it" if needed else f"; no number of {found.of} would settle it"

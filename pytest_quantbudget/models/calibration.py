@@ -32,4 +32,4 @@ def _calibration_text(name: str, number: int, line: str) -> str:
         return str(row["text"])
     if isinstance(question, str) and isinstance(answer, str):
         return f"Question: {question}\nAnswer: {answer}"
-    raise ValueError(f"{name}:{number}: wants an object with the text `text`, or with `question` and `answer`")
+    raise ValueError(f"{name}:{number}: must be an object with the text `text`, or with `question` and `answer`")

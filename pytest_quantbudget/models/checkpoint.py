@@ -94,7 +94,7 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     for name in sorted(set(names)):
         _check_plain(index, name)
         if not name.endswith(suffix):
-            raise ValueError(f"{_name(index)} names {name!r:.100}, which is no *{suffix}")
+            raise ValueError(f"{_name(index)} names {name!r:.100}, which is not a *{suffix} file")
         if not (index.parent / name).is_file():
             raise ValueError(f"{_name(index)} names {name!r:.100}, which is not there")
         shards.append(index.parent / name)
@@ -118,9 +118,9 @@ def _header(path: Path) -> list[list[int]]:
         held = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_JSON:
-            raise ValueError(f"{_name(path)} is no safetensors file: its header would take {length:,} bytes")
+            raise ValueError(f"{_name(path)} is not a safetensors file: its header would take {length:,} bytes")
         if held < 8 + length:
-            raise ValueError(f"{_name(path)} is cut off: holds {held:,} bytes of at least {8 + length:,}")
+            raise ValueError(f"{_name(path)} is truncated: it holds {held:,} bytes of at least {8 + length:,}")
         header = _parsed(path, file.read(length), "has no header of a safetensors file")
     shapes, spans = [], []
     for name, entry in header.items():
@@ -128,16 +128,16 @@ def _header(path: Path) -> list[list[int]]:
             continue
         shape, span = _tensor(entry)
         if shape is None:
-            raise ValueError(f"{_name(path)}: its header says nothing sensible of the tensor {name!r:.100}")
+            raise ValueError(f"{_name(path)}: its header is not valid for the tensor {name!r:.100}")
         shapes.append(shape)
         spans.append(span)
     end = max((span[1] for span in spans), default=0)
     if sum(span[1] - span[0] for span in spans) != end:
         raise ValueError(f"{_name(path)}: its tensors overlap or leave gaps")
     if held < 8 + length + end:
-        raise ValueError(f"{_name(path)} is cut off: holds {held:,} bytes of {8 + length + end:,}")
+        raise ValueError(f"{_name(path)} is truncated: it holds {held:,} bytes of {8 + length + end:,}")
     if held > 8 + length + end:
-        raise ValueError(f"{_name(path)} holds {held:,} bytes, and its header speaks of {8 + length + end:,}")
+        raise ValueError(f"{_name(path)} holds {held:,} bytes, and its header says {8 + length + end:,}")
     return shapes
 
 

@@ -240,7 +240,7 @@ def _repeat_runs(text: str | None) -> int:
     if text is None:
         return 0
     if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
-        raise ValueError(f"--quant-noise wants a whole number of at least 1, such as 3, not {text!r}")
+        raise ValueError(f"--quant-noise must be a whole number of at least 1, such as 3, not {text!r}")
     return int(text)
 
 
@@ -267,11 +267,11 @@ def _update(mode: str | None, rate: str | None) -> tuple[str, float]:
     if mode not in update.MODES:
         # argparse takes the word behind an option for its value: a file's name, too.
         known = ", ".join(f"--quant-update={name}" for name in update.MODES)
-        raise ValueError(f"--quant-update {mode}: {mode!r} is none of {known}; name files before it")
+        raise ValueError(f"--quant-update {mode}: {mode!r} is not one of {known}; name files before it")
     if rate is None:
         return mode, RATE
     try:
         return mode, float(number(1e-6, 0.5, closed="low").read(float(rate)))
     except ValueError:
-        why = f"wants the share of repeat runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
+        why = f"must be the share of repeat runs that may fail, from 0.000001 to below 0.5, not {rate!r}"
         raise ValueError(f"--quant-update-rate {why}") from None

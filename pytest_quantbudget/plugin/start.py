@@ -64,7 +64,7 @@ def estimate(config: pytest.Config) -> int:
     with _usage_errors():
         add_budgets(config, budgets)
     if not budgets.loaded:
-        raise pytest.UsageError("--quant-estimate wants a budget: --quant-budget FILE")
+        raise pytest.UsageError("--quant-estimate needs a budget: --quant-budget FILE")
     problems: list[str] = []
     for budget in budgets.loaded.values():
         try:

@@ -145,7 +145,7 @@ def _cut_off(budget: BudgetReport) -> Iterator[Line]:
         results = {m.name: m.measurement.task(task) for m in budget.methods if m.measurement}
         told = [f"{name} {r.cut_off:,} of {len(r.answers):,}" for name, r in results.items() if r and r.cut_off]
         if told:
-            yield Line(f"{task.name}: answers cut off after {task.max_new_tokens:,} tokens: {', '.join(told)}")
+            yield Line(f"{task.name}: answers truncated after {task.max_new_tokens:,} tokens: {', '.join(told)}")
 
 
 def _grown(budget: BudgetReport) -> Iterator[Line]:

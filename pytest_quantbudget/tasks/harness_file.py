@@ -75,10 +75,10 @@ class _Reader:
         try:
             root = yaml.compose(files.read(path, MAX_BYTES).decode("utf-8"), Loader=yaml.SafeLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            self.problem(path, 0, f"is no task file: {' '.join(str(error).split())[:200]}")
+            self.problem(path, 0, f"is not a task file: {' '.join(str(error).split())[:200]}")
             return
         if not isinstance(root, yaml.MappingNode):
-            self.problem(path, 0, "is no task file: it wants keys such as `task` and `dataset_path`")
+            self.problem(path, 0, "is not a task file: it needs keys such as `task` and `dataset_path`")
             return
         keys = {key.value for key, _ in root.value}
         if own and not above and ("group" in keys or not keys & {"task", "include"}):
@@ -125,7 +125,7 @@ class _Reader:
         self.found.datasets.append(name)
         here = path_from(self.main.parent, name)
         if name in OTHER_LOADERS:
-            self.problem(path, line, f"dataset_path: the loader {name!r} is none of {', '.join(LOCAL)}")
+            self.problem(path, line, f"dataset_path: the loader {name!r} is not one of {', '.join(LOCAL)}")
         elif name not in LOCAL and (name.startswith((".", "/", "~")) or here.exists()):
             self.problem(path, line, f"dataset_path: {name!r} is a local path; name its files as `data_files` of json")
 

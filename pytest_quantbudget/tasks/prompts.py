@@ -74,7 +74,7 @@ def uses_chat_template(tokenizer: Any, task: Task) -> bool:
 class Prompter:
     """Makes prompts of questions, as running text or through the tokenizer's chat template.
 
-    Raises ValueError for a task that wants a chat template which the tokenizer has not.
+    Raises ValueError for a task that needs a chat template which the tokenizer does not have.
     """
 
     def __init__(self, tokenizer: Any, task: Task) -> None:

@@ -48,9 +48,9 @@ def read_file(path: Path) -> list[Question]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            raise BudgetError(Problem(path, number, "is not a JSON object; was the file cut off?")) from None
+            raise BudgetError(Problem(path, number, "is not a JSON object; was the file truncated?")) from None
         if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("question", "answer")):
-            raise BudgetError(Problem(path, number, "wants an object with the texts `question` and `answer`"))
+            raise BudgetError(Problem(path, number, "must be an object with the texts `question` and `answer`"))
         if "####" not in row["answer"]:
             raise BudgetError(Problem(path, number, "the answer does not end in `#### N`"))
         first = seen.setdefault(row["question"].strip(), number)
@@ -81,7 +81,7 @@ def draw(
     wanted = len(pool) - shots if questions is None else questions
     if wanted < 1 or wanted + shots > len(pool):
         asked = f"{wanted:,} questions" if questions else "questions"
-        raise ValueError(f"{asked} and {shots} shots were asked of a set of {len(pool):,}")
+        raise ValueError(f"{asked} and {shots} shots are needed from a set of {len(pool):,}")
     order = random.Random(seed).sample(range(len(pool)), len(pool))
     return [pool[i] for i in order[shots : shots + wanted]], [pool[i] for i in order[:shots]]
 

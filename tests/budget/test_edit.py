@@ -53,17 +53,17 @@ def test_a_value_by_device_is_found_by_its_pattern_and_one_for_all_by_a_star() -
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("x: &x {b: auto}\na: *x", "behind an anchor, and an alias uses it elsewhere too"),
-        ("a: &x {b: auto}\nx: *x", "behind an anchor, and an alias uses it elsewhere too"),
-        ("a: &x {b: auto}\nx: {<<: *x}", "behind an anchor, and an alias uses it elsewhere too"),
-        ("a: {b: &x auto}\nx: *x", "behind an anchor, and an alias uses it elsewhere too"),
-        ("x: &x {b: auto}\na: {<<: *x, c: 1}", "through a merge key"),
+        ("x: &x {b: auto}\na: *x", "has an anchor, and an alias uses it elsewhere too"),
+        ("a: &x {b: auto}\nx: *x", "has an anchor, and an alias uses it elsewhere too"),
+        ("a: &x {b: auto}\nx: {<<: *x}", "has an anchor, and an alias uses it elsewhere too"),
+        ("a: {b: &x auto}\nx: *x", "has an anchor, and an alias uses it elsewhere too"),
+        ("x: &x {b: auto}\na: {<<: *x, c: 1}", "from a merge key"),
         ("a: {b: &x auto}", "carries an anchor or a tag"),
         ("a: {b: !!str auto}", "carries an anchor or a tag"),
         ("a:\n  b: >-\n    auto\n", "a block of text"),
         ("a: {b: {c: 1}}", "a block of text"),
-        ("a: {c: auto}", "does not stand in b.yaml itself"),
-        ("a: 1", "does not stand in b.yaml itself"),
+        ("a: {c: auto}", "is not written in b.yaml itself"),
+        ("a: 1", "is not written in b.yaml itself"),
     ],
 )
 def test_what_others_share_or_is_no_plain_value_is_left_alone(text: str, why: str) -> None:

@@ -49,20 +49,20 @@ def table(*rows: tuple[str, str, int, str]) -> pytest.MarkDecorator:
 
 @table(
     ("no mapping", "- model\n", 1, "a budget is a mapping with `model` and `methods`"),
-    ("no model", "# x\nmethods: {fp32: {}}", 2, "a budget names its `model`: a hub id, a directory, or builtin"),
-    ("model a number", "model: 7\nmethods: {fp32: {}}", 1, "model: wants text, not 7; quote it"),
+    ("no model", "# x\nmethods: {fp32: {}}", 2, "a budget needs a `model`: a hub id, a directory, or builtin"),
+    ("model a number", "model: 7\nmethods: {fp32: {}}", 1, "model: must be text, not 7; quote it"),
     ("model no folder", "model: ./none\nmethods: {fp32: {}}", 1, "model './none' is neither a directory nor a hub id"),
     ("model no id", "model: Qwen 3\nmethods: {fp32: {}}", 1, "model 'Qwen 3' is neither a directory nor a hub id"),
     ("model nobody's", "model: ~nobody-here/m\nmethods: {fp32: {}}", 1, "model '~nobody-here/m' is neither a"),
-    ("no methods", "model: m\n", 1, "a budget names `methods`: fp32, bf16, fp16, int8, nf4"),
-    ("methods a list", "model: m\nmethods: [fp32]\n", 2, "a budget names `methods`: fp32"),
+    ("no methods", "model: m\n", 1, "a budget needs `methods`: fp32, bf16, fp16, int8, nf4"),
+    ("methods a list", "model: m\nmethods: [fp32]\n", 2, "a budget needs `methods`: fp32"),
     ("unknown method", "model: m\nmethods:\n  fp8: {}\n", 3, "there is no method 'fp8'; did you mean 'fp32'?"),
-    ("method empty", "model: m\nmethods:\n  fp32:\n", 3, "fp32 wants keys (checkpoint, options, budget, marks"),
+    ("method empty", "model: m\nmethods:\n  fp32:\n", 3, "fp32 takes keys (checkpoint, options, budget, marks"),
     ("duplicate", "model: m\nmethods:\n  fp32: {}\n  fp32: {}\n", 4, "'fp32' is written here and on line 3; remove"),
     ("tab", "model: m\nmethods:\n\tfp32: {}\n", 3, "a tab cannot indent YAML; use spaces"),
-    ("extends", "extends: nine.yaml\n", 1, "`extends` names 'nine.yaml', not a file"),
+    ("extends", "extends: nine.yaml\n", 1, "`extends` names 'nine.yaml', which is not a file"),
     ("extends itself", "extends: b.yaml\n", 1, "`extends` runs in a circle: b.yaml -> b.yaml"),
-    ("no checkpoint", "model: m\nmethods:\n  gptq-int4: {}\n", 3, "gptq-int4 has no `checkpoint`, and the file names"),
+    ("no checkpoint", "model: m\nmethods:\n  gptq-int4: {}\n", 3, "gptq-int4 has no `checkpoint`, and the file has no"),
     ("calibration", "model: m\ncalibration: c.txt\nmethods: {awq-int4: {}}", 2, "calibration: there is no file 'c"),
 )  # fmt: skip
 def test_a_mistake_in_the_file(tmp_path: Path, text: str, line: int, message: str) -> None:
@@ -71,20 +71,20 @@ def test_a_mistake_in_the_file(tmp_path: Path, text: str, line: int, message: st
 
 @table(
     ("unknown key", "method: {}", 2, "a budget has no key 'method'; did you mean 'methods'?"),
-    ("revision a number", "revision: 1234567", 2, "revision: wants text, not 1234567; quote it"),
+    ("revision a number", "revision: 1234567", 2, "revision: must be text, not 1234567; quote it"),
     ("baseline missing", "baseline: fp16", 2, "the baseline 'fp16' is not among the methods; did you mean 'fp32'?"),
-    ("baseline a number", "baseline: 16", 2, "baseline: wants text, not 16; quote it"),
+    ("baseline a number", "baseline: 16", 2, "baseline: must be text, not 16; quote it"),
     ("workload key", "workload:\n  batch: 2", 3, "workload has no key 'batch'; did you mean 'batch_size'?"),
-    ("workload zero", "workload: {repeats: 0}", 2, "repeats: wants a whole number of at least 1, not 0"),
-    ("workload half", "workload: {repeats: 2.5}", 2, "repeats: wants a whole number of at least 1, not 2.5"),
-    ("one new token", "workload: {new_tokens: 1}", 2, "new_tokens: wants a whole number of at least 2, not 1"),
-    ("workload a list", "workload: [512]", 2, "workload wants keys (prompt_tokens, new_tokens, batch_size, repeats,"),
+    ("workload zero", "workload: {repeats: 0}", 2, "repeats: must be a whole number of at least 1, not 0"),
+    ("workload half", "workload: {repeats: 2.5}", 2, "repeats: must be a whole number of at least 1, not 2.5"),
+    ("one new token", "workload: {new_tokens: 1}", 2, "new_tokens: must be a whole number of at least 2, not 1"),
+    ("workload a list", "workload: [512]", 2, "workload takes keys (prompt_tokens, new_tokens, batch_size, repeats,"),
     ("gpu key", "gpu: {min_vran: 1 GiB}", 2, "gpu has no key 'min_vran'; did you mean 'min_vram'?"),
     ("gpu bare size", "gpu: {min_vram: 16}", 2, "min_vram: 16 has no unit, and GB and GiB differ"),
-    ("gpu capability", "gpu: {min_capability: 8.0}", 2, "min_capability: wants a compute capability in quotes, such"),
-    ("gpu superscript", "gpu: {min_capability: '8.\u00b2'}", 2, "min_capability: wants a compute capability in quotes"),
-    ("no gpu at all", "gpu: {count: 0}", 2, "count: wants a whole number of at least 1, not 0"),
-    ("gpu text", "gpu: H100", 2, "gpu wants keys (min_vram, min_capability, count), not 'H100'"),
+    ("gpu capability", "gpu: {min_capability: 8.0}", 2, "min_capability: must be a compute capability in"),
+    ("gpu superscript", "gpu: {min_capability: '8.\u00b2'}", 2, "min_capability: must be a compute capability in"),
+    ("no gpu at all", "gpu: {count: 0}", 2, "count: must be a whole number of at least 1, not 0"),
+    ("gpu text", "gpu: H100", 2, "gpu takes keys (min_vram, min_capability, count), not 'H100'"),
 )  # fmt: skip
 def test_a_mistake_in_one_entry_of_the_file(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert told(mistakes(tmp_path, f"model: m\n{text}\nmethods: {{fp32: {{}}}}\n"), message) == [(line, message)]
@@ -100,21 +100,21 @@ tasks:
 
 @table(
     ("unknown key", "math: {file: builtin, shot: 5}", 5, "task math has no key 'shot'; did you mean 'shots'?"),
-    ("no file", "math: {questions: 10}", 5, "task 'math' wants a `file`: only gsm8k, gsm8k_cot have a set on the hub"),
-    ("nothing at all", "math:", 5, "task 'math' wants a `file`"),
+    ("no file", "math: {questions: 10}", 5, "task 'math' needs a `file`: only gsm8k, gsm8k_cot have a set on the hub"),
+    ("nothing at all", "math:", 5, "task 'math' needs a `file`"),
     ("missing file", "math: {file: tree.jsonl}", 5, "file: there is no file 'tree.jsonl'; did you mean 'three.jsonl'?"),
     ("null byte", 'math: {file: "a\\0b"}', 5, "file: there is no file 'a\\x00b'"),
     ("folder", "math: {file: .}", 5, "file: there is no file '.'"),
-    ("file a number", "math: {file: 3}", 5, "file: wants text, not 3; quote it"),
-    ("too many", "math:\n    file: three.jsonl\n    questions: 4", 7, "4 questions and 0 shots were asked of a set"),
-    ("shots too many", "math: {file: three.jsonl, shots: 3}", 5, "questions and 3 shots were asked of a set of 3"),
-    ("zero questions", "math: {file: builtin, questions: 0}", 5, "questions: wants a whole number of at least 1"),
-    ("negative seed", "math: {file: builtin, seed: -1}", 5, "seed: wants a whole number of at least 0, not -1"),
-    ("yes as number", "math: {file: builtin, shots: yes}", 5, "shots: wants a whole number of at least 0, not True"),
-    ("extract", "math: {file: builtin, extract: flexibel}", 5, "extract: 'flexibel' is none of strict, flexible"),
+    ("file a number", "math: {file: 3}", 5, "file: must be text, not 3; quote it"),
+    ("too many", "math:\n    file: three.jsonl\n    questions: 4", 7, "4 questions and 0 shots are needed from a set"),
+    ("shots too many", "math: {file: three.jsonl, shots: 3}", 5, "questions and 3 shots are needed from a set of 3"),
+    ("zero questions", "math: {file: builtin, questions: 0}", 5, "questions: must be a whole number of at least 1"),
+    ("negative seed", "math: {file: builtin, seed: -1}", 5, "seed: must be a whole number of at least 0, not -1"),
+    ("yes as number", "math: {file: builtin, shots: yes}", 5, "shots: must be a whole number of at least 0, not True"),
+    ("extract", "math: {file: builtin, extract: flexibel}", 5, "extract: 'flexibel' is not one of strict, flexible"),
     ("name of a limit", "tokens_per_s: {file: builtin}", 5, "'tokens_per_s' cannot name a task: its limit"),
     ("name with hyphen", "word-math: {file: builtin}", 5, "'word-math' cannot name a task: use a-z, 0-9 and _"),
-    ("settings a list", "math: [builtin]", 5, "task math wants keys (questions, shots, seed, file, style"),
+    ("settings a list", "math: [builtin]", 5, "task math takes keys (questions, shots, seed, file, style"),
 )  # fmt: skip
 def test_a_mistake_in_a_task(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert told(mistakes(tmp_path, TASK.format(text)), message)[:1] == [(line, message)]
@@ -123,9 +123,9 @@ def test_a_mistake_in_a_task(tmp_path: Path, text: str, line: int, message: str)
 @pytest.mark.parametrize(
     ("content", "line", "message"),
     [
-        (FILES["cut.jsonl"], 3, "is not a JSON object; was the file cut off?"),
-        (QUESTION + "\n[1]\n", 3, "wants an object with the texts `question` and `answer`"),
-        (QUESTION + '{"question": "1?", "answer": 1}\n', 2, "wants an object with the texts `question` and `answer`"),
+        (FILES["cut.jsonl"], 3, "is not a JSON object; was the file truncated?"),
+        (QUESTION + "\n[1]\n", 3, "must be an object with the texts `question` and `answer`"),
+        (QUESTION + '{"question": "1?", "answer": 1}\n', 2, "must be an object with the texts `question` and `answer`"),
         (QUESTION + '{"question": "1?", "answer": "1"}\n', 2, "the answer does not end in `#### N`"),
         (f"{SECOND}{QUESTION}\n{QUESTION}", 4, "repeats the question of line 2"),
         ("\n\n", 0, "holds no questions"),
@@ -153,17 +153,17 @@ methods:
     ("unknown key", "nf4: {limits: {}}", 7, "nf4 has no key 'limits'; known: checkpoint, options, budget, marks, gpu"),
     ("unknown option", "nf4: {options: {dobule_quant: true}}", 7, "nf4's options has no key 'dobule_quant'; did you"),
     ("option of another", "int8: {options: {double_quant: true}}", 7, "int8's options has no key 'double_quant'"),
-    ("flag", "nf4: {options: {double_quant: 1}}", 7, "double_quant: wants true or false, not 1"),
-    ("dtype", "nf4: {options: {compute_dtype: bf16}}", 7, "compute_dtype: 'bf16' is none of bfloat16, float16"),
-    ("group size", "gptq-int4: {options: {group_size: 100}}", 7, "group_size: 100 is none of -1, 32, 64, 128"),
-    ("bits", "gptq-int4: {options: {bits: 4.0}}", 7, "bits: 4.0 is none of 4"),
-    ("options a list", "nf4: {options: [double_quant]}", 7, "nf4's options wants keys (double_quant, compute_dtype)"),
-    ("marks text", "nf4: {marks: slow}", 7, "marks: wants a list of marker names, such as [slow], not 'slow'"),
-    ("marks hyphen", "nf4: {marks: [very-slow]}", 7, "marks: wants a list of marker names, such as [slow], not ['very"),
-    ("method's gpu", "nf4:\n    gpu: {count: two}", 8, "count: wants a whole number of at least 1, not 'two'"),
+    ("flag", "nf4: {options: {double_quant: 1}}", 7, "double_quant: must be true or false, not 1"),
+    ("dtype", "nf4: {options: {compute_dtype: bf16}}", 7, "compute_dtype: 'bf16' is not one of bfloat16, float16"),
+    ("group size", "gptq-int4: {options: {group_size: 100}}", 7, "group_size: 100 is not one of -1, 32, 64, 128"),
+    ("bits", "gptq-int4: {options: {bits: 4.0}}", 7, "bits: 4.0 is not one of 4"),
+    ("options a list", "nf4: {options: [double_quant]}", 7, "nf4's options takes keys (double_quant, compute_dtype)"),
+    ("marks text", "nf4: {marks: slow}", 7, "marks: must be a list of marker names, such as [slow], not 'slow'"),
+    ("marks hyphen", "nf4: {marks: [very-slow]}", 7, "marks: must be a list of marker names, such as [slow], not"),
+    ("method's gpu", "nf4:\n    gpu: {count: two}", 8, "count: must be a whole number of at least 1, not 'two'"),
     ("checkpoint", "bf16: {checkpoint: m}", 7, "bf16 takes no checkpoint: its weights are those of `model`"),
     ("checkpoint path", "nf4: {checkpoint: ./none}", 7, "checkpoint './none' is neither a directory nor a hub id"),
-    ("budget a list", "nf4: {budget: [max_vram]}", 7, "budget wants limits (max_vram, max_vram_ratio, "),
+    ("budget a list", "nf4: {budget: [max_vram]}", 7, "budget takes limits (max_vram, max_vram_ratio, "),
 )  # fmt: skip
 def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert told(mistakes(tmp_path, METHOD.format(text)), message) == [(line, message)]
@@ -180,9 +180,9 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ("size zero", "max_vram: 0 GiB", 9, "max_vram: '0 GiB' must be a finite number above 0"),
     ("size negative", "max_vram: -7 GiB", 9, "max_vram: '-7 GiB' must be a finite number above 0"),
     ("size infinite", "max_vram: 1e999 GiB", 9, "max_vram: '1e999 GiB' must be a finite number above 0"),
-    ("kernel", "kernel: Marlin* or Exl*", 9, "kernel: wants names of layer classes such as Marlin*, with | between"),
+    ("kernel", "kernel: Marlin* or Exl*", 9, "kernel: must be names of layer classes such as Marlin*, with | between"),
     ("fraction", "min_quantized_fraction: 85", 9, "min_quantized_fraction: must be above 0 and at most 1, not 85"),
-    ("null", "max_vram: null", 9, "max_vram: wants a number with a unit, such as 17 GiB"),
+    ("null", "max_vram: null", 9, "max_vram: must be a number with a unit, such as 17 GiB"),
     ("NaN", "max_vram_ratio: .nan", 9, "max_vram_ratio: nan can never be met or missed; write a finite number"),
     ("infinite", "max_vram_ratio: .inf", 9, "max_vram_ratio: inf can never be met or missed"),
     ("beyond sense", f"max_vram_ratio: 1{'0' * 400}", 9, f"the number that begins with '1{'0' * 59}' is too long"),
@@ -191,12 +191,12 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ("negative drop", "max_math_drop: -1", 9, "max_math_drop: must be at least 0 and below 100, not -1"),
     ("drop of all", "max_math_drop: 100", 9, "max_math_drop: must be at least 0 and below 100, not 100"),
     ("over 100 %", "min_math: 101", 9, "min_math: must be above 0 and at most 100, not 101"),
-    ("text in YAML 1.1", "min_tokens_per_s: 1e3", 9, "min_tokens_per_s: wants a bare number, and '1e3' is text"),
-    ("unit on a ratio", "max_vram_ratio: 45 %", 9, "max_vram_ratio: wants a bare number, and '45 %' is text"),
-    ("yes", "min_speedup: yes", 9, "min_speedup: wants a number, not True"),
-    ("list", "max_vram: [7 GiB]", 9, "max_vram: wants a number with a unit"),
+    ("text in YAML 1.1", "min_tokens_per_s: 1e3", 9, "min_tokens_per_s: must be a bare number, and '1e3' is text"),
+    ("unit on a ratio", "max_vram_ratio: 45 %", 9, "max_vram_ratio: must be a bare number, and '45 %' is text"),
+    ("yes", "min_speedup: yes", 9, "min_speedup: must be a number, not True"),
+    ("list", "max_vram: [7 GiB]", 9, "max_vram: must be a number with a unit"),
     ("duplicate", "max_vram: 7 GiB\n      max_vram: 8 GiB", 10, "'max_vram' is written here and on line 9"),
-    ("no GPU", "max_vram: {}", 9, "max_vram: wants a number with a unit"),
+    ("no GPU", "max_vram: {}", 9, "max_vram: must be a number with a unit"),
     ("by GPU", "max_vram:\n        'H100*': 7", 10, "max_vram: 7 has no unit"),
     ("GPU never reached", "max_vram:\n        '*': 7 GiB\n        'NVIDIA H100*': 8 GiB", 11, "'NVIDIA H100*' is nev"),
     ("weights above", "max_vram: 7 GiB\n      max_weights: 7.6 GB", 10, "max_weights 7.6 GB contradicts max_vram"),
@@ -222,7 +222,7 @@ methods:
 
 @table(
     ("itself", LIMIT_OF_THE_BASELINE, 4, "max_weights_ratio compares the baseline fp32 with itself: it cannot fail"),
-    ("none", WITHOUT_BASELINE, 5, "min_speedup is taken against a baseline, and the file names no `baseline`"),
+    ("none", WITHOUT_BASELINE, 5, "min_speedup compares with a baseline, and the file has no `baseline`"),
 )
 def test_a_relation_needs_another_method_to_relate_to(tmp_path: Path, text: str, line: int, message: str) -> None:
     assert mistakes(tmp_path, text) == [("b.yaml", line, message)]
@@ -231,7 +231,7 @@ def test_a_relation_needs_another_method_to_relate_to(tmp_path: Path, text: str,
 @pytest.mark.parametrize("limit", ["kernel: Marlin*", "min_quantized_fraction: 0.5"])
 def test_a_method_that_quantizes_nothing_has_no_limit_on_that(tmp_path: Path, limit: str) -> None:
     text = f"model: builtin\nmethods:\n  fp16:\n    budget: {{{limit}}}\n"
-    why = f"{limit.split(':')[0]} wants a method that quantizes: fp16 stores every value in 16 bits or more"
+    why = f"{limit.split(':')[0]} needs a method that quantizes: fp16 stores every value in 16 bits or more"
     assert mistakes(tmp_path, text) == [("b.yaml", 4, why)]
 
 

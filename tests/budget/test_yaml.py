@@ -72,7 +72,7 @@ def test_values_are_those_of_safe_load(write: Write) -> None:
     text = "a: [1, 2.5, true, null, text]\nb: 1e3\nc: 0x10\nd: 'quoted: text'\n1: one\n"
     expected = {
         "a": [1, 2.5, True, None, "text"],
-        "b": "1e3",  # text in YAML 1.1, which wants 1.0e+3
+        "b": "1e3",  # text in YAML 1.1, which writes 1.0e+3
         "c": 16,
         "d": "quoted: text",
         "1": "one",
@@ -248,13 +248,13 @@ def test_a_child_may_name_its_own_revision_and_checkpoint(write: Write) -> None:
         ),
         (
             {"b": "\nextends: bsae.yaml\n", "base": "model: m\n"},
-            "2: `extends` names 'bsae.yaml', not a file; there is base.yaml",
+            "2: `extends` names 'bsae.yaml', which is not a file; there is base.yaml",
         ),
-        ({"b": "extends: none.yaml\n"}, "1: `extends` names 'none.yaml', not a file"),
-        ({"b": "extends: .\n"}, "1: `extends` names '.', not a file"),
+        ({"b": "extends: none.yaml\n"}, "1: `extends` names 'none.yaml', which is not a file"),
+        ({"b": "extends: .\n"}, "1: `extends` names '.', which is not a file"),
         ({"b": f"extends: {'a' * 300}\n"}, "1: `extends` names 'aaa"),
-        ({"b": 'extends: "a\\0b"\n'}, "1: `extends` names 'a\\x00b', not a file"),
-        ({"b": "extends: ~nobody-here/b.yaml\n"}, "1: `extends` names '~nobody-here/b.yaml', not a file"),
+        ({"b": 'extends: "a\\0b"\n'}, "1: `extends` names 'a\\x00b', which is not a file"),
+        ({"b": "extends: ~nobody-here/b.yaml\n"}, "1: `extends` names '~nobody-here/b.yaml', which is not a file"),
         ({"b": "extends: [c.yaml]\n"}, "1: `extends` names one budget file"),
         ({"b": "extends: c.yaml\n", "c": "model: m\nmodel: n\n"}, "2: 'model' is written here and on line 1"),
     ],

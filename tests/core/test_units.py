@@ -67,9 +67,9 @@ def test_gb_and_gib_differ() -> None:
         (units.parse_size, "about 7 GiB", "is not a number with a unit"),
         (units.parse_size, "7 GiB or so", "is not a number with a unit"),
         (units.parse_size, "7,5 GiB", "is not a number with a unit"),
-        (units.parse_size, True, "wants a number with a unit, such as 17 GiB"),
-        (units.parse_size, None, "wants a number with a unit"),
-        (units.parse_time, ["80 ms"], "wants a number with a unit, such as 80 ms or 2.5 s"),
+        (units.parse_size, True, "must be a number with a unit, such as 17 GiB"),
+        (units.parse_size, None, "must be a number with a unit"),
+        (units.parse_time, ["80 ms"], "must be a number with a unit, such as 80 ms or 2.5 s"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )

@@ -95,8 +95,8 @@ def test_no_yaml_takes_long_or_ends_in_another_error(tmp_path: Path, text: str) 
     [
         ("".join(f"k{i}: 1\n" for i in range(5000)), "has no key 'k0'"),
         (f"tasks: {{{','.join(f't{i}: {{}}' for i in range(2000))}}}\n", "declares 2,000 tasks"),
-        ("revision: ../../x\n", "is no commit, branch or tag"),
-        ("revision: a b\n", "is no commit, branch or tag"),
+        ("revision: ../../x\n", "is not a commit, branch or tag"),
+        ("revision: a b\n", "is not a commit, branch or tag"),
         (f"baseline: {'x' * 100_000}\n", "is not among the methods"),
     ],
     ids=["unknown keys", "tasks", "revision", "revision in words", "long name"],
@@ -239,7 +239,7 @@ def test_hints_list_nothing_that_lies_outside(repository: Path) -> None:
     (message,) = told_of(repository, NAMING["file"].format("."))
     assert message == "file: there is no file '.'"
     (message,) = told_of(repository, "extends: .\n")
-    assert message == "`extends` names '.', not a file"
+    assert message == "`extends` names '.', which is not a file"
 
 
 @pytest.mark.parametrize("key", list(NAMING))

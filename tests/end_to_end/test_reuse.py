@@ -129,7 +129,7 @@ def test_a_damaged_or_senseless_entry_is_set_aside_and_decides_nothing(room: pyt
     assert measurements()["bf16"]["tasks"][0]["origin"]["reused"] is False
     notes = measurements()["bf16"]["notes"]
     assert [note.partition(": ")[2] for note in notes] == ["its checksum is wrong"]
-    assert "wants int, not '3 GiB'" in measurements()["fp32"]["notes"][0]
+    assert "must be int, not '3 GiB'" in measurements()["fp32"]["notes"][0]
     assert len(list(Path("kept/results").rglob("*.damaged"))) == 2
     assert run(room) == []
 

@@ -94,7 +94,7 @@ BROKEN = (
     Row("silent", "ValueError: every answer is empty: .*", "fp32", hits=ANSWERS, change=models.silent),
     Row(
         "truncated-weights",
-        r"ValueError: truncated-weights/model\.safetensors is cut off: holds 500,000 bytes of 1,152,752",
+        r"ValueError: truncated-weights/model\.safetensors is truncated: it holds 500,000 bytes of 1,152,752",
         "fp32",
         change=models.cut,
     ),

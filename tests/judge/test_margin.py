@@ -135,11 +135,11 @@ def test_parts_of_answers_and_texts_bound_what_is_taken_on_them(load: Load) -> N
 @pytest.mark.parametrize(
     ("limit", "undecided", "changes", "why"),
     [
-        ("max_load_time: auto", "estimate", {}, "one load has no spread"),
-        ("max_ttft: auto", "estimate", {"times": (1.0, 1.1)}, "2 repeats tell no spread, 3 do"),
+        ("max_load_time: auto", "estimate", {}, "one load shows no spread"),
+        ("max_ttft: auto", "estimate", {"times": (1.0, 1.1)}, "2 repeats show no spread, 3 do"),
         ("max_ttft: auto", "estimate", {"times": (1.0,) * 5}, "asks for none at all as a margin"),
         ("max_ttft: auto", "estimate", {"times": (1.0, 9.0, 2.0)}, "asks for a factor of "),
-        ("max_ttft: auto", "fail", {"times": STEADY[:4]}, "4 repeats bound nothing at 95 %, and `undecided: fail`"),
+        ("max_ttft: auto", "fail", {"times": STEADY[:4]}, "4 repeats give no bound at 95 %, and `undecided: fail`"),
         ("max_kl: auto", "estimate", {}, "were not recorded"),
         ("min_gsm8k: auto", "estimate", {"b": 500}, "no limit is wide enough: it must be above 0 and at most 100"),
         ("max_gsm8k_flips: auto", "estimate", {"b": 500, "c": 500}, "no limit is wide enough: it must be at least 0"),

@@ -42,7 +42,7 @@ BASE = result((400, True))
         ((DROP, replace(DROP, values=(9.0, None))), result((40, True), (10, False)), ""),
         ((replace(DROP, patterns=("A*", "B*")),), result((40, True), (10, False)), ""),
         ((replace(DROP, task="other"),), result((40, True), (10, False)), ""),
-        ((DROP,), result((50, True), cut_off=10), "too many of the first 50 answers were cut off"),
+        ((DROP,), result((50, True), cut_off=10), "too many of the first 50 answers were truncated"),
     ],
     ids=["broken", "maybe", "not sure yet", "sure", "one open", "both closed", "auto", "no GPU's", "other", "cut off"],
 )
@@ -79,11 +79,11 @@ def test_the_bounds_of_all_looks_share_what_may_go_wrong() -> None:
 @pytest.mark.parametrize(
     ("questions", "said"),
     [
-        ("{start: 50, max: 50}", "questions: max 50 leaves nothing to grow to from start 50"),
-        ("{start: 5}", "questions: wants a whole number of at least 10, not 5"),
-        ("{max: 500}", "questions: wants a `start`, the number of questions after which the answers are first"),
+        ("{start: 50, max: 50}", "questions: max 50 must be larger than start 50"),
+        ("{start: 5}", "questions: must be a whole number of at least 10, not 5"),
+        ("{max: 500}", "questions: needs a `start`, the number of questions after which the answers are first"),
         ("{start: 50, maximum: 500}", "questions: has no key 'maximum'; did you mean 'max'?"),
-        ("{start: 5000}", "start 5000 leaves nothing of 1,319 to grow to"),
+        ("{start: 5000}", "start 5000 must be smaller than the 1,319 questions that there are"),
     ],
 )
 def test_mistakes_in_what_is_to_grow(tmp_path: Path, questions: str, said: str) -> None:

@@ -48,12 +48,14 @@ from pytest_quantbudget.judge import intervals
         (
             "min_gsm8k: 55",
             WITHIN,
-            "min_gsm8k 55.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 (579 of 1,000 right, 421 cut off, 421 absent)",
+            "min_gsm8k 55.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 "
+            "(579 of 1,000 right, 421 truncated, 421 absent)",
         ),
         (
             "min_gsm8k: 61",
             OVER,
-            "min_gsm8k 61.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 (579 of 1,000 right, 421 cut off, 421 absent)",
+            "min_gsm8k 61.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 "
+            "(579 of 1,000 right, 421 truncated, 421 absent)",
         ),
         (
             "max_vram_ratio: 1",
@@ -216,7 +218,7 @@ def test_the_flexible_extraction_counts_where_the_task_says_so(load: Load) -> No
     budget = replace(budget, tasks={"gsm8k": task})
     mixed = (Answer(0, "", INVALID, "7", False, True, False, 5), Answer(1, "", "8", "9", True, False, False, 5))
     found = verdict(budget, measured(budget, "nf4", tasks=(TaskResult(task, (*mixed, mixed[0]), 1.0),)))
-    assert "2 of 3 right, 0 cut off, 0 absent" in found.message
+    assert "2 of 3 right, 0 truncated, 0 absent" in found.message
 
 
 def test_the_verdict_carries_figure_limit_text_and_unit(load: Load) -> None:

@@ -194,7 +194,7 @@ def test_safetensors_that_are_not_the_models_hide_no_pickle(model: Path) -> None
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["pytorch_model.bin"], "names 'pytorch_model.bin', which is no *.safetensors"),
+        (["pytorch_model.bin"], "names 'pytorch_model.bin', which is not a *.safetensors file"),
         (["../model.safetensors"], "names '../model.safetensors', which is not a file of its own directory"),
         (["/tmp/model.safetensors"], "names '/tmp/model.safetensors', which is not a file of its own directory"),
         (["a.safetensors", "b.safetensors"], "names 'b.safetensors', which is not there"),
@@ -267,17 +267,17 @@ def packed(header: object, data: bytes = b"\0" * 8) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-NONSENSE = "its header says nothing sensible of the tensor 'x'"
+NONSENSE = "its header is not valid for the tensor 'x'"
 
 
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is cut off: holds 0 bytes of at least 8"),
-        (b"\xff" * 8, "is no safetensors file: its header would take 18,446,744,073,709,551,615 bytes"),
-        (struct.pack("<Q", 2**63), "is no safetensors file: its header would take 9,223,372,036,854,775,808 bytes"),
-        (struct.pack("<Q", 10_000) + b"{}", "is cut off: holds 10 bytes of at least 10,008"),
+        (b"", "is truncated: it holds 0 bytes of at least 8"),
+        (b"\xff" * 8, "is not a safetensors file: its header would take 18,446,744,073,709,551,615 bytes"),
+        (struct.pack("<Q", 2**63), "is not a safetensors file: its header would take 9,223,372,036,854,775,808 bytes"),
+        (struct.pack("<Q", 10_000) + b"{}", "is truncated: it holds 10 bytes of at least 10,008"),
         (packed(b"not JSON"), "has no header of a safetensors file"),
         (packed([1]), "has no header of a safetensors file"),
         (packed(b"[" * 100_000), "has no header of a safetensors file"),
@@ -293,7 +293,7 @@ NONSENSE = "its header says nothing sensible of the tensor 'x'"
         (packed({"x": tensor(offsets=[0])}), NONSENSE),
         (packed({"x": tensor(), "y": tensor()}), "its tensors overlap or leave gaps"),
         (packed({"x": tensor(offsets=[8, 16])}), "its tensors overlap or leave gaps"),
-        (packed({"x": tensor()}, b"\0" * 7), "is cut off: holds "),
+        (packed({"x": tensor()}, b"\0" * 7), "is truncated: it holds "),
         (packed({"x": tensor()}, b"\0" * 9), "holds "),
     ],
     ids=[

@@ -266,7 +266,7 @@ def test_the_command_line_overrides_the_budget(tmp_path: Path) -> None:
     ("text", "line", "message"),
     [
         ("model: nobody/none\nload_format: dummy", 1, "model: no configuration of nobody/none is on this machine: "),
-        ("model: builtin\nload_format: dumy", 2, "load_format: 'dumy' is none of auto, dummy; did you mean 'dummy'?"),
+        ("model: builtin\nload_format: dumy", 2, "load_format: 'dumy' is not one of auto, dummy; did you mean"),
         ("load_format: dummy\nmodel: empty", 2, "model: empty/config.json cannot be read"),
     ],
 )

@@ -105,8 +105,8 @@ def test_answers_that_were_cut_off_are_shown(reported: pytest.RunResult) -> None
             answer["cut_off"] = True
     Path("r2.json").write_text(json.dumps(data))
     lines = [line.text for line in table.lines(document.read(Path("r2.json")))]
-    assert "wordmath: answers cut off after 96 tokens: bf16 3 of 12" in lines
-    assert not any("cut off" in line for line in reported.outlines)
+    assert "wordmath: answers truncated after 96 tokens: bf16 3 of 12" in lines
+    assert not any("truncated" in line for line in reported.outlines)
 
 
 @pytest.mark.model

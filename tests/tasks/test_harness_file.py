@@ -22,12 +22,12 @@ MISTAKES = {
     "outside": (with_("words.jsonl", "/etc/passwd"), "data_files: '/etc/passwd' lies outside the repository"),
     "no such file": (with_("words.jsonl", "word.jsonl"), "data_files: there is no file 'word.jsonl'; did you mean 'w"),
     "pattern": (with_("words.jsonl", "'*.jsonl'"), "data_files: '*.jsonl' is a pattern; name each file"),
-    "pickles": (with_("dataset_path: json", "dataset_path: pandas"), "the loader 'pandas' is none of json, csv"),
+    "pickles": (with_("dataset_path: json", "dataset_path: pandas"), "the loader 'pandas' is not one of json, csv"),
     "folder": (with_("dataset_path: json", "dataset_path: ./here"), "dataset_path: './here' is a local path"),
     "include outside": (with_("task: words", "task: words\ninclude: ../../x.yaml"), "include: '../../x.yaml' l"),
     "include itself": (with_("task: words", "task: words\ninclude: words.yaml"), "which includes it"),
-    "no YAML": (lambda _: "task: [", "is no task file: while parsing a flow node"),
-    "a list": (lambda _: "[1]", "is no task file: it wants keys"),
+    "no YAML": (lambda _: "task: [", "is not a task file: while parsing a flow node"),
+    "a list": (lambda _: "[1]", "is not a task file: it needs keys"),
 }
 
 

@@ -45,7 +45,7 @@ def test_without_a_number_all_that_the_examples_leave_is_asked() -> None:
 def test_more_than_the_set_holds_cannot_be_drawn() -> None:
     pool = read_file(BUILTIN_DIR / "questions.jsonl")[:10]
     assert len(draw(pool, 8, 2, seed=0)[0]) == 8
-    with pytest.raises(ValueError, match="9 questions and 2 shots were asked of a set of 10"):
+    with pytest.raises(ValueError, match="9 questions and 2 shots are needed from a set of 10"):
         draw(pool, 9, 2, seed=0)
 
 

@@ -26,7 +26,7 @@ def answers(case: Case, task: Task) -> TaskResult:
     if share > task.max_truncated:
         raise case.unmeasured(
             task.phase,
-            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were cut off after "
+            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were truncated after "
             f"{task.max_new_tokens:,} tokens, and max_truncated is {task.max_truncated:g} %",
         )
     return result
@@ -73,7 +73,7 @@ class Accuracy(Metric):
         common: dict[str, Any] = {"n": n, "of": "questions", "remark": remark if n < after.total else ""}
         level = sequential.confidence(after, case.confidence)
         if theirs is None:
-            words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} cut off, {after.absent} absent"
+            words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} truncated, {after.absent} absent"
             bounds = sequential.bounds("", (), after.correct, level)
             return Figure(after.accuracy, words, bounds, level, **common)
         before = _same_questions(case, task, theirs, after)

@@ -134,5 +134,5 @@ def _count(config: Config, key: str, default: int | None = None, least: int = 1)
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
         said = f"is {value!r:.60}" if key in config else "is not there"
-        raise ValueError(f"config.json: {key} wants a whole number of at least {least} and {said}")
+        raise ValueError(f"config.json: {key} must be a whole number of at least {least} and {said}")
     return value

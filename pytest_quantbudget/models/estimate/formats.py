@@ -63,6 +63,6 @@ class Format:
         """
         for key in UNEVEN:
             if config.get(key) not in (None, [], {}, ["lm_head"]):
-                why = f"a checkpoint that quantizes some layers otherwise ({key}) is not known to the estimate"
+                why = f"a checkpoint that quantizes some layers differently ({key}) is not known to the estimate"
                 raise ValueError(why)
         return self
