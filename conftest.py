@@ -3,12 +3,16 @@
 # First and once: runs inside a test forget what they imported, and each would start a fork server of its own.
 import multiprocessing.popen_forkserver  # noqa: F401
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from documentation import EXAMPLES
+from filelock import FileLock
 
 import pytest_quantbudget.plugin.measurer
 import pytest_quantbudget.plugin.recorder
@@ -80,6 +84,39 @@ def simulated_engine(monkeypatch: pytest.MonkeyPatch) -> str:
     paths = [str(Path(__file__).parent / "tests"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     return CONFTEST
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of a run share, for what takes long to make."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def measured_cache(shared_folder: Path) -> Path:
+    """The cache of one run of the small budget, with every figure that it can have."""
+    cache = shared_folder / "measured"
+    with FileLock(f"{cache}.lock"):
+        if not cache.is_dir():
+            making = shared_folder / "measuring"
+            making.mkdir()
+            text = SMALL.replace("{max_weights:", "{max_ttft: 60 s, max_load_time: 60 s, max_weights:")
+            (making / "small.yaml").write_text(text.replace("    marks: [slow]\n", ""))
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--quant-budget", "small.yaml"]
+            ended = subprocess.run([*command, "--quant-cache", "cache"], cwd=making, capture_output=True, text=True)
+            assert ended.returncode == 0, ended.stdout
+            (making / "cache").rename(cache)
+    return cache
+
+
+@pytest.fixture
+def measured_small(small: Path, measured_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small budget, whose figures are in the cache of its runs: for what comes after measuring."""
+    caches = small.parent / "caches"
+    shutil.copytree(measured_cache, caches / "pytest-quantbudget")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+    return small
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How far a method's next-token distributions are from the baseline's, on a sample of the baseline's own answers.
+"""KL divergence of a method's next-token distributions from the baseline's, on a sample of the baseline's answers.
 
 Defined as by llama.cpp's `--kl-divergence` (tools/perplexity/perplexity.cpp): of each token the divergence
 `sum_i p_i (log p_i - log q_i)` in nats, p the baseline's distribution and q the method's, over the whole vocabulary;
@@ -84,7 +84,7 @@ def _sequences(pairs: Sample) -> list[tuple[list[int], int]]:
 
 def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
     raw: Any = kept.view(torch.uint8).numpy()  # bfloat16 has no numpy type of its own
-    told = {
+    metadata = {
         "against": path.stem,
         "ids": json.dumps(pairs),
         "sha256": hashlib.sha256(raw).hexdigest(),
@@ -92,7 +92,7 @@ def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with files.replacing(path) as temporary:
-            save_file({LOGITS: kept}, temporary, told)
+            save_file({LOGITS: kept}, temporary, metadata)
     except SafetensorError as error:
         raise OSError(f"the baseline's logits cannot be written: {error}") from error
 

@@ -40,7 +40,7 @@ def run(
     """The answers of a loaded model to a task of the library.
 
     `source` is the earlier state of its files (`harness_file.state`); `batching` is about requests.
-    Raises ValueError for a task that does not exist, cannot be read, wants to run code that `trust` does not allow, or
+    Raises ValueError for a task that does not exist, cannot be read, runs code that `trust` does not allow, or
     has no figure that is right or wrong a question; NotFinite where the model's logits break down; NotOffered.
     """
     began = time.perf_counter()

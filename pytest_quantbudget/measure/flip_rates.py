@@ -27,7 +27,7 @@ def remembered(folder: Path) -> FlipRates:
 
 
 def remember(folder: Path, budgets: Iterable[Budget], measured: Mapping[str, Measurement]) -> None:
-    """Keep the rates of flips of a run. A cache that takes nothing costs only that."""
+    """Keep the rates of flips of a run. A cache that cannot be written costs only that."""
     from filelock import FileLock
 
     found = {key: rate for budget in budgets for key, rate in _measured(budget, measured)}

@@ -1,4 +1,4 @@
-"""What machine this is: GPUs as seen by NVML (no torch, no CUDA context), versions, the commit. Never guesses."""
+"""The machine: GPUs by NVML (no torch, no CUDA context), versions, and the commit; None for what is not known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store knows of a request: the figures that can be used again, and what is left to measure."""
+"""The stored figures of a request that can be used again, and what is left to measure."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _decide(figures: Measurement, task: Task, request: Request, drafts: Drafts, 
 
 
 def _under_its_name(figures: Measurement, part: Part, references: References) -> Measurement:
-    """Stored results under the part as the request names it: names and places of files do not matter to figures."""
+    """Stored results under the part as the request names it: figures do not depend on names and places of files."""
     if not part.held_in:
         return figures
     results = [replace(result, **{part.named: part}) for result in getattr(figures, part.held_in)]

@@ -1,4 +1,4 @@
-"""Folders on disk that are not results: one for the exchange between a run's processes, and one of device locks."""
+"""Folders that hold no results: one in which a run's processes share measurements, and one of device locks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ class RunFolder:
 
 
 def sweep() -> None:
-    """Remove what killed runs of this user have left: no process holds their lock."""
+    """Remove the folders of killed runs of this user: no process holds their lock."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/"):
         try:
             stat = folder.lstat()
             if stat.st_uid != os.getuid() or time.time() - stat.st_mtime < OLD_S or folder.is_symlink():
-                continue  # a stranger's, or so new that its run may not have got to the lock
+                # Another user's, or so new that its run may not hold the lock yet.
+                continue
             with FileLock(folder / LOCK, timeout=0):
                 shutil.rmtree(folder, ignore_errors=True)
         except (OSError, Timeout):

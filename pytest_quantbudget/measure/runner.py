@@ -85,7 +85,7 @@ class Runner:
         return lacks is None and self.too_large(budget, method) is None
 
     def measure(self, budget: Budget, method: Method) -> Measurement:
-        """The measurement of a planned method. A planned baseline is measured first: its answers serve as drafts."""
+        """The measurement of a planned method. A planned baseline is measured first: its answers are the drafts."""
         needed = self.needs.requests[method.subject.key]
         base = budget.method(budget.baseline) if budget.baseline is not None else None
         if base is None or base.subject.key == method.subject.key:

@@ -30,7 +30,7 @@ def view(config: pytest.Config) -> View | None:
 
 
 def worker_file(folder: Path, name: str) -> Path:
-    """Where a worker tells its state."""
+    """The file of a worker's state."""
     return folder / WORKERS.replace("*", name)
 
 
@@ -53,7 +53,7 @@ class Terminal:
         return max(0, self.writer.width_of_current_line)
 
     def put(self, text: str) -> None:
-        """Write without pytest's keeping count of what is on its line."""
+        """Write without pytest counting it as part of its line."""
         with self._uncaptured():
             self.writer.write_raw(text, flush=True)
 
@@ -114,11 +114,11 @@ class Lines:
             self.terminal.line(self.prefix + progress.line(state))
 
     def clear(self) -> None:
-        """Lines stay; the next is due a minute after the last, whatever is measured then."""
+        """Lines stay; the next follows a minute after the last."""
 
 
 class Workers:
-    """Shows, in the controller of several workers, what they tell: lines, whatever the terminal is.
+    """Shows the workers' states in the controller: lines, whatever the terminal is.
 
     A thread of its own, because the controller's main thread sleeps until a worker has finished a test.
     """
@@ -135,7 +135,7 @@ class Workers:
             self.thread.start()
 
     def stop(self) -> None:
-        """The workers are done: not another line."""
+        """The workers have ended: no more lines."""
         self.ended.set()
         if self.thread is not None:
             self.thread.join(2 * LOOK_S)

@@ -152,7 +152,7 @@ def _read(config: pytest.Config) -> Options:
     given = config.option
     if given.quant_no_cache and (given.quant_cache or given.quant_refresh):
         other = "--quant-cache" if given.quant_cache else "--quant-refresh"
-        raise ValueError(f"{other} names what is to be kept and --quant-no-cache keeps nothing; choose one")
+        raise ValueError(f"{other} is about what is kept, and --quant-no-cache keeps nothing; use one of them")
     folder, place = _cache(given.quant_cache)
     update, update_rate = _update(given.quant_update, given.quant_update_rate)
     return Options(

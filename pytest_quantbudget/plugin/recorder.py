@@ -1,4 +1,4 @@
-"""In the controller: gathers verdicts from the reports of tests, and writes what the user gets to see."""
+"""In the controller: collects verdicts from test reports; writes the report and the table."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Recorder:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Missing is not green. The report is written however the run ended."""
+        """A limit without a verdict fails the run. The report is written however the run ended."""
         option = self.config.option
         limits = self.session.limits
         if getattr(option, "setuponly", False) or getattr(option, "setupplan", False):

@@ -111,7 +111,7 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
 
 
 def _doubt(config: pytest.Config, budgets: Budgets, options: Options) -> None:
-    """Warn of limits that their questions cannot decide; with --quant-strict, raise BudgetError."""
+    """Warn of limits that have too few questions to be decided; with --quant-strict, raise BudgetError."""
     known = resolution.NONE_KNOWN if options.store is None else flip_rates.remembered(options.cache)
     doubts = [problem for budget in budgets.loaded.values() for problem in resolution.doubts(budget, known)]
     if doubts and options.strict:

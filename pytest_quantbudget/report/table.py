@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +47,8 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
             yield from _receipts(budget)
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
-    told = [found.notes for found in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
-    for note in dict.fromkeys(note for notes in told for note in notes):
+    notes = [record.notes for record in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
+    for note in dict.fromkeys(itertools.chain(*notes)):
         yield Line(f"note: {note}", markup={"yellow": True})
     if report.judged_from is not None:
         yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
@@ -172,13 +173,14 @@ def _together(budget: BudgetReport) -> Iterator[Line]:
         for limit in method.limits
         if limit.verdict.outcome == OVER
     }
-    mine = [each for each in budget.together if each.id in over]
-    if len(budget.together) < 2 or not mine:
+    tested = [each for each in budget.together if each.id in over]
+    if len(budget.together) < 2 or not tested:
         return
-    told = [
-        f"{over[e.id]} {'beyond chance' if e.adjusted < 0.05 else 'maybe by chance'} (p {e.adjusted:.2g})" for e in mine
+    words = [
+        f"{over[e.id]} {'beyond chance' if e.adjusted < 0.05 else 'maybe by chance'} (p {e.adjusted:.2g})"
+        for e in tested
     ]
-    yield Line(f"{len(budget.together)} drop limits together (Holm), over: {', '.join(told)}")
+    yield Line(f"{len(budget.together)} drop limits together (Holm), over: {', '.join(words)}")
 
 
 def _reused(budget: BudgetReport) -> Iterator[Line]:
@@ -193,7 +195,7 @@ def _reused(budget: BudgetReport) -> Iterator[Line]:
             when = min(old) if min(old) == max(old) else f"{min(old)} to {max(old)}"
             yield Line(f"{method.name}: {new} reused, measured {when}")
         if resumed:
-            yield Line(f"{method.name}: {resumed:,} answers reused from a run that was ended")
+            yield Line(f"{method.name}: {resumed:,} answers reused from a run that was interrupted")
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -45,9 +45,9 @@ def test_a_baseline_that_fails_is_named_in_what_is_compared_with_it(pytester: py
     )
 
 
-def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytester, small: Path) -> None:
+def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytester, measured_small: Path) -> None:
     (pytester.path / "file").write_text("")
-    args = ("--quant-budget", small.name, "-k", "max_weights", "--quant-report", "file/r.json")
+    args = ("--quant-budget", measured_small.name, "-k", "max_weights", "--quant-report", "file/r.json")
     result = pytester.runpytest(*args)
     result.assert_outcomes(passed=2, deselected=3)
     result.stdout.fnmatch_lines(["fp32 *1 within", "the report could not be written to file/r.json: *"])

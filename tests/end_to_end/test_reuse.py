@@ -76,7 +76,7 @@ def test_refresh_measures_again_and_no_cache_keeps_nothing(room: pytest.Pytester
         room.runpytest("--quant-budget", "small.yaml", "--quant-no-cache").assert_outcomes(passed=7)
     assert Path("started.txt").read_text().split() == ["fp32", "bf16"] * 2
     room.runpytest("--quant-budget", "small.yaml", "--quant-no-cache", "--quant-refresh").stderr.fnmatch_lines(
-        ["ERROR: --quant-refresh names what is to be kept and --quant-no-cache keeps nothing; choose one"]
+        ["ERROR: --quant-refresh is about what is kept, and --quant-no-cache keeps nothing; use one of them"]
     )
 
 

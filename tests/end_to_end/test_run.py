@@ -17,10 +17,10 @@ def test_every_line_of_a_budget_is_a_test(pytester: pytest.Pytester, small: Path
 
 
 def test_a_limit_past_the_measured_value_fails_alone_and_says_by_how_much(
-    pytester: pytest.Pytester, small: Path
+    pytester: pytest.Pytester, measured_small: Path
 ) -> None:
-    small.write_text(small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49"))
-    result = pytester.runpytest("-W", "error", "--quant-budget", small.name, "--quant-report", "r.json")
+    measured_small.write_text(measured_small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49"))
+    result = pytester.runpytest("-W", "error", "--quant-budget", measured_small.name, "--quant-report", "r.json")
     result.assert_outcomes(passed=4, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(

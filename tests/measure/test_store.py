@@ -71,13 +71,14 @@ def test_a_damaged_entry_is_set_aside_with_a_note(
     files: store.Place = store.Remote(place) if remote else store.Folder(tmp_path)
     whole = files.read(KEY.name)
     assert whole is not None
-    assert damage(whole) != whole
-    files.write(KEY.name, damage(whole))
+    damaged = damage(whole)
+    assert damaged != whole
+    files.write(KEY.name, damaged)
     assert kept.get(KEY) is None
     (note,) = kept.notes
     assert note.startswith("the stored load in nf4-abc was set aside and measured again: it")
     assert files.read(KEY.name) is None
-    assert files.read(f"{KEY.name}.damaged") == damage(whole), "kept for whoever wants to know"
+    assert files.read(f"{KEY.name}.damaged") == damaged, "kept to be looked into"
     kept.put(KEY, PAYLOAD)
     assert kept.get(KEY) is not None
 

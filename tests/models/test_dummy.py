@@ -28,8 +28,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in methods.MODULES},
     "nf4": ("nf4", {"compute_dtype": "float32"}),
     "nf4-single": ("nf4", {"compute_dtype": "bfloat16", "double_quant": False}),
-    "gptq-int4": ("gptq-int4", {"texts": 8}),
-    "awq-int4": ("awq-int4", {"texts": 4}),
+    "gptq-int4": ("gptq-int4", {"texts": 32}),
+    "awq-int4": ("awq-int4", {"texts": 16}),
 }
 QWEN3_8B = "Qwen/Qwen3-8B"
 
@@ -53,10 +53,10 @@ def layout(model: nn.Module) -> tuple[list[Any], list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> bench.Bench:
+def room(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> bench.Bench:
     """Where checkpoints of the built-in model are quantized."""
-    run, cache = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("cache")
-    return bench.Bench(run, cache, run, Store(str(cache / "results")))
+    run = tmp_path_factory.mktemp("run")
+    return bench.Bench(run, shared_folder / "checkpoints", run, Store(str(run / "results")))
 
 
 @pytest.fixture(scope="module", params=CASES)

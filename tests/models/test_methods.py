@@ -48,10 +48,10 @@ def subject(method: str, **more: Any) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory: pytest.TempPathFactory) -> bench.Bench:
+def room(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> bench.Bench:
     """A bench whose cache lasts as long as these tests."""
-    run, cache = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("cache")
-    return bench.Bench(run, cache, run, Store(str(cache / "results")))
+    run = tmp_path_factory.mktemp("run")
+    return bench.Bench(run, shared_folder / "checkpoints", run, Store(str(run / "results")))
 
 
 @pytest.fixture(scope="module", params=list(methods.MODULES))

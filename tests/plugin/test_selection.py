@@ -65,19 +65,19 @@ def test_two_budgets_of_one_name_outside_the_root_keep_ids_apart(pytester: pytes
 
 
 @pytest.mark.model
-def test_last_failed_and_exitfirst(pytester: pytest.Pytester, small: Path) -> None:
-    small.write_text(small.read_text().replace("max_weights: 3 MiB", "max_weights: 1 MiB"))
-    first = pytester.runpytest("--quant-budget", small.name, "-x", "-v")
+def test_last_failed_and_exitfirst(pytester: pytest.Pytester, measured_small: Path) -> None:
+    measured_small.write_text(measured_small.read_text().replace("max_weights: 3 MiB", "max_weights: 1 MiB"))
+    first = pytester.runpytest("--quant-budget", measured_small.name, "-x", "-v")
     first.assert_outcomes(failed=1)
     first.stdout.fnmatch_lines(
         ["fp32 *OVER: max_weights, NOT RUN: min_wordmath", "bf16 *NOT RUN: max_weights_ratio, *"]
     )
-    again = pytester.runpytest("--quant-budget", small.name, "--lf", "-v")
+    again = pytester.runpytest("--quant-budget", measured_small.name, "--lf", "-v")
     again.assert_outcomes(failed=1, deselected=4)
 
 
 @pytest.mark.model
-def test_the_users_fixtures_and_marks_apply(pytester: pytest.Pytester, small: Path) -> None:
+def test_the_users_fixtures_and_marks_apply(pytester: pytest.Pytester, measured_small: Path) -> None:
     pytester.makeconftest(
         """
         import pytest
@@ -98,7 +98,7 @@ def test_the_users_fixtures_and_marks_apply(pytester: pytest.Pytester, small: Pa
             print("SEEN", seen)
         """
     )
-    result = pytester.runpytest("--quant-budget", small.name, "-k", "max_weights or drop", "-v")
+    result = pytester.runpytest("--quant-budget", measured_small.name, "-k", "max_weights or drop", "-v")
     result.assert_outcomes(passed=2, skipped=1, deselected=2)
     result.stdout.fnmatch_lines(["bf16 *1 within, 1 skipped: not this week", "SEEN *max_weights*max_weights_ratio*"])
 

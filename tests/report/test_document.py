@@ -1,7 +1,6 @@
 """The JSON report, the JUnit properties, and the table printed again without a model."""
 
 import json
-import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,21 +13,14 @@ from pytest_quantbudget.core.verdict import OVER, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.report import document, table
 from pytest_quantbudget.report.document import BudgetReport, MethodReport
 
-RAN: list[tuple[pytest.RunResult, Path]] = []
-
 
 @pytest.fixture
-def reported(pytester: pytest.Pytester, small: Path, tmp_path_factory: pytest.TempPathFactory) -> pytest.RunResult:
-    """A run with every kind of report, made once; one limit is over, one has no value for this device."""
-    if RAN:
-        result, kept = RAN[0]
-        shutil.copytree(kept, pytester.path, dirs_exist_ok=True)
-        return result
+def reported(pytester: pytest.Pytester, measured_small: Path) -> pytest.RunResult:
+    """A run with every kind of report; one limit is over, one has no value for this device."""
+    small = measured_small
     text = small.read_text().replace("max_weights_ratio: 0.51", "max_weights_ratio: 0.49")
     small.write_text(text.replace("{max_weights: 3 MiB", '{min_tokens_per_s: {"NVIDIA H100*": 60}, max_weights: 3 MiB'))
-    result = pytester.runpytest("--quant-budget", small.name, "--quant-report", "r.json", "--junitxml", "j.xml", "-v")
-    RAN.append((result, Path(shutil.copytree(pytester.path, tmp_path_factory.mktemp("reported") / "room"))))
-    return result
+    return pytester.runpytest("--quant-budget", small.name, "--quant-report", "r.json", "--junitxml", "j.xml", "-v")
 
 
 @pytest.mark.model

@@ -22,7 +22,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # the library has no types
             tokenizer=copy.deepcopy(tokenizer),
             batch_size=batch_size,
             enable_thinking=task.enable_thinking,
-            # With thinking, the library wants to know where it ends.
+            # With thinking, the library has to know where it ends.
             think_end_token="</think>" if task.enable_thinking else None,
         )
         self.watch = logits.Watch()

@@ -111,7 +111,7 @@ def _tokenizer(folder: Path | None, trust: Trust) -> Any:
 
 
 def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
-    """`sources.fetch`, whose result may at least give its tokenizer; a directory is checked before it is hashed."""
+    """`hub.fetch`, checked for what may be loaded besides weights; a directory before it is hashed."""
     if Path(name).is_absolute():
         checkpoint.check(Path(name), trust, weights=False)
         return hub.fetch(name, revision, trust)
@@ -162,7 +162,7 @@ def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust 
 
 
 def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_TRUST) -> None:
-    """Raise Lacking where not even the weights fit: a model that swaps or dies measures nothing."""
+    """Raise Lacking where not even the weights fit: a model that swaps or is killed gives no figures."""
     import torch
 
     from pytest_quantbudget.engine.hf import memory

@@ -1,6 +1,6 @@
-"""Whether a model computes numbers at all.
+"""Whether a model's logits are numbers.
 
-Broken scales and overflows turn logits into NaN, and greedy decoding into a token that looks like a bad answer.
+Broken scales and overflows turn logits into NaN, from which greedy decoding makes tokens that look like a bad answer.
 """
 
 from __future__ import annotations

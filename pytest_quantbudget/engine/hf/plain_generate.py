@@ -1,4 +1,4 @@
-"""Greedy answers from transformers' own `generate`: what the faster way is checked against, and steps in for."""
+"""Greedy answers from transformers' own `generate`: the reference of the faster way, and its substitute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pytest_quantbudget.engine.hf.speed import greedy
 
 def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], ends: Ends, what: str) -> list[Decoded]:
     """The greedy continuation of each prompt (token ids), padded on the left.
-
-    So each ends where its answer begins.
 
     Raises logits.NotFinite where logits are NaN or infinite.
     """

@@ -1,4 +1,4 @@
-"""What a model predicts for tokens that are known, a block of them at a time, so that logits need little memory."""
+"""Teacher-forced logits for known tokens, a block at a time, so that they need little memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pytest_quantbudget.engine.hf.decoding import BLOCK_LOGITS, BLOCK_TOKENS
 
 
 class Predictor:
-    """Feeds sequences of at most `longest` tokens, one at a time, whatever else is in memory.
+    """Feeds sequences of at most `longest` tokens, one at a time.
 
-    Where a model cannot be fed in blocks (rows.unfit), its plain forward pass gives the logits of all known tokens of a
-    sequence at once.
+    Where a model cannot be fed in blocks (`ragged_cache.unfit`), its plain forward pass gives the logits of all known
+    tokens of a sequence at once.
     """
 
     def __init__(self, model: Any, longest: int) -> None:

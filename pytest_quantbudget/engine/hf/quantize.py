@@ -1,4 +1,4 @@
-"""GPTQ and AWQ checkpoints of the user's own model, made once and kept."""
+"""GPTQ and AWQ checkpoints of the user's own model, made once and stored."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     target = cache / "quantized" / f"{subject.method}-{codec.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
-        if target.is_dir() and not _whole(target):
-            logging.getLogger(__name__).warning("%s is not what was written there: set aside, and made again", target)
+        if target.is_dir() and not _unchanged(target):
+            logging.getLogger(__name__).warning("%s has changed since it was written: made again", target)
             shutil.rmtree(f"{target}.damaged", ignore_errors=True)
             target.replace(f"{target}.damaged")
         if not target.is_dir():
@@ -55,10 +55,10 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     return target
 
 
-def _whole(target: Path) -> bool:
+def _unchanged(target: Path) -> bool:
     try:
-        told = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
-        return bool(told["content"] == content_hash(target))
+        record = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
+        return bool(record["content"] == content_hash(target))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -1,8 +1,8 @@
-"""Many sequences in one key-value cache, each at a length of its own.
+"""A ragged key-value cache: many sequences, each at a length of its own.
 
 A row's tokens lie in slots 0 to length - 1, in their order, whatever the other rows do; slots behind them hold
-leftovers that the attention mask hides and the next tokens overwrite. So rows can be fed blocks of unlike lengths, be
-cut back, and leave, and nothing is padded on the left.
+leftovers that the attention mask hides and the next tokens overwrite. So rows can be fed blocks of unlike lengths, cut
+back and removed, and nothing is padded on the left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from pytest_quantbudget.engine.out_of_memory import is_out_of_memory
 
 GROWTH = 64  # slots by which a layer's memory grows
-TRIAL = 20  # tokens with which it is found out whether a model can be run like this
+TRIAL = 20  # tokens of the trial run that shows whether a model fits this cache
 TOLERANCE = 0.15  # of logits, relative: 8-bit products depend on what else is in the batch
 
 
@@ -38,7 +38,7 @@ class Rows:
             self.cache.layers = [layer.repeated(self, count) for layer in prefix.layers]
 
     def join(self, other: Rows) -> None:
-        """Take over the rows of another, behind the own ones."""
+        """Append the rows of another."""
         self.lengths = torch.cat([self.lengths, other.lengths])
         for mine, more in zip(self.layers, other.layers, strict=True):
             mine.join(more)
@@ -79,11 +79,11 @@ class Rows:
         return torch.zeros(seen.shape, dtype=kind, device=seen.device).masked_fill_(~seen, torch.finfo(kind).min)
 
     def cut(self, lengths: Sequence[int]) -> None:
-        """Forget what lies behind `lengths`, one a row."""
+        """Cut each row back to its length in `lengths`."""
         self.lengths = torch.tensor(lengths, device=self.device)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Let all other rows leave."""
+        """Remove all other rows."""
         chosen = torch.tensor(rows, device=self.device)
         self.lengths = self.lengths[chosen]
         top = int(self.lengths.max())
@@ -166,7 +166,7 @@ def _grown(old: torch.Tensor, top: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def bytes_a_token(model: Any) -> int:
-    """What keys and values of one token take, in all layers."""
+    """Bytes of one token's keys and values, in all layers."""
     rows = Rows(model, 1)
     rows.feed([[0]], logits=False)
     return sum(2 * layer.keys[:, :, :1].nbytes for layer in rows.layers if layer.keys is not None)
@@ -174,9 +174,9 @@ def bytes_a_token(model: Any) -> int:
 
 @torch.inference_mode()
 def unfit(model: Any, longest: int) -> str | None:
-    """Why a model cannot be run like this, or None: found out by comparing logits with those of a plain pass.
+    """Why a model does not fit this cache, or None: a trial run's logits are compared with those of a plain pass.
 
-    Windows of attention that are shorter than the `longest` sequence are not looked at here.
+    A model with an attention window that is shorter than the `longest` sequence does not fit.
     """
     config = model.config.get_text_config()
     if model.config._attn_implementation not in ("sdpa", "eager"):

@@ -1,4 +1,4 @@
-"""How near decoding comes to what the memory allows: bytes that a step must read, over the bandwidth of a copy.
+"""The share of the memory's bandwidth that decoding reaches: bytes that a step reads, over the bandwidth of a copy.
 
 Decoding is bound by memory: each step reads all weights and the key-value cache once, and multiplies each with little
 (Pope et al. 2022, arXiv 2211.05102, section 2). The bandwidth is measured, not taken from a data sheet: a large copy,

@@ -110,7 +110,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
 
 
 def is_cuda(ids: torch.Tensor) -> bool:
-    """Whether what is computed on these tokens is computed on a GPU."""
+    """Whether these tokens, and so what is computed on them, are on a GPU."""
     return ids.device.type == "cuda"
 
 
@@ -130,7 +130,7 @@ def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
 
 
 class _Clock:
-    """Moments of a run: by the host's clock once the devices have finished, and by an event that they pass."""
+    """Moments of a run: by the host's clock once the devices are synchronized, and by CUDA events."""
 
     def __init__(self, model: Any, ids: torch.Tensor) -> None:
         weights = model.parameters() if is_cuda(ids) else ()

@@ -1,7 +1,8 @@
-"""The GPUs that this process was given, as NVML sees them: who uses them, how much memory, at which clocks.
+"""The GPUs of this process as NVML sees them: which processes use them, how much memory, at which clocks.
 
 NVML numbers GPUs in another order than CUDA, so they are found by UUID. Any of its functions may be missing or refused:
-in containers, on MIG slices, under WSL, with other drivers than the binding was made for. What is not told is None.
+in containers, on MIG slices, under WSL, with other drivers than the binding was made for. What it does not give is
+None.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PROC = Path("/proc")
 
 @dataclass
 class Known:
-    """What one GPU showed before this process had a CUDA context, and this process's pid there once it is known."""
+    """One GPU before this process had a CUDA context, and this process's pid there once it is known."""
 
     before: Processes | None
     used_before: int | None
@@ -32,7 +33,7 @@ class Known:
 
 
 class Gpus:
-    """The GPUs of this process: made before it has a CUDA context, so that it can tell itself from others.
+    """The GPUs of this process: made before it has a CUDA context, so that it can be told from others.
 
     There are none where `CUDA_VISIBLE_DEVICES` does not list UUIDs. `proc` is where `/proc` is.
     """
@@ -45,12 +46,12 @@ class Gpus:
         self.busy_before = self._busy()
 
     def _busy(self) -> int | None:
-        """The most that others keep one of the GPUs busy, percent: nothing of this process runs yet."""
+        """The highest utilization of a GPU by other processes, percent: nothing of this process runs yet."""
         until = time.monotonic() + PATIENCE_S
         while True:
-            found = [busy for card in self.cards if (busy := card.busy()) is not None]
-            if max(found, default=0) < BUSY or time.monotonic() > until:
-                return max(found, default=None)
+            busy = [percent for card in self.cards if (percent := card.busy()) is not None]
+            if max(busy, default=0) < BUSY or time.monotonic() > until:
+                return max(busy, default=None)
             time.sleep(PERIOD_S)
 
     def name(self, index: int) -> str:
@@ -58,7 +59,7 @@ class Gpus:
         return self.cards[index].uuid if index < len(self.cards) else f"cuda:{index}"
 
     def own_memory(self, index: int) -> tuple[int | None, str]:
-        """Bytes that NVML ascribes to this process on a GPU, and how its entry was found, or why there is none."""
+        """Bytes of this process on a GPU by NVML, and how its entry was identified, or why it was not."""
         found = self.cards[index].processes() if index < len(self.cards) else None
         if found is None:
             return None, "NVML does not name processes here"
@@ -72,7 +73,7 @@ class Gpus:
         return found[own], how if found[own] is not None else f"{how}; NVML does not tell its memory"
 
     def own(self, index: int, found: Processes) -> int | None:
-        """Which process is this one: by a pid that it has in some namespace, else as the only one that is new.
+        """The pid of this process in NVML: one that it has in some namespace, else that of the only new process.
 
         Containers number processes anew, and NVML keeps to the host's numbers, or, with some drivers, does not
         (NVIDIA/nvidia-docker issue 1483, NVIDIA/open-gpu-kernel-modules pull request 614). A number that was there
@@ -86,14 +87,14 @@ class Gpus:
         return known.own
 
     def crowd(self) -> str:
-        """Who else takes memory on the GPUs, in words that follow others."""
+        """Other processes that use memory on the GPUs, as the end of a message."""
         looks = Looks(self)
         looks.look()
         return "".join(f"; also on the GPU: {each.words}" for each in looks.occupants)
 
 
 class Looks:
-    """Looks at the GPUs while something is timed: who else is there, and how fast they run."""
+    """Other processes and clocks on the GPUs, noted between timed runs."""
 
     def __init__(self, gpus: Gpus) -> None:
         self.gpus = gpus
@@ -101,12 +102,12 @@ class Looks:
         self.samples: list[list[dict[str, float]]] = [[] for _ in gpus.cards]
 
     def look(self) -> None:
-        """Note who else is there at this moment."""
+        """Note the other processes of this moment."""
         for index, card in enumerate(self.gpus.cards):
             found = card.processes() or {}
             own, before = self.gpus.own(index, found), self.gpus.known[index].before or {}
             for pid, memory in found.items():
-                # As long as it is not known which process is this one, only those from before are surely others.
+                # While this process is not identified, only those from before are certainly others.
                 if pid in before or (own is not None and pid != own):
                     seen = self.others.get((index, pid)) or Occupant(
                         card.uuid, pid, _comm(self.gpus.proc, pid), memory, pid in before
@@ -121,22 +122,22 @@ class Looks:
 
     @property
     def occupants(self) -> tuple[Occupant, ...]:
-        """All others that were seen.
+        """All other processes that were seen.
 
-        Their names are known only where NVML's number of this process is the one that `/proc` knows it by.
+        Their names are given only where NVML and `/proc` number this process alike.
         """
         named = [known.own == self.gpus.pids[0] for known in self.gpus.known]
         return tuple(each if named[i] else replace(each, name=None) for (i, _), each in self.others.items())
 
     @property
     def clocks(self) -> tuple[Clocks, ...]:
-        """What was sampled, by GPU; nothing of a GPU that tells nothing."""
+        """The samples by GPU; none of a GPU that gives none."""
         pairs = zip(self.gpus.cards, self.samples, strict=True)
         return tuple(_clocks(card, samples) for card, samples in pairs if any(samples))
 
 
 def own_pids(proc: Path) -> list[int]:
-    """This process's numbers: from the namespace in which `/proc` was mounted inwards (`NSpid`, proc_pid_status(5))."""
+    """This process's pids, from the namespace in which `/proc` was mounted inwards (`NSpid`, proc_pid_status(5))."""
     found = []
     try:
         lines = (proc / "self/status").read_text().splitlines()
@@ -154,7 +155,7 @@ def _comm(proc: Path, pid: int) -> str | None:
 
 
 def _sample(card: Card) -> dict[str, float]:
-    """Clocks (MHz), power (NVML gives milliwatts) and temperature, of which those that are told."""
+    """Clocks (MHz), power (NVML gives milliwatts) and temperature, as far as NVML gives them."""
     import pynvml
 
     milliwatts = card.ask("nvmlDeviceGetPowerUsage")

@@ -1,4 +1,4 @@
-"""Memory of one phase after another on the GPUs of this process: torch's peaks, and what NVML says at their ends."""
+"""GPU memory of one phase after another: torch's peaks, and NVML's figures at their ends."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 
 
 class MemoryByPhase:
-    """Keeps the largest figures of each phase, by GPU. Without `on_gpu` there is nothing to keep."""
+    """The largest figures of each phase, by GPU; none without `on_gpu`."""
 
     def __init__(self, gpus: Gpus, *, on_gpu: bool) -> None:
         import torch
 
         self.gpus = gpus
-        self.indices = range(torch.cuda.device_count()) if on_gpu else range(0)  # those that this process was given
+        self.indices = range(torch.cuda.device_count()) if on_gpu else range(0)
         self.rows: dict[str, list[GpuMemory]] = {}
         self.found: dict[str, list[str]] = {}
 
     def begin(self) -> None:
-        """Let torch's peaks start anew: counters of its allocator, on the host; no GPU is asked."""
+        """Reset torch's peaks: counters of its allocator, on the host; no GPU is asked."""
         import torch
 
         for index in self.indices:
             torch.cuda.reset_peak_memory_stats(index)
 
     def note(self, phase: str, sampler: Sampler | None = None) -> list[GpuMemory]:
-        """What has peaked since `begin` or the last `note` belongs to this phase; with a sampler NVML is asked, too."""
+        """Count the peaks since `begin` or the last `note` to this phase; with a sampler NVML is asked, too."""
         import torch
 
         now = [
@@ -43,7 +43,7 @@ class MemoryByPhase:
         return now
 
     def _asked(self, phase: str, index: int, row: GpuMemory, peak: int | None) -> GpuMemory:
-        """A row with NVML's part."""
+        """A row with NVML's figures."""
         import torch
 
         process, how = self.gpus.own_memory(index)

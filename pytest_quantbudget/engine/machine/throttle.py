@@ -16,9 +16,9 @@ ROOT = Path("/")
 
 
 class Watch:
-    """Looks at the machine between repeats, and compares its counters from beginning to end.
+    """Reads the machine's state between repeats, and compares its counters from beginning to end.
 
-    What cannot be read slows nothing down. `root` is where `/proc` and `/sys` are.
+    What cannot be read counts as no slow-down. `root` is where `/proc` and `/sys` are.
     """
 
     def __init__(self, cards: Sequence[Card], root: Path = ROOT) -> None:
@@ -36,17 +36,17 @@ class Watch:
 
     def words(self) -> tuple[str, ...]:
         """What slowed the machine down since this was made."""
-        told = list(self.seen)
+        found = list(self.seen)
         hot = max((card.thermal_ns() - ns for card, ns in zip(self.cards, self.hot, strict=True)), default=0)
         if hot > 0:
-            told.append(f"GPU below its clocks for heat ({hot / 1e9:.2g} s)")
+            found.append(f"GPU below its clocks for heat ({hot / 1e9:.2g} s)")
         events = max((count - self.cores.get(path, count) for path, count in self._cores().items()), default=0)
         if events > 0:
-            told.append(f"CPU thermal throttling ({events:,} times)")
+            found.append(f"CPU thermal throttling ({events:,} times)")
         shares = [share for path, now in self._periods().items() if (share := _share(self.periods.get(path, now), now))]
         if max(shares, default=0.0) >= FEW:
-            told.append(f"the CPU limit of its control group (in {max(shares):.0%} of its periods)".replace("%", " %"))
-        return tuple(told)
+            found.append(f"the CPU limit of its control group (in {max(shares):.0%} of its periods)".replace("%", " %"))
+        return tuple(found)
 
     def _cores(self) -> dict[Path, int]:
         """How often each core and package was slowed down for heat; cores that share a counter each have it."""
@@ -56,8 +56,8 @@ class Watch:
     def _periods(self) -> dict[Path, tuple[int, int]]:
         """For each control group around this process: periods in which it used up its CPU time, and all that it ran in.
 
-        `cpu.stat` of the kernel's cgroup v2 and of v1. Where the group's own path is the host's, as it is told to a
-        container under v1, the container's is the top.
+        `cpu.stat` of the kernel's cgroup v2 and of v1. Under v1 a container sees the host's path of its group; the
+        container's own is then the top.
         """
         found = {}
         for line in _text(self.root / "proc/self/cgroup").splitlines():
