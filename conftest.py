@@ -1,6 +1,7 @@
 """What the project's own tests share. They run in rooms of their own, through pytester."""
 
 # First and once: runs inside a test forget what they imported, and each would start a fork server of its own.
+import importlib.util
 import multiprocessing.popen_forkserver  # noqa: F401
 import os
 import shutil
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from documentation import EXAMPLES
 from filelock import FileLock
 
 import pytest_quantbudget.plugin.measurer
@@ -25,7 +25,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
-pytest_collect_file = EXAMPLES.pytest()
+# Without the extra `test` there may be no Sybil, and this file is read by every run of pytest here.
+if importlib.util.find_spec("sybil"):
+    from documentation import EXAMPLES
+
+    pytest_collect_file = EXAMPLES.pytest()
 
 
 @pytest.fixture(scope="session")

@@ -91,3 +91,13 @@ def test_public_names_are_imported_when_they_are_asked_for() -> None:
         assert getattr(pytest_quantbudget, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'Budget'"):
         _ = pytest_quantbudget.Budget  # type: ignore[attr-defined]
+
+
+def test_a_budget_runs_in_the_checkout_without_the_extra_for_tests() -> None:
+    """Every run there reads the project's own conftest.py."""
+    missing = ("sybil", "jsonschema", "scipy", "coverage")
+    arguments = ["--quant-budget", "budgets/builtin.yaml", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import pytest; pytest.main({arguments})"
+    root = Path(__file__).parents[2]
+    ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert "budgets/builtin.yaml::fp32::max_weights" in ended.stdout, ended.stdout + ended.stderr
