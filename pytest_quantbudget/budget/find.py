@@ -1,4 +1,4 @@
-"""The budget files of a run: which ones a name stands for, and reading each once."""
+"""Finds the budget files of a run, and reads each of them once."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ def find_budgets(name: str, base: Path) -> list[Path]:
     if path.is_file():
         return [path.resolve()]
     if path.is_dir():
-        found = _files_in(path, (p for p in path.rglob("*") if p.suffix in SUFFIXES))
-        if not found:
+        paths = _files_in(path, (p for p in path.rglob("*") if p.suffix in SUFFIXES))
+        if not paths:
             raise BudgetError(Problem(path, 0, "this directory holds no budget (*.yaml, *.yml)"))
-        return found
+        return paths
     anchor = Path(path.anchor)
     if any(c in name for c in "*?["):
-        found = _files_in(named_folder(base, name), anchor.glob(str(path.relative_to(anchor))))
-        if not found:
+        paths = _files_in(named_folder(base, name), anchor.glob(str(path.relative_to(anchor))))
+        if not paths:
             raise BudgetError(Problem(base / name, 0, "this pattern matches no file"))
-        return found
+        return paths
     names = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES or p.is_dir()]
     raise BudgetError(Problem(base / name, 0, f"there is no such budget{problems.nearest(path.name, names)}"))
 
@@ -86,4 +86,4 @@ def find_budgets(name: str, base: Path) -> list[Path]:
 def _files_in(folder: Path, candidates: Iterable[Path]) -> list[Path]:
     """The files among `candidates`, without links that lead out of the folder: their targets were not named."""
     real = folder.resolve()
-    return sorted(p.resolve() for p in candidates if p.resolve().is_relative_to(real) and p.is_file())
+    return sorted(path for path in map(Path.resolve, candidates) if path.is_relative_to(real) and path.is_file())

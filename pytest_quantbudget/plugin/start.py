@@ -104,6 +104,8 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
     for argument in config.args:
         file = argument.split("::")[0]
         path = base / file
+        if path in budgets.loaded and file == argument:
+            continue
         if path.suffix in SUFFIXES and path.is_file():
             if path.resolve() not in budgets.loaded:
                 budgets.named(file, base)
