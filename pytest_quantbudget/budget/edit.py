@@ -1,4 +1,4 @@
-"""Single values of a YAML text replaced where they stand; every other byte of the text stays as it is."""
+"""Replaces single values in a YAML text and leaves every other byte of the text as it is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Unplaced(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value stands: the keys that lead to it, and its first character and the one behind it, quotes included.
+    """The place of a value: the keys that lead to it, its first character and the one after it, quotes included.
 
     Characters are counted, not bytes: a byte-order mark is one.
     """
@@ -34,7 +34,7 @@ class Place:
 
 
 class Document:
-    """A YAML text and where its values stand, as PyYAML's composer marks them.
+    """A YAML text and the places of its values, as PyYAML's composer marks them.
 
     Raises BudgetError for a text that is no budget file's; `file` names it there.
     """
@@ -46,7 +46,7 @@ class Document:
         self.references = collections.Counter(map(id, _children(self.root)))
 
     def place(self, keys: Keys) -> Place:
-        """Where the value stands that `keys` lead to.
+        """The place of the value that `keys` lead to.
 
         Where they lead to a mapping of values by device, `keys` end with one of its patterns; where they lead to a
         value itself, `*` may follow. Raises Unplaced where the value comes from elsewhere, or is used elsewhere too.
@@ -84,10 +84,10 @@ class Document:
             text = f"{text[: place.start]}{quote}{new}{quote}{text[place.end :]}"
             _put(expected, place.keys, yaml.safe_load(new))
         try:
-            found: Marked | None = parse(text, self.file)
+            edited: Marked | None = parse(text, self.file)
         except BudgetError:
-            found = None
-        if found is None or found.plain != expected:
+            edited = None
+        if edited is None or edited.plain != expected:
             raise Unplaced("another value would change with it")
         return text
 

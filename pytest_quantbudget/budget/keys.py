@@ -52,7 +52,7 @@ def _read_questions(value: object) -> int | Growth:
     return Growth(start, most)
 
 
-TIMEOUT_S = 2 * 3600.0  # for one method, where the file is silent
+TIMEOUT_S = 2 * 3600.0  # for one method, where the file gives none
 DEFAULT_PROMPT = "The three primary colours are"
 WORKLOAD: Sequence[Field] = (
     Field("prompt_tokens", whole(1), "Tokens of each prompt in the prefill.", 512),
@@ -85,7 +85,7 @@ QUESTIONS_KIND = Kind(
 )
 
 
-# How limits are judged: on the file, a method, or a task, of which the last one holds that says anything.
+# How limits are judged: a task overrides its method, and a method the file.
 JUDGING: Sequence[Field] = (
     Field(
         "undecided",

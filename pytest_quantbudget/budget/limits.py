@@ -58,19 +58,19 @@ def read_limit(
 
 
 def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
-    """Note limits of one method of which one can never be the one that fails, so that it promises nothing."""
+    """Note limits of one method that another limit of it makes redundant: they can never be the one that fails."""
     for inner, _, message in contradictions(limits):
         problems.add(Marked(None, inner.file, inner.line), message)
 
 
 def contradictions(limits: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
-    """Limits on a part and on the whole, of which the part's is higher and so says nothing, with words."""
+    """Limits on a part that are higher than the limit on the whole and so can never fail, with that limit and why."""
     plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
-    found = []
+    pairs = []
     for inner in plain.values():
         whole, why = inner.kind.part_of or ("", "")
         if whole in plain:
             low, high = plain[whole].targets[0], inner.targets[0]
             if low.value is not None and high.value is not None and high.value > low.value:
-                found.append((inner, plain[whole], f"{inner.name} {high.text} contradicts {whole} {low.text}: {why}"))
-    return found
+                pairs.append((inner, plain[whole], f"{inner.name} {high.text} contradicts {whole} {low.text}: {why}"))
+    return pairs

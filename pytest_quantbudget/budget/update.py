@@ -22,7 +22,7 @@ from pytest_quantbudget.judge import margin
 from pytest_quantbudget.judge.margin import RATE, Calibrated, NoMargin
 from pytest_quantbudget.judge.noise import Noise
 
-# Fill what reads `auto`; also make numbers tighter; write all. A number in a budget is a requirement until told else.
+# Write where the budget has `auto`; also where that tightens a limit; everywhere. By default, numbers are requirements.
 AUTO, TIGHTEN, ALL = MODES = ("auto", "tighten", "all")
 COLOURS = {"+": {"green": True}, "-": {"red": True}, "@": {"cyan": True}}
 
@@ -184,8 +184,8 @@ def _line(proposal: _Proposal, update: Update) -> Line:
     name = f"{display_path(limit.file)}:{limit.line} {proposal.method.name}: {limit.name}"
     if not update.new:
         return Line(printable(f"{name} stays {update.old}: {update.why}"), markup={"yellow": True})
-    told = f"{update.words}; at most {100 * update.rate:g} % of repeat runs fail"
-    return Line(printable(f"{name} {update.old} -> {update.new}: {told}"))
+    words = f"{update.words}; at most {100 * update.rate:g} % of repeat runs fail"
+    return Line(printable(f"{name} {update.old} -> {update.new}: {words}"))
 
 
 def _diff(path: Path, before: str, after: str) -> Iterator[Line]:

@@ -155,5 +155,5 @@ def draft_id(baseline: TaskResult | None) -> str | None:
         return baseline.name if baseline else None
     if not all(answer.ids for answer in baseline.answers):
         return None
-    told = "\n".join(f"{answer.logprob} {' '.join(map(str, answer.ids))}" for answer in baseline.answers)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = "\n".join(f"{answer.logprob} {' '.join(map(str, answer.ids))}" for answer in baseline.answers)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

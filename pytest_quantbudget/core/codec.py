@@ -138,7 +138,7 @@ MAX_DIGITS = 100  # so that products of a few counts still fit a float
 
 
 def read_json(data: bytes) -> Any:
-    """JSON as `write_json` writes it, whoever wrote it; a byte-order mark is skipped.
+    """JSON as `write_json` writes it, from any source; a byte-order mark is skipped.
 
     Raises ValueError, and nothing else, for what is no JSON and for what other readers would take in different ways
     or choke on: NaN, infinities, a key twice in one object, half a surrogate pair, nesting beyond MAX_DEPTH, whole

@@ -1,4 +1,4 @@
-"""Files that others wrote or named: which may be opened at all, and reading them without waiting or without end."""
+"""Reads and writes files safely: only allowed paths, only regular files, no endless input, no half-written output."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def opened(path: Path) -> BinaryIO:
         raise
 
 
-def _check_regular(found: os.stat_result) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
 
 
@@ -85,7 +85,7 @@ class Roots:
             return None
         try:
             path = _real(folder) / Path(name[:LONGEST]).expanduser()
-        except RuntimeError:  # the home of somebody who is not known here
+        except RuntimeError:  # the home of an unknown user
             path = Path(os.sep, name)
         if self.hold(path):
             return None
@@ -173,7 +173,7 @@ def file_hash(path: Path) -> str:
 
 
 def path_from(folder: Path, name: str) -> Path:
-    """What `name` names, seen from `folder`; nothing where it can be no path (nobody's `~`, too long, a null byte)."""
+    """The path that `name` means in `folder`; one that does not exist where it is not valid (`~nobody`, null byte)."""
     try:
         path = folder / Path(name[:LONGEST]).expanduser()
         path.resolve().exists()

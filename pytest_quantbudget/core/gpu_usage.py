@@ -20,7 +20,7 @@ class GpuMemory:
     `allocated` and `reserved` are peaks of torch's allocator. `process` is what NVML says of this process at the end of
     the phase. `device` is the peak of all that is used on the GPU, by anyone, and `device_before` what was used before
     this process had a CUDA context. `overhead` is what of `process` torch has not reserved: the context, and what
-    libraries allocate for themselves; where NVML does not tell `process`, the growth of `device` stands in for it.
+    libraries allocate for themselves; where NVML does not report `process`, the growth of `device` stands in for it.
     """
 
     allocated: int
@@ -67,7 +67,7 @@ class Occupant:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Clocks (MHz), power (W) and temperature (degrees C) of one GPU, read after each repeat; none where nothing tells.
+    """Clocks (MHz), power (W) and temperature (degrees C) of one GPU, read after each repeat; none without NVML.
 
     On most GPUs since Ampere the power is an average over one second (NVML API reference, `nvmlDeviceGetPowerUsage`).
     """
@@ -117,18 +117,18 @@ def larger(looks: Sequence[GpuMemory]) -> GpuMemory:
 
 
 def _joined(rows: Sequence[GpuMemory], join: Callable[[list[int]], int], wanted: int) -> GpuMemory:
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in fields(GpuMemory):
         known = [figure for row in rows if (figure := getattr(row, field.name)) is not None]
-        told[field.name] = join(known) if len(known) >= wanted else None
-    return GpuMemory(**told)
+        values[field.name] = join(known) if len(known) >= wanted else None
+    return GpuMemory(**values)
 
 
 def shared(occupants: Sequence[Occupant], busy_before: int | None) -> str:
     """Who else was on the GPUs while something was timed, in words; empty where there were none."""
-    told = []
+    remarks = []
     if occupants:
-        told.append(f"the GPU was shared while it was timed: {'; '.join(each.words for each in occupants)}")
+        remarks.append(f"the GPU was shared while it was timed: {'; '.join(occupant.words for occupant in occupants)}")
     if busy_before is not None and busy_before >= BUSY:
-        told.append(f"the GPU was {busy_before} % busy before this process began")
-    return "; ".join(told)
+        remarks.append(f"the GPU was {busy_before} % busy before this process began")
+    return "; ".join(remarks)

@@ -81,12 +81,12 @@ def lacking(need: GpuNeed, gpus: Sequence[Gpu]) -> str | None:
     free = [g for g in large if g.free >= (need.min_vram or 0)]
     if len(free) >= need.count:
         return None
-    found = "; ".join(
+    present = "; ".join(
         f"{g.name} ({units.format_size(g.total)}, {units.format_size(g.free)} free, capability {g.capability})"
         for g in gpus
     )
     why = "too little free memory" if len(large) >= need.count else "found"
-    return f"needs {wanted}; {why}: {found}"
+    return f"needs {wanted}; {why}: {present}"
 
 
 def _need_words(need: GpuNeed) -> str:
@@ -111,5 +111,5 @@ def share(gpus: Sequence[Gpu], worker: int | None) -> list[Gpu]:
     if worker is None or not gpus:
         return list(gpus)
     alike = [gpu for gpu in gpus if gpu.name == gpus[0].name]
-    own = worker % len(alike)
-    return alike[own:] + alike[:own]
+    first = worker % len(alike)
+    return alike[first:] + alike[:first]

@@ -44,16 +44,16 @@ AUTO = "auto"  # instead of a limit's value: --quant-update writes one
 
 @dataclass(frozen=True)
 class Judging:
-    """How a limit is judged: see `grammar.JUDGING`. `expected_flips` in percent; None where the budget is silent."""
+    """How a limit is judged, see `budget.keys.JUDGING`. `expected_flips` in percent, None where the budget has none."""
 
     undecided: str = ESTIMATE
     confidence: float = 0.95
     expected_flips: float | None = None
 
-    def under(self, told: Mapping[str, object]) -> Judging:
-        """What holds where something nearer says `told` (None: nothing)."""
-        said = {name: value for name, value in told.items() if value is not None}
-        return replace(self, **said)  # type: ignore[arg-type]
+    def under(self, values: Mapping[str, object]) -> Judging:
+        """These rules with those `values` that are not None in their place."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return replace(self, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,5 @@ class Limit:
         return self.kind.name
 
     def target(self, device: str) -> Target | None:
-        """The value that holds for a device, or None where the budget names none for it."""
+        """The value for a device, or None where the budget has none for it."""
         return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)

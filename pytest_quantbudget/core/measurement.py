@@ -193,24 +193,24 @@ class Measurement:
 
     def failure(self, phase: str) -> Failure | None:
         """Why a phase has no figures: its own failure, else one that ended the measurement before it."""
-        own = [f for f in self.failures if f.phase == phase]
-        return next(iter(own or [f for f in self.failures if f.fatal]), None)
+        of_phase = [f for f in self.failures if f.phase == phase]
+        return next(iter(of_phase or [f for f in self.failures if f.fatal]), None)
 
 
 def merge(parts: Iterable[Measurement]) -> Measurement:
     """Parts of one subject's measurement as one; where a figure comes twice, the later one holds."""
     first, *others = parts
     for part in others:
-        told: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for field in fields(Measurement):
             old, new = getattr(first, field.name), getattr(part, field.name)
-            if field.name == "tasks":  # answers are told first, and again with what they were compared with
-                told["tasks"] = (*[t for t in old if t.task not in [n.task for n in new]], *new)
+            if field.name == "tasks":  # answers come first alone, and again with the comparison with the baseline
+                values["tasks"] = (*[t for t in old if t.task not in [n.task for n in new]], *new)
             elif isinstance(new, tuple):
-                told[field.name] = (*old, *new)
+                values[field.name] = (*old, *new)
             elif isinstance(new, dict):
-                told[field.name] = {**(old or {}), **new}
+                values[field.name] = {**(old or {}), **new}
             elif new is not None:
-                told[field.name] = new
-        first = replace(first, **told)
+                values[field.name] = new
+        first = replace(first, **values)
     return first

@@ -1,4 +1,4 @@
-"""Mistakes in files, each with its file and line."""
+"""Mistakes in files, with file and line, collected so that one run shows all of them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Problem:
         where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
         quoted = _line_of(self.file, self.line)
         message = printable(self.message)
-        if len(message) > MAX_MESSAGE:  # it repeats what the user wrote; what is wrong with that stands at the end
+        if len(message) > MAX_MESSAGE:  # it quotes what the user wrote, and what is wrong comes at the end
             message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
         return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
 
@@ -107,7 +107,7 @@ class BudgetError(Exception):
 
 @dataclass
 class Problems:
-    """Collects mistakes, so that one run shows all of them; who makes very many sees the first."""
+    """Collects mistakes, so that one run shows all of them; of very many, the first."""
 
     found: list[Problem] = field(default_factory=list)
 

@@ -152,11 +152,11 @@ def _tensor(entry: object) -> tuple[list[int] | None, list[int]]:
     return (shape if math.prod(shape) <= 8 * (span[1] - span[0]) else None), span
 
 
-def _counts(found: object) -> bool:
+def _counts(value: object) -> bool:
     return (
-        isinstance(found, list)
-        and len(found) <= MAX_DIMENSIONS
-        and all(type(number) is int and 0 <= number < 2**63 for number in found)
+        isinstance(value, list)
+        and len(value) <= MAX_DIMENSIONS
+        and all(type(number) is int and 0 <= number < 2**63 for number in value)
     )
 
 
