@@ -155,7 +155,7 @@ def apart(
     engine: Transformers, task: Task, asked: Sequence[prompts.Asked], fast: TaskResult
 ) -> dict[str, tuple[int, int]]:
     """In how many answers, as texts and as verdicts, the fast way and `generate` differ: in batches, and one by one."""
-    asking = ask._Asking(engine, task, asked, KeptAnswers(task), None)
+    asking = ask._Asking(engine, task, asked, KeptAnswers(task), None, "")
     longest_first = sorted(range(len(asked)), key=lambda i: -len(asking.prompts[i]))
     found = {}
     for name, size, order in (("in batches", task.batch_size or 1, longest_first), ("one by one", 1, range(100))):

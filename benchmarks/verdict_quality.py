@@ -173,8 +173,7 @@ def asked_for(rng: np.random.Generator, draws: int) -> None:
             for policy in POLICIES:
                 row = [f"{limit:g}", f"{flips:g} %", f"`{policy}`"]
                 for start in (None, START):
-                    last = sequential.confidence_at(10**9, start, 10**9, CONFIDENCE)
-                    n = sample_size.asked_for(limit, flips, last, policy)
+                    n = sample_size.needed(limit, flips, CONFIDENCE, policy, start)
                     row.append(f"{n:,}")
                     for drop in (limit / 2, limit * 2):
                         ended = plugin(draw(rng, sequential.looks(start, n), flips, drop, draws), limit)

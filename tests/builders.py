@@ -90,15 +90,18 @@ def measured(budget: Budget, times: Sequence[float] = STEADY, b: int = 0, c: int
 WORKLOAD = Workload(512, 128, 1, 2)
 TASK = Task(
     "gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict", "gsm8k_cot", "/data/s.jsonl", "harness", True, "Be brief.",
-    False, 1.5, True, "/data/t.yaml", 50, "acc", 20,
+    False, 1.5, True, "/data/t.yaml", 50, "acc", 20, "topic",
 )  # fmt: skip
 TEXT = Text("/data/wiki.txt", 512, 256)
-ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25)
+ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25, "trains")
 AGREEMENT, DIVERGENCE = (
     Agreement("00ff", 100, 98, -40.0, -38.5, (60, 40), (59, 39), (0.5, 1.0)),
     Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff", (60, 40), (58, 39), (0.4, 0.6)),
 )
-SUBJECT = Subject("Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c")
+SUBJECT = Subject(
+    "Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c",
+    same_as_source=("tokenizer",), against="00ff",
+)  # fmt: skip
 RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
 MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
 ORIGIN = Origin("2026-01-01T00:00:00Z", True)
@@ -140,7 +143,20 @@ MEASUREMENT = Measurement(
     ),
     tasks=(
         TaskResult(
-            TASK, (ANSWER,), 3.25, ORIGIN, 1, AGREEMENT, DIVERGENCE, "acc,none", 9, "decided", "00ff", "sha256:0"
+            TASK,
+            (ANSWER,),
+            3.25,
+            ORIGIN,
+            1,
+            AGREEMENT,
+            DIVERGENCE,
+            "acc,none",
+            9,
+            "decided",
+            "00ff",
+            "sha256:0",
+            25.0,
+            "2026-01-01T00:00:00Z",
         ),
     ),
     perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5), "sha256:00ff"),),
@@ -149,6 +165,9 @@ MEASUREMENT = Measurement(
     notes=("the cache cannot be written",),
     checkpoint_revision="c0ffee",
     calibration="sha256:00ff",
+    made_with={"group_size": 128},
+    unread=("mtp.weight",),
+    disk=6 * 2**30,
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(

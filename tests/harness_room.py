@@ -57,7 +57,7 @@ methods:
   fp32:
     budget: {min_words: 50, min_choices: 1}
   bf16:
-    budget: {max_words_drop: 20, max_words_flips: 30, max_choices_drop: 20, max_choices_flips: 60}
+    budget: {max_words_drop: 20, max_words_flips: 30, max_choices_drop: 20, max_choices_flips: 20}
 """
 
 

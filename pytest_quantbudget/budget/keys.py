@@ -22,10 +22,11 @@ from pytest_quantbudget.core.fields import (
     mapping_schema,
     nested,
     number,
+    some_of,
     whole,
 )
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
-from pytest_quantbudget.core.request import DUMMY, REAL
+from pytest_quantbudget.core.request import DUMMY, REAL, SAME_AS_SOURCE
 from pytest_quantbudget.models import methods
 
 
@@ -134,6 +135,7 @@ TASK: Sequence[Field] = (
     ),
     Field("batch_size", WHOLE_OR_AUTO, "Questions at once; `auto` goes by memory. Halved when memory runs out."),
     Field("extract", choice("strict", "flexible"), "Which answer counts: after `####`, or the last number.", "strict"),
+    Field("cluster", TEXT, "Key of the file's lines: questions with the same value are alike, and count as fewer."),
     Field("divergence", FLAG, "Compare full logits with the baseline's on a sample of its answers (KL, top-1).", False),
 )
 HARNESS: Sequence[Field] = (
@@ -169,6 +171,9 @@ TASKS_SCHEMA = {
         ]
     },
 }
+SAME = Field(
+    "same_as_source", some_of(*SAME_AS_SOURCE), "What a ready checkpoint must have in common with `model`, or fail."
+)
 FILE: Sequence[Field] = (
     Field("model", TEXT, "Hub id, directory, or `builtin`."),
     Field("revision", TEXT, "Commit, branch or tag of a hub model."),
@@ -179,6 +184,7 @@ FILE: Sequence[Field] = (
         "The method that ratios, speed-ups and drops are against.",
     ),
     Field("workload", nested(mapping_schema(WORKLOAD)), "What memory and speed are measured on."),
+    SAME,
     Field("calibration", TEXT, "Texts for methods that quantize the model themselves; `builtin` is shipped."),
     Field("gpu", GPU_NEED, "What the tests need of the machine; without it they are skipped."),
     GPUS,
@@ -203,6 +209,7 @@ METHOD: Sequence[Field] = (
     Field("gpu", GPU_NEED, ""),
     GPUS,
     Field("timeout", TIME, "Time for this method, instead of the file's."),
+    SAME,
     *JUDGING,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -11,7 +12,17 @@ from pytest_quantbudget.core.files import BUILTIN_DIR, Roots, path_from
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.tasks import questions
 
+NEARLY = 0.8  # so alike are names of which one may be the other misspelt
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
+
+
+def _misspelt(folder: Path) -> str | None:
+    """The name of a model's directory beside one that is not there, if it is nearly the same."""
+    try:
+        names = [path.name for path in folder.parent.iterdir() if (path / "config.json").is_file()]
+    except OSError:
+        return None
+    return next(iter(difflib.get_close_matches(folder.name, names, n=1, cutoff=NEARLY)), None)
 
 
 class Paths:
@@ -45,6 +56,10 @@ class Paths:
                 self.problems.add(entry, f"{key}: {self.roots.refuse(stray.parent, stray.name)} (it lies in {name!r})")
             return str(folder.resolve())
         if hub_id:
+            near = _misspelt(folder) if "revision" not in node.entries and not self.elsewhere else None
+            if near is not None:
+                why = f"there is no directory {name!r}; did you mean {near!r}? (with a `revision` it is the hub's)"
+                self.problems.add(entry, f"{key}: {why}")
             return name
         if not self.elsewhere:
             self.problems.add(entry, f"{key} {name!r} is neither a directory nor a hub id such as Qwen/Qwen3-8B")

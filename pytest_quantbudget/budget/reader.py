@@ -12,14 +12,14 @@ from pytest_quantbudget.budget import keys, limits
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import read_extended
-from pytest_quantbudget.core.budget import MAX_AGE_S, Budget, Method
+from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.layers import QUANTIZED_BITS
 from pytest_quantbudget.core.limits import Judging, Limit, LimitKind
 from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Problems, nearest
-from pytest_quantbudget.core.request import DUMMY, Subject, Task, Text, Workload
-from pytest_quantbudget.judge import metrics
+from pytest_quantbudget.core.request import DUMMY, Subject, Text, Workload
+from pytest_quantbudget.judge import metrics, resolution
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.config import find_config
 from pytest_quantbudget.tasks import questions
@@ -71,11 +71,13 @@ class _BudgetReader:
         text = self.perplexity_text()
         read = self.methods(declared)
         baseline = self.baseline([method.name for method in read])
+        read = self.against(read, baseline)
+        basis = Basis(Workload(**workload), tasks, text, baseline)
         for method in read:
             for limit in method.limits:
-                self.check_limit(limit, method, baseline, tasks, text)
+                self.check_limit(limit, method, basis, totals)
         max_age = self.file["max_age"] or MAX_AGE_S
-        return Budget(self.path, self.model, baseline, Workload(**workload), prompt, tasks, read, max_age, text, totals)
+        return Budget(self.path, self.model, baseline, basis.workload, prompt, tasks, read, max_age, text, totals)
 
     def check_model(self) -> None:
         """A model is named, its revision can be one, and dummy weights have a configuration on this machine."""
@@ -127,18 +129,32 @@ class _BudgetReader:
         need = self.gpu_need(values["gpu"]) if values["gpu"] else self.gpu
         if need is not None or gpus > 1:
             need = replace(need or GpuNeed(), count=max(need.count if need else 1, gpus))
+        given = keys.read_fields(values["options"], methods.spec(name).options, f"{name}'s options", self.problems)
+        if "checkpoint" in node.entries:
+            # Which options a ready checkpoint was made with, it says itself.
+            given = {key: value for key, value in given.items() if key in (values["options"] or node).entries}
         subject = Subject(
             model=self.model,
             revision=self.file["revision"],
             method=name,
             checkpoint=self.checkpoint(name, node),
-            options=keys.read_fields(values["options"], methods.spec(name).options, f"{name}'s options", self.problems),
+            options=given,
             calibration=self.calibration(name, node),
             gpus=gpus,
             load_format=self.load_format,
+            same_as_source=self.same_as_source(node, values["same_as_source"]),
         )
         timeout = values["timeout"] or self.file["timeout"] or keys.TIMEOUT_S
         return Method(name, subject, of_method, values["marks"] or (), need, timeout, node.line)
+
+    def same_as_source(self, node: Marked, own: tuple[str, ...] | None) -> tuple[str, ...]:
+        """What must be the source model's own: of the method, else of the file; of ready checkpoints alone."""
+        if "checkpoint" in node.entries:
+            return own if own is not None else self.file["same_as_source"] or ()
+        if own:
+            why = "same_as_source compares a ready checkpoint with `model`, and there is no `checkpoint`"
+            self.problems.add(node.entries["same_as_source"], why)
+        return ()
 
     def checkpoint(self, name: str, node: Marked) -> str | None:
         entry = node.entries.get("checkpoint")
@@ -178,6 +194,15 @@ class _BudgetReader:
             return None
         return name
 
+    def against(self, read: tuple[Method, ...], baseline: str | None) -> tuple[Method, ...]:
+        """The methods, each of which knows its baseline: in a run of several budgets, each judges by its own."""
+        base = next((method.subject for method in read if method.name == baseline), None)
+        if base is None:
+            return read
+        return tuple(
+            m if m.name == baseline else replace(m, subject=replace(m.subject, against=base.key)) for m in read
+        )
+
     def perplexity_text(self) -> Text | None:
         node: Marked | None = self.file["perplexity"]
         if node is None:
@@ -190,13 +215,11 @@ class _BudgetReader:
             self.problems.add(node, f"stride {values['stride']} skips text: the window is {values['window']}")
         return Text(str(path), values["window"], values["stride"])
 
-    def check_limit(
-        self, limit: Limit, method: Method, baseline: str | None, tasks: Mapping[str, Task], text: Text | None
-    ) -> None:
+    def check_limit(self, limit: Limit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:
         """Note a limit that the method or the rest of the file makes pointless."""
         node = Marked(None, limit.file, limit.line)
         metric = metrics.metric_of(limit.kind)
-        missing = metric.lacking(tasks, text)
+        missing, baseline = metric.lacking(basis.tasks, basis.text), basis.baseline
         if metric.quantized_only and methods.spec(method.name).bits > QUANTIZED_BITS:
             missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
         if limit.kind.relation and method.name == baseline:
@@ -205,3 +228,7 @@ class _BudgetReader:
             self.problems.add(node, f"{limit.name} compares with a baseline, and the file has no `baseline`")
         if missing:
             self.problems.add(node, f"{limit.name} needs {missing}")
+        elif method.subject.load_format != DUMMY or not metric.quality:
+            why = resolution.pointless(limit, method.name, basis, totals)
+            if why:
+                self.problems.add(node, why)

@@ -55,7 +55,7 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
 class _TaskReader:
     def __init__(self, find: FindFile, problems: Problems) -> None:
         self.find, self.problems = find, problems
-        self.pools: dict[Path, list[questions.Question]] = {}
+        self.pools: dict[tuple[Path, str | None, bool], list[questions.Question]] = {}
 
     def fields(self, name: str, node: Marked, fields: Sequence[Field]) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a task's keys say of how it is asked, and of how its limits are judged."""
@@ -73,6 +73,8 @@ class _TaskReader:
             self.problems.add(
                 node, f"task {name!r} needs a `file`: only {known} have a set on the hub; `harness` names other tasks"
             )
+        if path is None and values["cluster"] is not None:
+            self.problems.add(node.entries["cluster"], "cluster names a key of the task's own `file`")
         values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
         asked = values["questions"]
         if isinstance(asked, keys.Growth):
@@ -109,12 +111,11 @@ class _TaskReader:
         """Check what the files hold; how many questions are asked at most."""
         drawn_shots = values["shots"] if shots_path is None and values["fewshot"] == "fixed" else 0
         try:
-            for file in filter(None, (path, shots_path)):
-                if file not in self.pools:
-                    self.pools[file] = questions.read_file(file)
-            asked, _ = questions.draw(self.pools[path], values["questions"], drawn_shots, values["seed"])
-            if shots_path is not None and values["shots"] > len(self.pools[shots_path]):
-                held = len(self.pools[shots_path])
+            pool = self.pool(path, values["cluster"], asked=True)
+            shots = self.pool(shots_path, None, asked=False) if shots_path is not None else ()
+            asked, _ = questions.draw(pool, values["questions"], drawn_shots, values["seed"])
+            if shots_path is not None and values["shots"] > len(shots):
+                held = len(shots)
                 self.problems.add(
                     node, f"{values['shots']} shots are needed from {shots_path.name}, which holds {held:,}"
                 )
@@ -124,6 +125,13 @@ class _TaskReader:
         except ValueError as error:
             self.problems.add(node.entries.get("questions", node), f"{error} ({path.name})")
         return None
+
+    def pool(self, path: Path, cluster: str | None, *, asked: bool) -> Sequence[questions.Question]:
+        """The questions of a file, read once. Raises BudgetError."""
+        key = path, cluster, asked
+        if key not in self.pools:
+            self.pools[key] = questions.read_file(path, cluster, asked=asked)
+        return self.pools[key]
 
     def harness(self, name: str, node: Marked) -> Declared:
         """A task of lm-evaluation-harness."""

@@ -24,7 +24,8 @@ class Answer:
     """One question's outcome. `question` is its line (from 0) in the set; both extractions are kept.
 
     `ids` are its tokens as generated, the end included; `logprob` sums their log-probabilities (nats) where they were
-    told; `prompt` is a hash of the prompt; `seconds` run from the start of its batch until it was complete.
+    told; `prompt` is a hash of the prompt; `seconds` run from the start of its batch until it was complete; `cluster`
+    is what the question set says it belongs to, where the task declares that.
     """
 
     question: int
@@ -39,6 +40,7 @@ class Answer:
     logprob: float | None = None
     prompt: str = ""
     seconds: float = 0.0
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class TaskResult:
     `metric` is the figure that counted, as `METRIC,FILTER`, where lm-evaluation-harness asked. `planned` is how many
     questions would have been asked at most (0: those that were), and `stopped` says why fewer were. `name` is the
     answers' name as drafts, where their tokens are not kept. `source` is the state of what the questions came from.
+    `chance` is the percent that guessing gets right, where the options are given. `clock` is the time (ISO 8601, UTC)
+    that a chat template was told, empty where it did not ask.
     """
 
     task: Task
@@ -115,6 +119,8 @@ class TaskResult:
     stopped: str = ""
     name: str | None = None
     source: str | None = None
+    chance: float | None = None
+    clock: str = ""
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,18 @@ def choice(*names: str) -> Kind:
     return Kind(read, {"enum": list(names)})
 
 
+def some_of(*names: str) -> Kind:
+    """A list of a few words, each at most once."""
+    one = choice(*names)
+
+    def read(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(set(map(str, value))) < len(value):
+            raise ValueError(f"must be a list of {', '.join(names)}, not {value!r}")
+        return tuple(one.read(each) for each in value)
+
+    return Kind(read, {"type": "array", "items": {"enum": list(names)}, "uniqueItems": True})
+
+
 def one_of(*numbers: int) -> Kind:
     """One of a few whole numbers."""
 
@@ -127,9 +140,16 @@ def _read_flag(value: object) -> bool:
     return value
 
 
+MARK = "[A-Za-z][A-Za-z0-9_]*"
+PYTEST_MARKS = ("filterwarnings", "parametrize", "skip", "skipif", "usefixtures", "xfail")
+
+
 def _read_names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(v, str) and v.isidentifier() for v in value):
+    if not isinstance(value, list) or not all(isinstance(v, str) and re.fullmatch(MARK, v) for v in value):
         raise ValueError(f"must be a list of marker names, such as [slow], not {value!r}")
+    own = [name for name in value if name in PYTEST_MARKS]
+    if own:
+        raise ValueError(f"{own[0]} is a marker of pytest's own, which takes arguments or changes what a test says")
     return tuple(value)
 
 
@@ -161,7 +181,10 @@ TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
 FLAG = Kind(_read_flag, {"type": "boolean"})
 FLAG_OR_AUTO = Kind(_read_flag_or_auto, {"enum": [True, False, "auto"]})
 WHOLE_OR_AUTO = Kind(_read_whole_or_auto, {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})
-NAMES = Kind(_read_names, {"type": "array", "items": {"type": "string"}})
+NAMES = Kind(
+    _read_names,
+    {"type": "array", "items": {"type": "string", "pattern": f"^{MARK}$", "not": {"enum": list(PYTEST_MARKS)}}},
+)
 CAPABILITY = Kind(_read_capability, {"type": "string", "pattern": r"^\d{1,3}\.\d{1,3}$"})
 SIZE = Kind(
     lambda value: units.parse_size(value)[0],

@@ -62,6 +62,15 @@ class Receipt:
         return self.quantized / self.parameters if self.parameters else 0.0
 
     @property
+    def main_bits(self) -> int:
+        """The bits of most of the quantized values; 0 where none are."""
+        counts: Counter[int] = Counter()
+        for layers in self.layers:
+            if layers.quantized:
+                counts[layers.bits] += layers.parameters
+        return max(counts, key=counts.__getitem__, default=0)
+
+    @property
     def kernels(self) -> str:
         """The quantized linear layers in words."""
         return ", ".join(layers.said for layers in self._kernels) or "no quantized linear layer"

@@ -18,7 +18,8 @@ from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 class Failure:
     """Why a phase has no figures.
 
-    `kind` is `error`, or one of two that skip: `no-gpu` (no GPU, or too little memory) and `skip` (a missing package).
+    `kind` is `error`, or one of those that skip: `no-gpu` (no GPU, or too little memory), `skip` (a missing package)
+    and `not offered` (the engine cannot give the figure).
     """
 
     phase: str
@@ -138,7 +139,9 @@ class Measurement:
     The store keeps one of these for each phase, in which only that phase's fields are filled.
 
     `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
-    outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored.
+    outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored. `made_with` are
+    the options that a ready checkpoint says it was made with. `unread` names tensors in the files that the model does
+    not use. `disk` are the bytes of the files that hold the weights.
     """
 
     holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
@@ -164,6 +167,9 @@ class Measurement:
     notes: tuple[str, ...] = ()  # what went wrong and cost no figure
     checkpoint_revision: str | None = None  # as `revision`, of the checkpoint
     calibration: str | None = None  # content hash of the calibration text
+    made_with: dict[str, Any] | None = None
+    unread: tuple[str, ...] = ()
+    disk: int | None = None
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

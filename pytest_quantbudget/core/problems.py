@@ -13,13 +13,17 @@ from pytest_quantbudget.core.safetext import printable
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. Raises BudgetError where the file cannot be read as text."""
+    """The lines that are not blank, with their numbers; a byte-order mark is skipped.
+
+    Raises BudgetError where the file cannot be read as text.
+    """
     try:
-        text = files.read(path, MAX_BYTES).decode("utf-8")
+        raw = files.read(path, MAX_BYTES)
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
-    except UnicodeDecodeError:
-        raise BudgetError(Problem(path, 0, "is not UTF-8 text")) from None
+    except UnicodeDecodeError as error:
+        raise BudgetError(Problem(path, raw[: error.start].count(b"\n") + 1, "is not UTF-8 text")) from None
     except files.TooLarge as error:
         raise BudgetError(Problem(path, 0, f"is {error}; a file of texts has at most {MAX_BYTES:,}")) from None
     for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut inside texts, at U+2028

@@ -14,6 +14,9 @@ T = TypeVar("T")
 # Where weights come from: from files, or drawn at random.
 REAL, DUMMY = "auto", "dummy"
 
+# What of a checkpoint may have to be its source model's own.
+SAME_AS_SOURCE = ("tokenizer", "chat_template", "generation_config", "tensors")
+
 # The phases, besides one for each task.
 QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
 
@@ -152,6 +155,7 @@ class Task(Part):
     limit: int | None = None
     metric: str | None = None
     start: int | None = None  # where answers are first looked at, if only as many questions are asked as decide
+    cluster: str | None = None  # the key of the questions' file that says which belong together
 
     @property
     def phase(self) -> str:
@@ -295,7 +299,10 @@ class Text(Part):
 
 @dataclass(frozen=True)
 class Subject:
-    """One (model, method): what is loaded once. `model` and `checkpoint` are hub ids or absolute directories."""
+    """One (model, method): what is loaded once. `model` and `checkpoint` are hub ids or absolute directories.
+
+    With a `checkpoint`, `options` are those that the budget names: it must have been made with them.
+    """
 
     model: str
     revision: str | None
@@ -306,6 +313,8 @@ class Subject:
     gpus: int = 1  # how many GPUs it is spread over, where there are any
     again: int = 0  # the number of a repeat run, which shows how much runs differ; 0 is the run that is judged
     load_format: str = REAL
+    same_as_source: tuple[str, ...] = ()  # of SAME_AS_SOURCE: a difference is a failure
+    against: str | None = None  # the key of the baseline that its answers are compared with
 
     @property
     def key(self) -> str:

@@ -28,6 +28,8 @@ SKIPPED, FAILED, NOT_RUN = "skipped", "failed", "not run"
 class Verdict:
     """What became of one limit.
 
+    `for_want_of_gpu` says that a machine with a GPU, or with the packages that are missing here, could judge it.
+
     `outcome`: `within` and `over` the budget were measured; `skipped` could not be judged on this machine; `failed`
     could not be measured; `not run` was selected and never judged. `measured` and `limit` are in base units (bytes,
     seconds, tokens/s, percent, percentage points, ratio); `limit` is as the user wrote it in `limit_text`.

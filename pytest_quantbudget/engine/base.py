@@ -36,7 +36,7 @@ class Description:
 
     `load_time_s` runs from local files to a model that is ready on its device. `positions` is the longest sequence
     that the model was trained with, None where that is not known. `placement` and `offloaded` are as in `Measurement`;
-    `note` says what had to be assumed.
+    `notes` say what had to be assumed, and what is odd; `made_with`, `unread` and `disk` are as in `Measurement`.
     """
 
     revision: str
@@ -46,10 +46,13 @@ class Description:
     receipt: Receipt
     placement: dict[str, str]
     offloaded: str = ""
-    note: str = ""
+    notes: tuple[str, ...] = ()
     load_memory: PhaseMemory | None = None
     positions: int | None = None
     end_tokens: tuple[int, ...] = ()
+    made_with: dict[str, Any] | None = None
+    unread: tuple[str, ...] = ()
+    disk: int | None = None
 
 
 @dataclass

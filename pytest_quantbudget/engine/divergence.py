@@ -26,7 +26,7 @@ from pytest_quantbudget.core.answers import Answer, Divergence
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.engine.base import Engine, NotFinite
-from pytest_quantbudget.tasks.prompts import Asked, Prompter
+from pytest_quantbudget.tasks.prompts import Asked, Prompter, prompt_hash
 
 TOKENS = 1024  # of the baseline's answers
 BLOCK = 1 << 22  # elements at once in float64
@@ -35,16 +35,19 @@ LOGITS = "logits"
 Sample = list[tuple[list[int], list[int]]]
 
 
-def sample(tokenizer: Any, task: Task, asked: Sequence[Asked], answers: Sequence[Answer], most: int = TOKENS) -> Sample:
+def sample(
+    tokenizer: Any, task: Task, asked: Sequence[Asked], answers: Sequence[Answer], most: int = TOKENS, clock: str = ""
+) -> Sample:
     """Prompts with the baseline's answers (token ids), from the first question on, until there are `most` tokens.
 
-    The last answer is cut there. Raises ValueError where the answers are not to these prompts, or have no tokens.
+    `clock` is the time that its chat template was told. The last answer is cut there. Raises ValueError where the
+    answers are not to these prompts, or have no tokens.
     """
-    prompter = Prompter(tokenizer, task)
+    prompter = Prompter(tokenizer, task, clock)
     found: Sample = []
     for each, answer in zip(asked, answers, strict=True):
         text = prompter.text(each)
-        if hashlib.sha256(text.encode()).hexdigest()[:16] != answer.prompt:
+        if prompt_hash(text) != answer.prompt:
             raise ValueError(f"the baseline was asked question {answer.question} of {task.name} in other words")
         if answer.ids:
             found.append((prompter.tokens([text])[0], list(answer.ids[:most])))

@@ -53,7 +53,21 @@ def run(
         samples = [s for s in evaluated["samples"].get(name, ()) if s["filter"] == filtering]
         answers += [_answer(each, sample, metric, before) for sample in samples]
         before += len(each.eval_docs)
-    return TaskResult(task, tuple(answers), time.perf_counter() - began, metric=f"{metric},{filtering}")
+    took = time.perf_counter() - began
+    return TaskResult(task, tuple(answers), took, metric=f"{metric},{filtering}", chance=_chance(tasks, evaluated))
+
+
+def _chance(tasks: Mapping[str, Any], evaluated: Mapping[str, Any]) -> float | None:
+    """The percent that guessing gets right, where every question is multiple choice."""
+    if any(each.OUTPUT_TYPE != "multiple_choice" for each in tasks.values()):
+        return None
+    options = [
+        len(each.doc_to_choice(sample["doc"]))
+        for name, each in tasks.items()
+        if hasattr(each, "doc_to_choice")
+        for sample in evaluated["samples"].get(name, ())
+    ]
+    return 100 * sum(1 / count for count in options) / len(options) if options and all(options) else None
 
 
 def _evaluate(

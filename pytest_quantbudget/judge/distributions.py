@@ -38,6 +38,11 @@ def beta_quantile(probability: float, a: float, b: float) -> float:
     return root(lambda x: probability - _beta_cdf(x, a, b), 0.0, 1.0)
 
 
+def at_least(hits: int, n: int, share: float) -> float:
+    """The binomial probability of at least so many hits."""
+    return 1.0 if hits <= 0 else _beta_cdf(share, hits, n - hits + 1)
+
+
 def _beta_cdf(x: float, a: float, b: float) -> float:
     """The regularized incomplete beta function, by its continued fraction (DLMF, https://dlmf.nist.gov/8.17.E22)."""
     if x <= 0 or x >= 1:

@@ -44,11 +44,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """Discordant counts of two models on `n` questions: `b` went from right to wrong, `c` from wrong to right."""
+    """Discordant counts of two models on `n` questions: `b` went from right to wrong, `c` from wrong to right.
+
+    With the `design` effect, so many questions tell as much as one that has nothing to do with the others.
+    """
 
     n: int
     b: int
     c: int
+    design: float = 1.0
 
     @property
     def drop(self) -> float:
@@ -72,7 +76,7 @@ class Paired:
         """
         n, supposed = self.n, drop / 100
         difference = (self.b - self.c) / n - supposed
-        error = deviation(self.b / n, self.c / n, supposed) / math.sqrt(n)
+        error = deviation(self.b / n, self.c / n, supposed) / math.sqrt(n / self.design)
         if error == 0:
             return 0.0 if difference == 0 else math.copysign(math.inf, difference)
         return difference / error
@@ -85,7 +89,7 @@ class Paired:
 
     def flips_interval(self, confidence: float) -> Interval:
         """Bounds of the share of flips, in percent."""
-        return proportion_interval(self.b + self.c, self.n, confidence)
+        return proportion_interval((self.b + self.c) / self.design, self.n / self.design, confidence)
 
     def p_over(self, drop: float) -> float:
         """How likely at least the observed drop would be, were the true one `drop` points."""
@@ -125,8 +129,32 @@ def proportion_interval(hits: float, n: float, confidence: float) -> Interval:
     return Interval(100 * low, 100 * high)
 
 
-def clustered_proportion(hits: Sequence[int], sizes: Sequence[int], confidence: float) -> Interval:
-    """Bounds of a proportion of tokens that come in clusters (answers), in percent.
+def design_effect(values: Sequence[float], clusters: Sequence[str], confidence: float) -> float:
+    """How many questions tell as much as one that is independent, where those of one cluster are alike.
+
+    The variance of the mean between clusters (Cochran 1977, "Sampling Techniques", section 2.11) over that of as many
+    independent questions (Kish 1965, "Survey Sampling", section 8.2), with the wider t quantile of few clusters; at
+    least 1. Where no question differs from another, how alike they are is not known, and each cluster counts as one.
+    """
+    sums: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] = sums.get(cluster, 0.0) + value
+        sizes[cluster] = sizes.get(cluster, 0) + 1
+    n, m, mean = len(values), len(sizes), sum(values) / len(values)
+    squares = sum((value - mean) ** 2 for value in values)
+    if m < 2 or not squares:
+        return n / m
+    error = _ratio_error(list(sums.values()), list(sizes.values()))
+    wider = t_quantile(confidence, m - 1) / normal_quantile(confidence) if confidence > FLAT else 1.0
+    return max(1.0, error**2 * n * (n - 1) / squares * wider**2)
+
+
+FLAT = 0.51  # a confidence below which quantiles are too near to 0 for their ratio
+
+
+def clustered_proportion(hits: Sequence[int], sizes: Sequence[int], confidence: float, times: float = 1.0) -> Interval:
+    """Bounds of a proportion of tokens that come in clusters (answers), in percent; of `times` as many alike.
 
     Tokens of one answer are alike, so they count as fewer: Korn and Graubard 1998, "Confidence intervals for
     proportions with small expected number of positive counts estimated from survey data", Survey Methodology 24,
@@ -138,19 +166,20 @@ def clustered_proportion(hits: Sequence[int], sizes: Sequence[int], confidence: 
     effective = float(clusters)
     if error > 0 and clusters > 1:
         effective = min(tokens, share * (1 - share) / error**2)
-        effective *= (normal_quantile(confidence) / t_quantile(confidence, clusters - 1)) ** 2
+        effective *= (normal_quantile(confidence) / t_quantile(confidence, clusters * times - 1)) ** 2
+    effective *= times
     return proportion_interval(share * effective, effective, confidence)
 
 
-def clustered_mean(sums: Sequence[float], sizes: Sequence[int], confidence: float) -> Interval:
-    """Bounds of a mean over tokens that come in clusters, from each cluster's sum and size.
+def clustered_mean(sums: Sequence[float], sizes: Sequence[int], confidence: float, times: float = 1.0) -> Interval:
+    """Bounds of a mean over tokens that come in clusters, from each cluster's sum and size; of `times` as many alike.
 
     Cochran 1977, "Sampling Techniques", section 2.11: the variance of a ratio of two sums; with Student's t.
     """
     if len(sizes) < 2:
         return Interval(-math.inf, math.inf)
     mean = sum(sums) / sum(sizes)
-    reach = t_quantile(confidence, len(sizes) - 1) * _ratio_error(sums, sizes)
+    reach = t_quantile(confidence, len(sizes) * times - 1) * _ratio_error(sums, sizes) / math.sqrt(times)
     return Interval(mean - reach, mean + reach)
 
 

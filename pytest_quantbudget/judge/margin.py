@@ -22,9 +22,10 @@ from pytest_quantbudget.core.measurement import Measurement, Speed
 from pytest_quantbudget.judge import distributions
 from pytest_quantbudget.judge.metrics import figure, metric_of, task_limits
 from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, RANGE, Figure
+from pytest_quantbudget.judge.needs import RUNS
 
 RATE = 0.01  # of repeat runs that may fail
-FEWEST = 3  # repeats or repeat runs, from which a spread is taken
+FEWEST = 4  # repeats or runs, from which a spread is taken
 WIDEST = math.log(10)  # a wider margin of a time or a rate says that nothing is known, and bounds nothing
 SUREST = 1 - 1e-12  # confidence up to which bounds can be computed
 MAX_DIGITS = 12  # more of a limit than of a limit for people
@@ -145,10 +146,9 @@ def _factor(
 ) -> tuple[float, str]:
     """The margin of a time, a rate or a ratio of them, as the logarithm of a factor, and which noise it is for.
 
-    Repeat runs of the baseline show how much runs differ; two of them by the square root of 2 of that. Without, the
-    repeats of this run show only how much one differs from another: the next run's median is given the room of one
-    more repeat, which is the wider guess. Both are prediction intervals of the normal distribution (Hahn and Meeker
-    1991, "Statistical Intervals", chapter 4). Sides of a ratio vary on their own, and their variances add.
+    Repeat runs of the baseline show how much runs differ; two of them by the square root of 2 of that: a prediction
+    interval of the normal distribution (Hahn and Meeker 1991, "Statistical Intervals", chapter 4). Sides of a ratio
+    vary on their own, and their variances add. The repeats of one run know nothing of that, and give no margin.
 
     `undecided: fail` judges a run by one of its repeats, at worst the slowest; of a ratio, by the slowest over the
     fastest. Each of them gets a part of the rate.
@@ -156,18 +156,17 @@ def _factor(
     metric = metric_of(limit.kind)
     repeats = [times for speed in _speeds(budget, records) if (times := metric.timings(speed))]
     strict = limit.judging.undecided == limits.FAIL and bool(repeats)
-    spread, told = 0.0, []
-    if len(runs) >= FEWEST:
-        share = rate / 2 if strict else rate
-        spread += distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
-        told.append(f"the spread of {len(runs)} repeat runs of {budget.baseline}")
-    elif not repeats:
-        raise NoMargin(f"one load shows no spread; {FEWEST} repeat runs (--quant-noise) show it")
-    if strict or not told:
+    if len(runs) < FEWEST:
+        why = f"{len(runs)} runs of the baseline do not show how much runs differ"
+        raise NoMargin(f"{why}: measure with a `baseline` and --quant-noise {RUNS}")
+    share = rate / 2 if strict else rate
+    spread = distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
+    told = [f"the spread of {len(runs)} runs of {budget.baseline}"]
+    if strict:
         fewest = min(map(len, repeats))
         if fewest < FEWEST:
             raise NoMargin(f"{fewest} repeats show no spread, {FEWEST} do (`repeats` of the workload)")
-        share = (rate / 2 if told else rate) / (math.prod(map(len, repeats)) if strict else 1)
+        share /= math.prod(map(len, repeats))
         variance = sum(_deviation(times) ** 2 * (1 + 1 / len(times)) for times in repeats)
         spread += distributions.t_quantile(1 - share, fewest - 1) * math.sqrt(variance)
         told.append(f"the spread of {fewest} repeats of this run")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.limits import AUTO, Limit
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, LoadTime, Part, Reply, Request, Rule
 from pytest_quantbudget.judge.metrics import metric_of
+from pytest_quantbudget.judge.metrics.base import FACTOR
+
+RUNS = 5  # repeat runs of the baseline that --quant-update makes by itself
 
 
 def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = None) -> Request:
@@ -55,11 +59,15 @@ def _rules(budget: Budget, limits: Sequence[Limit]) -> Iterator[Rule]:
 class Needs:
     """One request for each subject, which unites what all limits need of it; by the subject's key.
 
-    `repeat_runs` says how many more times each budget's baseline is measured, to show how much runs differ.
+    `repeat_runs` says how many more times each budget's baseline is measured, to show how much runs differ. Where that
+    is 0, the budgets in `timed` have their baseline's timings repeated RUNS times for the margins of limits to be
+    written: of those without a number with `update` "auto", else of all.
     `files` holds, by the same keys, the name of the budget file that needed the subject first.
     """
 
     repeat_runs: int = 0
+    update: str = ""
+    timed: set[Path] = field(default_factory=set)
     requests: dict[str, Request] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -69,9 +77,25 @@ class Needs:
         Limits relative to the baseline need the same figures of it; with repeat runs, all limits do.
         """
         self._unite(budget, request(budget, method, limits))
-        related = [limit for limit in limits or () if limit.kind.relation or self.repeat_runs]
+        if any(self._needs_margin(limit) for limit in limits or ()):
+            self.timed.add(budget.path)
+        related = [limit for limit in limits or () if limit.kind.relation or self.times(budget)]
         if related and budget.baseline is not None:
             self._unite(budget, request(budget, budget.method(budget.baseline), related))
+
+    def _needs_margin(self, limit: Limit) -> bool:
+        """Whether a limit is going to be written whose margin is how much runs differ."""
+        open_ = any(target.value is None for target in limit.targets)
+        return metric_of(limit.kind).margin == FACTOR and bool(self.update) and (open_ or self.update != AUTO)
+
+    def times(self, budget: Budget) -> int:
+        """How many repeat runs of a budget's baseline are made."""
+        return self.repeat_runs or (RUNS if budget.path in self.timed else 0)
+
+    def repeated(self, budget: Budget, needed: Request) -> Request:
+        """What is measured in a repeat run, of all that is `needed` of the baseline."""
+        parts = tuple(part for part in needed.parts if part.timing)
+        return needed if self.repeat_runs else replace(needed, parts=parts)
 
     def _unite(self, budget: Budget, needed: Request) -> None:
         key = needed.subject.key

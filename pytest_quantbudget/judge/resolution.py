@@ -1,22 +1,24 @@
-"""What a budget's drop limits can tell with the questions that they have: said before anything is loaded."""
+"""What a budget's limits can tell with the questions and repeats that they have: said before anything is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pytest_quantbudget.core import codec
-from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.budget import Basis, Budget, Method
+from pytest_quantbudget.core.limits import ESTIMATE, PASS, Limit
 from pytest_quantbudget.core.problems import Problem
 from pytest_quantbudget.core.request import DUMMY, Task
 from pytest_quantbudget.core.units import format_value
+from pytest_quantbudget.core.verdict import OVER, WITHIN
 from pytest_quantbudget.judge import sample_size, sequential
+from pytest_quantbudget.judge.metrics import metric_of
 
 
 @dataclass(frozen=True)
 class FlipRate:
-    """How many percent of questions a method flipped when it was last measured, and when (ISO 8601, UTC)."""
+    """How many percent of questions a method may flip, by its last measurement, and when that was (ISO 8601, UTC)."""
 
     percent: float
     at: str
@@ -32,8 +34,31 @@ class FlipRates:
 NONE_KNOWN = FlipRates({})
 
 
+def pointless(limit: Limit, name: str, basis: Basis, totals: Mapping[str, int]) -> str:
+    """Why a limit's test has only one outcome, whatever is measured, in words; nothing where it has two."""
+    judging = limit.judging
+    values = [target.value for target in limit.targets if target.value is not None]
+    if judging.undecided == ESTIMATE or not values:
+        return ""
+    found = metric_of(limit.kind).extremes(limit.kind, basis, totals, judging.confidence)
+    if found is None:
+        return ""
+    passes = judging.undecided == PASS
+    bounds, wanted = (found.worst, OVER) if passes else (found.best, WITHIN)
+    if all(bounds.side(limit.kind.bound, value) == wanted for value in values):
+        return ""
+    level, many = f"{100 * judging.confidence:g} %", f"{found.n:,} {found.of}"
+    if found.enough:
+        why = f"{many} give no bound at {level} ({found.enough} do)"
+    else:
+        low, high = (format_value(end, limit.kind.unit, show_unit=False) for end in (bounds.low, bounds.high))
+        why = f"with {many}, even the {'worst' if passes else 'best'} outcome has {level} bounds of {low} to {high}"
+    then = "`undecided: pass` lets through" if passes else "`undecided: fail` fails"
+    return f"{name}: {limit.name} cannot {'fail' if passes else 'pass'}: {why}, and {then} what is not decided"
+
+
 def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
-    """Each drop limit that is too small for its questions: what they can tell, and how many would do."""
+    """Each drop limit whose test errs more often with its questions than promised: how often, and what would do."""
     for method in budget.methods:
         for limit in method.limits:
             total = budget.totals.get(limit.kind.task)
@@ -48,26 +73,33 @@ def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
 def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: int, known: FlipRates) -> str:
     task, judging = budget.tasks[limit.kind.task], limit.judging
     remembered = known.rates.get(flip_key(method, task))
-    confidence = sequential.confidence_at(total, task.start, total, judging.confidence)
     if judging.expected_flips is not None:
         flips, whence = judging.expected_flips, "`expected_flips`"
     elif remembered is not None:
         flips, whence = remembered.percent, f"as measured {remembered.at}"
     else:
         flips, whence = sample_size.FLIPS, "assumed"
-    resolved = sample_size.resolves(total, flips, confidence)
-    if resolved <= value:
-        return ""
-    points = format_value(value, "points")
-    head = f"{method.name}: {limit.name}: {points} cannot be told from 0"
-    have = f"{total:,} questions (they resolve {format_value(resolved, 'points', show_unit=False)})"
+    confidence = sequential.confidence_at(total, task.start, total, judging.confidence)
+    growing = len(sequential.looks(task.start, total)) > 1
     rate = f"at {format_value(flips, '%')} flips, {whence}"
+    points = format_value(value, "points")
+    head = f"{method.name}: {limit.name}: {points} with {total:,} questions"
     if value == 0:
-        return f"{head} with any number of questions; {have}, {rate}"
-    needed = sample_size.told_by(value, flips, confidence)
-    firm = sample_size.asked_for(value, flips, confidence, judging.undecided)
-    errs = f"{firm:,} keep false alarms at half the limit below 1 % and misses at twice it below 5 %"
-    return f"{head} with {have}; {needed:,} would, and {errs} ({rate})"
+        return f"{head} cannot be told from a drop of half as much with any number of questions ({rate})"
+    errs = sample_size.errors(total, value, flips, confidence, judging.undecided)
+    if sample_size.keeps(errs, growing=growing):
+        return ""
+    alarms, misses = (f"{100 * share:.2g} %" if share >= 0.001 else "less than 0.1 %" for share in errs)
+    enough = sample_size.needed(value, flips, judging.confidence, judging.undecided, task.start)
+    least = sample_size.least_limit(total, flips, confidence, judging.undecided, growing=growing)
+    other = f", and so does a limit of {format_value(least, 'points')} with these" if least is not None else ""
+    told = sample_size.told_by(value, flips, judging.confidence)
+    if total < told:
+        other += f"; {told:,} tell it from no drop"
+    return (
+        f"{head} is over in {alarms} of tests of methods that lose half of it, and within in {misses} of those that "
+        f"lose twice as much; {enough:,} questions keep that to 1 % and 5 %{other} ({rate})"
+    )
 
 
 def flip_key(method: Method, task: Task) -> str:

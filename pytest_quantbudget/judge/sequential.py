@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.request import Request, Rule
 from pytest_quantbudget.core.verdict import UNDECIDED
-from pytest_quantbudget.judge import intervals, sequential
-from pytest_quantbudget.judge.intervals import Interval
+from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge.intervals import Interval, Paired
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.answers import TaskResult
@@ -17,17 +18,48 @@ if TYPE_CHECKING:
 CERTAIN = 0.99  # that too many answers are cut off, before the rest is given up
 
 
-def bounds(relation: str, before: Sequence[bool], after: Sequence[bool], confidence: float) -> Interval:
-    """Bounds of a task's figure (percent or points) from outcomes question by question, the baseline's `before`."""
+def bounds(
+    relation: str,
+    before: Sequence[bool],
+    after: Sequence[bool],
+    confidence: float,
+    clusters: Sequence[str] = (),
+    times: float = 1.0,
+) -> Interval:
+    """Bounds of a task's figure (percent or points) from outcomes question by question, the baseline's `before`.
+
+    `clusters` names the cluster of each question, where they are declared. The bounds are those of `times` as many
+    questions with the same outcomes.
+    """
     if not relation:
-        return intervals.proportion_interval(sum(after), len(after), confidence)
-    paired = intervals.pair(before, after)
+        design = _design(after, clusters, confidence) / times
+        return intervals.proportion_interval(sum(after) / design, len(after) / design, confidence)
+    paired = paired_of(relation, before, after, confidence, clusters)
+    paired = replace(paired, design=paired.design / times)
     return paired.drop_interval(confidence) if relation == "drop" else paired.flips_interval(confidence)
+
+
+def paired_of(
+    relation: str, before: Sequence[bool], after: Sequence[bool], confidence: float, clusters: Sequence[str] = ()
+) -> Paired:
+    """The counts behind the bounds of a drop or of flips."""
+    lost = [x - y for x, y in zip(before, after, strict=True)]
+    values = lost if relation == "drop" else [abs(each) for each in lost]
+    return replace(intervals.pair(before, after), design=_design(values, clusters, confidence))
+
+
+def _design(values: Sequence[float], clusters: Sequence[str], confidence: float) -> float:
+    return intervals.design_effect(values, clusters, confidence) if any(clusters) else 1.0
+
+
+def clusters_of(result: TaskResult) -> tuple[str, ...]:
+    """The cluster of each question; empty texts where the task declares none."""
+    return tuple(answer.cluster for answer in result.answers)
 
 
 def confidence(result: TaskResult, asked: float) -> float:
     """The confidence of bounds on what there is of a task, so that all looks at it together have the one `asked`."""
-    return sequential.confidence_at(len(result.answers), result.task.start, result.total, asked)
+    return confidence_at(len(result.answers), result.task.start, result.total, asked)
 
 
 def stopped(request: Request, device: str, result: TaskResult, baseline: TaskResult | None) -> str:
@@ -46,7 +78,8 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
     for rule, value in mine:
         if value is None or (rule.relation and len(before) < n):
             return ""
-        found = bounds(rule.relation, before, result.correct, confidence(result, rule.confidence))
+        level, clusters = confidence(result, rule.confidence), clusters_of(result)
+        found = bounds(rule.relation, before, result.correct, level, clusters)
         if found.side(rule.bound, value) == UNDECIDED:
             return ""
     return "its limit was decided" if len(mine) == 1 else "all its limits were decided"
@@ -58,6 +91,7 @@ def _values(rule: Rule, device: str) -> list[float | None]:
     return [value for pattern, value in pairs if fnmatch.fnmatchcase(device, pattern)][:1]
 
 
+EARLY = 0.025  # that may go wrong before the last look, however low the confidence that is asked for
 SMALLEST_STEP = 1.25  # a last look that adds less than that is not worth its share
 
 
@@ -83,4 +117,4 @@ def confidence_at(questions: int, start: int | None, total: int, confidence: flo
     if len(times) == 1:
         return confidence
     alpha = (1 - confidence) / 2
-    return 1 - (alpha if questions >= total else alpha / (len(times) - 1))
+    return 1 - (alpha if questions >= total else min(alpha, EARLY) / (len(times) - 1))

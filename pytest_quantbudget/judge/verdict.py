@@ -56,9 +56,8 @@ def judge(
         kind = missing.failure.kind
         outcome = FAILED if kind == "error" else SKIPPED
         message = f"{name} not measured: {whose}{missing.failure.message}"
-        return Verdict(
-            outcome, message, detail=missing.failure.detail, for_want_of_gpu=kind == "no-gpu", **_said(target)
-        )
+        wanting = kind in ("no-gpu", "skip")
+        return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
     if target is None or target.value is None:
         unit = limit.targets[0].unit or limit.kind.unit_of(found.value)
         value = f"measured {_shown(found.value, limit, unit)}{_bounds(found, limit, unit)}{_bracketed(found)}"
@@ -70,7 +69,8 @@ def judge(
         return replace(told, for_want_of_gpu=target is None and device == "cpu")
     if limit.kind.bound == "max" and found.most <= target.value:
         base = f"{budget.baseline} itself answers {format_value(found.most, '%')} right"
-        message = f"{name} {target.text} points cannot fail: the baseline {base}{_bracketed(found)}"
+        unit = "points" if limit.kind.relation == "drop" else "%"
+        message = f"{name} {target.text} {unit} cannot fail: the baseline {base}{_bracketed(found)}"
         return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
     verdict = _judged(limit, name, target, target.value, found)
     return _beside_noise(verdict, limit, target.value, found.value, noise) if noise is not None else verdict
@@ -141,8 +141,7 @@ def _bounds(found: Figure, limit: Limit, unit: str) -> str:
     if not math.isfinite(low) or not math.isfinite(high):
         return ""
     shown = [format_value(end, unit or limit.kind.unit, show_unit=False) for end in (low, high)]
-    name = "the repeats' range" if found.confidence == 1 else f"{100 * found.confidence:g} % bounds"
-    return f", {name} {shown[0]} to {shown[1]}"
+    return f", {100 * found.confidence:g} % bounds {shown[0]} to {shown[1]}"
 
 
 def _shown(value: float, limit: Limit, unit: str) -> str:
@@ -158,12 +157,14 @@ def _how_far(limit: Limit, target: Target, value: float, found: Figure) -> str:
 
 
 def _settling(value: float, found: Figure, limit: Limit) -> str:
-    """What would settle an undecided limit, if the estimate stays."""
+    """What would settle an undecided limit, if what more observations show is the same."""
     assert found.bounds is not None
-    reach = found.bounds.high - found.value if value > found.value else found.value - found.bounds.low
-    if not math.isfinite(reach):
+    if not math.isfinite(found.bounds.high - found.bounds.low):
         alpha = 1 - limit.judging.confidence
         need = sample_size.fewest_repeats(alpha, paired=bool(limit.kind.relation)) if found.of == "repeats" else 2
         return f"; {found.n} {found.of} give no bound at {100 * limit.judging.confidence:g} %, {need} do"
-    needed = sample_size.settled_by(found.n, reach, abs(found.value - value))
+    if found.more is None:
+        return f"; more {found.of} may settle it"
+    at_limit = found.value == value
+    needed = None if at_limit else sample_size.settled_by(found.n, found.more, limit.kind.bound, value)
     return f"; about {needed:,} {found.of} would settle it" if needed else f"; no number of {found.of} would settle it"

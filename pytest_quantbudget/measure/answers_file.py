@@ -52,6 +52,7 @@ def line(subject: Subject, task: str, answer: Answer, *, strict: bool, reused: b
         "cut_off": answer.cut_off,
         "tokens": answer.tokens,
         "seconds": answer.seconds,
+        "cluster": answer.cluster,
         "reused": reused,
     }
     return json.dumps(record, allow_nan=False).replace("\x7f", "\\u007f")  # the one control character JSON lets through

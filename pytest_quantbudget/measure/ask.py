@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,8 @@ from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.tasks import extraction
-from pytest_quantbudget.tasks.prompts import Asked, Prompter
+from pytest_quantbudget.tasks.prompts import Asked, Prompter, prompt_hash
+from pytest_quantbudget.tasks.questions import reference
 
 # Answers that are kept together.
 PART = 32
@@ -27,16 +27,17 @@ def run(
     kept: KeptAnswers,
     baseline: TaskResult | None = None,
     enough: Callable[[TaskResult], str] | None = None,
+    clock: str = "",
 ) -> tuple[TaskResult, list[str]]:
     """Ask every question that no earlier run has answered; of a growing task, until the answers are `enough`.
 
     Longest prompts go first, so that memory runs out at once or not at all. The `baseline`'s answers to the same
-    questions serve as drafts. `enough` says why nothing more needs to be asked, or nothing. Returns the answers, and
-    notes on how they were made. Raises ValueError where a prompt and its answer need more positions than the model
+    questions serve as drafts. `enough` says why nothing more needs to be asked, or nothing. `clock` is the time that a
+    chat template is told (ISO 8601, UTC) unless the baseline was told another. Returns the answers, and notes on how
+    they were made. Raises ValueError where a prompt and its answer need more positions than the model
     has, NotFinite where its logits break down.
     """
-    asking = _Asking(engine, task, asked, kept, baseline)
-    asking.recall()
+    asking = _Asking(engine, task, asked, kept, baseline, clock)
     resumed = len(asking.answers)
     for look in sequential.looks(task.start if enough else None, len(asked)):
         left = [i for i in range(look) if i not in asking.answers]
@@ -79,21 +80,31 @@ class _Asking:
     """One task asked of one model."""
 
     def __init__(
-        self, engine: Engine, task: Task, asked: Sequence[Asked], kept: KeptAnswers, baseline: TaskResult | None
+        self,
+        engine: Engine,
+        task: Task,
+        asked: Sequence[Asked],
+        kept: KeptAnswers,
+        baseline: TaskResult | None,
+        clock: str,
     ) -> None:
         self.engine, self.task, self.asked, self.kept, self.baseline = engine, task, asked, kept, baseline
         self.answers: dict[int, Answer] = {}  # by place in `asked`
         self.parts: list[TaskResult] = []
         self.fresh: dict[int, Decoded] = {}  # complete, and not kept yet
         self.began = time.perf_counter()
-        self.prompter = Prompter(engine.tokenizer, task)
+        earlier = list(kept.earlier())
+        # A template that reads the clock shows all methods the same time, and the answers that are kept already.
+        self.clock = next((part.clock for part in (baseline, *earlier) if part is not None and part.clock), clock)
+        self.prompter = Prompter(engine.tokenizer, task, self.clock)
         self.texts = [self.prompter.text(each) for each in asked]
-        self.prompts = self.prompter.tokens(self.texts)
-        engine.check_positions(max(map(len, self.prompts)) + task.max_new_tokens, task.phase)
-        self.drafts = _drafts(baseline, asked)
         tokens = engine.describe().end_tokens
+        self.prompts = self.prompter.tokens(self.texts, tokens)
+        engine.check_positions(max(map(len, self.prompts)) + task.max_new_tokens, task.phase)
+        self.drafts = _drafts(baseline, asked, self.texts)
         self.ends = Ends(engine.tokenizer, tokens, self.prompter.style.stops, task.max_new_tokens)
         self.batching = Batching(task.batch_size or 0)
+        self.recall(earlier)
 
     def result(self, count: int, resumed: int) -> TaskResult:
         """The answers to the first so many questions."""
@@ -105,13 +116,16 @@ class _Asking:
             resumed=min(resumed, count),
             agreement=_sum([part.agreement for part in parts]),
             planned=len(self.asked),
+            clock=self.prompter.told_time,
         )
 
-    def recall(self) -> None:
-        """Take over what earlier runs have kept."""
+    def recall(self, earlier: Sequence[TaskResult]) -> None:
+        """Take over what earlier runs have kept, of answers to the same prompts."""
         where = {each.question.index: i for i, each in enumerate(self.asked)}
-        for part in self.kept.earlier():
-            if all(answer.question in where for answer in part.answers):
+        for part in earlier:
+            places = [where.get(answer.question) for answer in part.answers]
+            asked = [prompt_hash(self.texts[i]) if i is not None else "" for i in places]
+            if [answer.prompt for answer in part.answers] == asked:
                 self.parts.append(part)
                 self.answers.update({where[answer.question]: answer for answer in part.answers})
                 self.kept.report(len(part.answers), len(self.asked))
@@ -151,7 +165,8 @@ class _Asking:
     def part(self, decoded: Mapping[int, Decoded], seconds: float) -> TaskResult:
         """Some answers as a result of their own."""
         answers = tuple(self.answer(i, each) for i, each in decoded.items())
-        return TaskResult(self.task, answers, seconds, agreement=self.agreement(decoded))
+        told = self.prompter.told_time
+        return TaskResult(self.task, answers, seconds, agreement=self.agreement(decoded), clock=told)
 
     def agreement(self, decoded: Mapping[int, Decoded]) -> Agreement | None:
         """Teacher-forced greedy match and log-probability on the baseline's answers to some questions."""
@@ -180,7 +195,7 @@ class _Asking:
         if self.prompter.chats:
             text = extraction.after_thinking(text)
         text = extraction.cut_at_stop(text, style.stops)
-        target = style.target(question.answer)
+        target = reference(question.answer)
         strict, flexible = extraction.strict(text, style.strict), extraction.flexible(text)
         return Answer(
             question=question.index,
@@ -193,13 +208,16 @@ class _Asking:
             tokens=len(ids),
             ids=tuple(decoded.ids),
             logprob=decoded.logprob,
-            prompt=hashlib.sha256(self.texts[i].encode()).hexdigest()[:16],
+            prompt=prompt_hash(self.texts[i]),
             seconds=decoded.seconds,
+            cluster=question.cluster,
         )
 
 
-def _drafts(baseline: TaskResult | None, asked: Sequence[Asked]) -> list[Answer] | None:
-    """The baseline's answers to these questions, where it has given all of them."""
+def _drafts(baseline: TaskResult | None, asked: Sequence[Asked], texts: Sequence[str]) -> list[Answer] | None:
+    """The baseline's answers to these questions, where it has given all of them, to the same prompts."""
     if baseline is None or [a.question for a in baseline.answers] != [each.question.index for each in asked]:
+        return None
+    if [answer.prompt for answer in baseline.answers] != list(map(prompt_hash, texts)):
         return None
     return list(baseline.answers) if all(answer.ids for answer in baseline.answers) else None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
 
 FEWEST = 50  # questions from which a rate of flips is remembered
+CONFIDENCE = 0.95  # of the upper bound that is remembered
 
 
 def remembered(folder: Path) -> FlipRates:
@@ -58,6 +59,6 @@ def _measured(budget: Budget, measured: Mapping[str, Measurement]) -> Iterator[t
             n = len(after.answers)
             if [a.question for a in before.answers[:n]] == [a.question for a in after.answers]:
                 paired = intervals.pair(before.correct[:n], after.correct)
-                # One more than was seen: no flips so far does not mean that there are none.
-                percent = 100 * (paired.b + paired.c + 1) / (n + 1)
+                # Few questions tell little of the rate, and a higher one asks for more of them.
+                percent = paired.flips_interval(CONFIDENCE).high
                 yield flip_key(method, task), FlipRate(percent, now().strftime(ISO))

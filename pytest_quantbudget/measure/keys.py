@@ -95,6 +95,7 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
         "method": subject.method,
         "options": subject.options,
         "load_format": subject.load_format,
+        "same_as_source": list(subject.same_as_source),
         "calibration": calibration,
         "trust": codec.to_builtins(trust),
         "gpus": [{"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability} for gpu in gpus],
@@ -113,7 +114,8 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
 def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[str, str | None, str | None]:
     """Revisions of model and checkpoint, and a hash of the calibration text; of dummy weights a hash of their form."""
     if subject.load_format == DUMMY:
-        return dummy.find(subject, spec.packed and spec.packed(subject.options), trust).revision, None, None
+        packed = spec.packed and spec.packed(spec.filled(subject.options))
+        return dummy.find(subject, packed, trust).revision, None, None
     return (
         hub.revision_of(subject.model, subject.revision, memo),
         hub.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None,

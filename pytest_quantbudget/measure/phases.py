@@ -6,7 +6,7 @@ import functools
 import json
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +19,7 @@ from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.engine import logits_file, out_of_memory
-from pytest_quantbudget.engine.base import Decoded, Ends, Engine, Lacking, NotOffered
+from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Lacking, NotOffered
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge import sequential
@@ -27,7 +27,7 @@ from pytest_quantbudget.measure.job import Job
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.measure.keys import logits_path
 from pytest_quantbudget.measure.store import ISO, Store, now
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import methods, tensors
 
 REPLY_TOKENS = 48
 
@@ -125,7 +125,10 @@ class Phases:
             libraries=methods.libraries(),
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
-            notes=(loaded.note,) if loaded.note else (),
+            notes=tuple(f"{self.subject.name}: {note}" for note in _notes(loaded)),
+            made_with=loaded.made_with,
+            unread=loaded.unread,
+            disk=loaded.disk,
         )
         timed = Measurement(self.subject, load_time_s=loaded.load_time_s, load_memory=loaded.load_memory)
         if loaded.offloaded:
@@ -168,7 +171,8 @@ class Phases:
         kept = KeptAnswers(task, self.store, self.job.keys, draft_id(baseline), self.say)
         source = self.job.keys.states[task.source] if self.job.keys else None
         asked = prompts.sample(task, source)
-        result, notes = ask.run(self.engine, task, asked, kept, baseline, self.enough(task))
+        clock = now().strftime(ISO)
+        result, notes = ask.run(self.engine, task, asked, kept, baseline, self.enough(task), clock)
         if not any(answer.tokens for answer in result.answers):
             raise ValueError(
                 f"every answer is empty: {self.subject.method} ends at once where the answer should begin "
@@ -218,7 +222,8 @@ class Phases:
             if not self.job.refresh and logits_file.fault(path) is None:
                 return Measurement(self.subject)
         asked = prompts.sample(task, keys.states[task.source] if keys else None)
-        pairs = divergence.sample(self.engine.tokenizer, task, asked, (baseline or own).answers)
+        theirs = baseline or own
+        pairs = divergence.sample(self.engine.tokenizer, task, asked, theirs.answers, clock=theirs.clock)
         if baseline is None:
             divergence.keep(self.engine, pairs, path)
             return Measurement(self.subject)
@@ -242,10 +247,18 @@ def _origin() -> Origin:
     return Origin(now().strftime(ISO))
 
 
+def _notes(loaded: Description) -> Iterator[str]:
+    yield from loaded.notes
+    if loaded.unread:
+        yield f"the model does not use {len(loaded.unread):,} tensors of its files ({tensors.few(loaded.unread)})"
+
+
 def _kind(error: Exception) -> str:
     if isinstance(error, Lacking):
         return "no-gpu"
-    return "skip" if isinstance(error, ModuleNotFoundError | NotOffered) else "error"
+    if isinstance(error, NotOffered):
+        return "not offered"
+    return "skip" if isinstance(error, ModuleNotFoundError) else "error"
 
 
 def _words(error: Exception) -> str:

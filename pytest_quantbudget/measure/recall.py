@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core import codec
-from pytest_quantbudget.core.answers import Origin, draft_id
+from pytest_quantbudget.core.answers import Origin, TaskResult, draft_id
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import DivergenceOf, LoadTime, Part, Request, Task
 from pytest_quantbudget.judge import sequential
@@ -71,13 +71,22 @@ def _stored(store: Store, key: Key, request: Request, max_age_s: float | None = 
 def _decide(figures: Measurement, task: Task, request: Request, drafts: Drafts, device: str) -> bool:
     """Whether stored answers decide what the request needs decided: a growing task's may have ended earlier.
 
-    They are read as the task reads them now: under another name, or another extraction, they may decide less.
+    They are read as the task reads them now: under another name, or another extraction, they may decide less. Answers
+    to other prompts than the baseline's, of a chat template that was told another time, decide nothing.
     """
     baseline = drafts.get(task)
+    if baseline is not None and any(_other_prompts(result, baseline) for result in figures.tasks):
+        return False
     return all(
         len(result.answers) == result.total or sequential.stopped(request, device, replace(result, task=task), baseline)
         for result in figures.tasks
     )
+
+
+def _other_prompts(own: TaskResult, baseline: TaskResult) -> bool:
+    """Whether a question was put to both in other words."""
+    theirs = {answer.question: answer.prompt for answer in baseline.answers}
+    return any(theirs.get(answer.question, answer.prompt) != answer.prompt for answer in own.answers)
 
 
 def _under_its_name(figures: Measurement, part: Part, references: References) -> Measurement:

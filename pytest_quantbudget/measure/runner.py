@@ -108,10 +108,11 @@ class Runner:
 
         They are measured first, unless the run's `measurements` are given: then it is as far as these show it.
         """
-        if not self.needs.repeat_runs:
+        times = self.needs.times(budget)
+        if not times:
             return None
         if measurements is not None:
-            keys = [subject.key for subject in noise.subjects(budget, self.needs.repeat_runs)]
+            keys = [subject.key for subject in noise.subjects(budget, times)]
             return noise.of(budget, [measurements[key] for key in keys if key in measurements])
         if budget.path not in self._noise:
             self._noise[budget.path] = noise.of(budget, self._repeat_runs(budget))
@@ -131,10 +132,9 @@ class Runner:
             return []
         needed = self.needs.requests[base.subject.key]
         drafts = {result.task: result for result in first.tasks}
-        repeats = [
-            replace(_comparable(needed, drafts), subject=subject)
-            for subject in noise.subjects(budget, self.needs.repeat_runs)[1:]
-        ]
+        again = _comparable(self.needs.repeated(budget, needed), drafts)
+        subjects = noise.subjects(budget, self.needs.times(budget))
+        repeats = [replace(again, subject=subject) for subject in subjects[1:]]
         return [first, *(self.bench.measure(request, drafts, needed) for request in repeats)]
 
     def measurements(self) -> dict[str, Measurement]:

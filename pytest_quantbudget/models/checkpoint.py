@@ -47,14 +47,37 @@ def config(folder: Path) -> dict[str, Any]:
     return _object(folder / "config.json")
 
 
+# Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
+OLD_FORMS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+
+
 def format_of(folder: Path) -> str | None:
     """`quant_method` of a quantized model; None for any other."""
-    told = packed_by(config(folder), folder.name)
-    if told is not None:
-        return told
-    # Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
-    old = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-    return next((method for name, method in old.items() if (folder / name).exists()), None)
+    return packed_by({"quantization_config": quantization(folder)}, folder.name)
+
+
+def quantization(folder: Path) -> dict[str, Any]:
+    """What a quantized model says of how it is packed: the entry in `config.json`, else the file of an older tool.
+
+    Empty for any other model. Raises ValueError where both are there and tell different things.
+    """
+    told = config(folder).get("quantization_config") or {}
+    packed_by({"quantization_config": told}, folder.name)
+    for name, method in OLD_FORMS.items():
+        if (folder / name).exists():
+            old = _object(folder / name)
+            if not told:
+                return {"quant_method": method, **old}
+            for key in ("bits", "group_size", "desc_act"):
+                if key in old and key in told and old[key] != told[key]:
+                    why = f"config.json says {key} {told[key]!r:.40}, and {name} says {old[key]!r:.40}"
+                    raise ValueError(f"{folder.name} contradicts itself: {why}")
+    return dict(told)
+
+
+def is_old_form(folder: Path) -> bool:
+    """Whether only the file of an older tool says how a model is packed."""
+    return bool(quantization(folder)) and not config(folder).get("quantization_config")
 
 
 def packed_by(config: Mapping[str, Any], name: str) -> str | None:
@@ -81,6 +104,10 @@ def weight_files(folder: Path, trust: Trust) -> list[Path]:
             return [folder / name]
         if (folder / f"{name}{INDEX}").is_file():
             return _shards(folder / f"{name}{INDEX}", Path(name).suffix)
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others and any((folder / name).exists() for name in OLD_FORMS):
+        said = f"{folder.name} holds its weights in {others[0]}, as early auto-gptq named them"
+        raise ValueError(f"{said}: rename the file to {SAFE}")
     hint = "" if trust.pickles else "; only --quant-allow-pickle allows others, and loading those can run code"
     raise ValueError(f"{folder.name} holds no {'weights' if trust.pickles else 'safetensors weights'}{hint}")
 
@@ -103,8 +130,13 @@ def _shards(index: Path, suffix: str) -> list[Path]:
 
 def parameters(folder: Path, trust: Trust = NO_TRUST) -> int:
     """Number of values in the safetensors files that hold the weights; 0 where they are pickled."""
-    paths = weight_files(folder, trust)
-    return sum(math.prod(shape) for path in paths if path.suffix == ".safetensors" for shape in _header(path))
+    return sum(math.prod(shape) for _, shape in tensors(folder, trust).values())
+
+
+def tensors(folder: Path, trust: Trust = NO_TRUST) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor in the safetensors files that hold the weights; none where they are pickled."""
+    paths = [path for path in weight_files(folder, trust) if path.suffix == ".safetensors"]
+    return {name: entry for path in paths for name, entry in _header(path).items()}
 
 
 def size(folder: Path, trust: Trust = NO_TRUST) -> int:
@@ -112,8 +144,8 @@ def size(folder: Path, trust: Trust = NO_TRUST) -> int:
     return sum(path.stat().st_size for path in weight_files(folder, trust))
 
 
-def _header(path: Path) -> list[list[int]]:
-    """The shapes of a safetensors file's tensors, from its header, whose offsets have to fit the file's size."""
+def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of a safetensors file's tensors, from its header, whose offsets have to fit the file's size."""
     with files.opened(path) as file:
         held = path.stat().st_size
         length = int.from_bytes(file.read(8), "little")
@@ -122,14 +154,15 @@ def _header(path: Path) -> list[list[int]]:
         if held < 8 + length:
             raise ValueError(f"{_name(path)} is truncated: it holds {held:,} bytes of at least {8 + length:,}")
         header = _parsed(path, file.read(length), "has no header of a safetensors file")
-    shapes, spans = [], []
+    found: dict[str, tuple[str, list[int]]] = {}
+    spans = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         shape, span = _tensor(entry)
         if shape is None:
             raise ValueError(f"{_name(path)}: its header is not valid for the tensor {name!r:.100}")
-        shapes.append(shape)
+        found[name] = str(entry.get("dtype")), shape
         spans.append(span)
     end = max((span[1] for span in spans), default=0)
     if sum(span[1] - span[0] for span in spans) != end:
@@ -138,7 +171,7 @@ def _header(path: Path) -> list[list[int]]:
         raise ValueError(f"{_name(path)} is truncated: it holds {held:,} bytes of {8 + length + end:,}")
     if held > 8 + length + end:
         raise ValueError(f"{_name(path)} holds {held:,} bytes, and its header says {8 + length + end:,}")
-    return shapes
+    return found
 
 
 def _tensor(entry: object) -> tuple[list[int] | None, list[int]]:

@@ -25,6 +25,8 @@ def verdict_on(
     verdict = _verdict(session.measurer, budget, method, limit, needs)
     if session.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
         verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
+    if session.fail_on_skip and verdict.outcome == SKIPPED:
+        verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-fail-on-skip)")
     # A stored report may come from anyone, and names are a budget's.
     return replace(verdict, message=printable(verdict.message))
 

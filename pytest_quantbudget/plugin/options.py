@@ -33,6 +33,7 @@ class Options:
     store: str | None
     refresh: bool
     require_gpu: bool
+    fail_on_skip: bool
     strict: bool
     trust: Trust
     roots: tuple[Path, ...]
@@ -60,12 +61,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--quant-require-gpu",
         action="store_true",
-        help="Fail, instead of skip, what this machine has no GPU for.",
+        help="Fail, instead of skip, what this machine has no GPU or no package for.",
+    )
+    group.addoption(
+        "--quant-fail-on-skip",
+        action="store_true",
+        help="Fail, instead of skip, every selected limit that cannot be judged, for whatever reason.",
     )
     group.addoption(
         "--quant-strict",
         action="store_true",
-        help="A drop limit that is too small for the number of its questions is an error, instead of a warning.",
+        help="A drop limit whose test errs too often with its questions is an error, instead of a warning.",
     )
     group.addoption(
         "--quant-cache",
@@ -133,6 +139,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="paths",
         default=[],
     )
+    parser.addini("quant_fail_on_skip", "As --quant-fail-on-skip.", type="bool", default=False)
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
 
 
@@ -160,6 +167,7 @@ def _read(config: pytest.Config) -> Options:
         store=None if given.quant_no_cache else place,
         refresh=given.quant_refresh,
         require_gpu=given.quant_require_gpu,
+        fail_on_skip=given.quant_fail_on_skip or config.getini("quant_fail_on_skip"),
         strict=given.quant_strict,
         trust=Trust(given.quant_trust_remote_code, given.quant_allow_pickle),
         roots=(_repository(config), *config.getini("quant_allow_paths")),

@@ -14,12 +14,14 @@ from pytest_quantbudget.budget import update
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import display_path
 from pytest_quantbudget.core.safetext import Line, safe
-from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
+from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.measure import answers_file, flip_rates
 from pytest_quantbudget.plugin.collect import verdict_of
 from pytest_quantbudget.plugin.options import Options
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import document, table
+
+NOTHING = "quantization budget run without a verdict"
 
 
 class Recorder:
@@ -31,6 +33,7 @@ class Recorder:
         self.options = options
         self.report: document.Report | None = None
         self.written: list[str] = []
+        self.whole = True  # all that was to be written has been
         self.updated: list[Line] = []
 
     def pytest_sessionstart(self) -> None:
@@ -67,7 +70,8 @@ class Recorder:
         limits = self.session.limits
         if getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
             limits.clear()
-        if self.session.not_run() and session.exitstatus == pytest.ExitCode.OK:
+        skipped = self.session.fail_on_skip and SKIPPED in {limit.verdict.outcome for limit in limits.values()}
+        if (self.session.not_run() or skipped) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if not limits:
             return
@@ -79,6 +83,9 @@ class Recorder:
         self.report = document.build(root, self.session.judged(measurements), measurements, *measurer.origin(root))
         if self.options.report is not None:
             self.write(self.options.report, self.report)
+            if not self.whole and session.exitstatus == pytest.ExitCode.OK:
+                # What reads the report must not take an old one, or none, for this run's.
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.options.store is not None and self.options.stored is None:
             flip_rates.remember(self.options.cache, self.session.budgets.loaded.values(), measurements)
 
@@ -101,6 +108,7 @@ class Recorder:
             if write():
                 self.written.append(f"{what} written to {display_path(target)}")
         except OSError as error:
+            self.whole = False
             why = error.strerror or error
             self.written.append(f"the {what} could not be written to {display_path(target)}: {why}")
 
@@ -115,6 +123,10 @@ class Recorder:
                 terminalreporter.write_line(line.text, **line.markup)
         for written in self.written:
             terminalreporter.write_line(written)
+        judged = {WITHIN, OVER, FAILED} & {limit.verdict.outcome for limit in self.session.limits.values()}
+        if not judged:
+            # pytest counts every kind of report in its last line.
+            terminalreporter.stats.setdefault(NOTHING, []).append(self)
 
 
 def _restore() -> None:

@@ -29,7 +29,8 @@ class Session:
     """The state of one run, in the controller or in a worker.
 
     `limits` are the selected ones, by the ids of their tests; `needs` is what they need measured. With `require_gpu`,
-    what is skipped for want of a GPU fails. `make_measurer` is called once, when something is to be measured.
+    what is skipped for want of a GPU or a package fails, and with `fail_on_skip` everything that is skipped.
+    `make_measurer` is called once, when something is to be measured.
     """
 
     root: Path
@@ -37,6 +38,7 @@ class Session:
     needs: Needs
     make_measurer: Callable[[Needs], Measurer]
     require_gpu: bool = False
+    fail_on_skip: bool = False
     limits: dict[str, LimitReport] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
 

@@ -34,7 +34,10 @@ def start(config: pytest.Config) -> None:
 
         return choose(config, options, needs)
 
-    session = Session(config.rootpath, budgets, Needs(options.repeat_runs), make_measurer, options.require_gpu)
+    needs = Needs(options.repeat_runs, options.update)
+    session = Session(
+        config.rootpath, budgets, needs, make_measurer, options.require_gpu, fail_on_skip=options.fail_on_skip
+    )
     config.stash[SESSION] = session
     config.pluginmanager.register(collect, "quantbudget-collect")
     controller = not hasattr(config, "workerinput")

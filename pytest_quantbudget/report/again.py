@@ -22,7 +22,7 @@ from pytest_quantbudget.core.request import LOAD, DivergenceOf, Part, Request, S
 from pytest_quantbudget.core.verdict import SKIPPED
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.models import hub
-from pytest_quantbudget.report import document
+from pytest_quantbudget.report import consistency, document
 from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report
 from pytest_quantbudget.tasks import harness_file, questions
 
@@ -271,8 +271,10 @@ class _Comparison:
 
 
 def read(path: Path, name: str, hashes: Path) -> Stored:
-    """The report in a file, to be judged again. Raises as `document.read` does."""
-    return Stored(name, document.read(path), hashes)
+    """The report in a file, to be judged again. Raises as `document.read` does, and for one that contradicts itself."""
+    report = document.read(path)
+    consistency.check(report)
+    return Stored(name, report, hashes)
 
 
 def _shown(value: object) -> str:

@@ -32,10 +32,11 @@ def flexible(text: str) -> str:
 
 def same(extracted: str, answer: str) -> bool:
     """exact_match: equal once commas, dollar signs, all up to `#### ` and a final full stop are taken out."""
-    return _bare(extracted) == _bare(answer)
+    return bare(extracted) == bare(answer)
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """A text without what does not count when answers are compared."""
     for pattern in IGNORED:
         text = pattern.sub("", text)
     return text.lower()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import datetime
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
 from pytest_quantbudget.tasks.styles import STYLES
+
+ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ def sample(task: Task, source: str | None = None) -> list[Asked]:
     commit = source.rpartition("@")[2] if source and task.file is None else None
     if task.file is not None and source is not None and state(task) != source:
         raise ValueError(f"{Path(task.file).name} was changed while the run was going on")
-    pool = questions.read_file(Path(task.file)) if task.file else questions.read_hub(task.name, "test", commit)
+    file = Path(task.file) if task.file else None
+    pool = questions.read_file(file, task.cluster) if file else questions.read_hub(task.name, "test", commit)
     style, shots = STYLES[task.style], task.shots or 0
     if task.fewshot == "harness" and style.examples:
         return [Asked(q, tuple(style.examples[:shots])) for q in questions.draw(pool, task.questions, 0, task.seed)[0]]
@@ -42,7 +49,7 @@ def sample(task: Task, source: str | None = None) -> list[Asked]:
     asked, _ = questions.draw(pool, task.questions, 0, task.seed)
     if not shots:
         return [Asked(q) for q in asked]
-    others = questions.read_file(Path(task.shots_file)) if task.shots_file else None
+    others = questions.read_file(Path(task.shots_file), asked=False) if task.shots_file else None
     train = others or questions.read_hub(task.name, "train", commit)
     if task.fewshot == "harness":
         chosen = questions.harness_shots(train, len(pool), shots)
@@ -60,6 +67,11 @@ def state(task: Task) -> str:
     return "+".join(map(file_hash, files))
 
 
+def prompt_hash(text: str) -> str:
+    """A short name of a prompt: answers are compared only where it is the same."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def uses_chat_template(tokenizer: Any, task: Task) -> bool:
     """Whether a task is asked through the tokenizer's chat template.
 
@@ -71,15 +83,37 @@ def uses_chat_template(tokenizer: Any, task: Task) -> bool:
     return has_one if task.chat_template is None else task.chat_template
 
 
+@contextlib.contextmanager
+def _clock(clock: Prompter) -> Iterator[None]:
+    """Have chat templates read another clock: what transformers gives them as `strftime_now` asks its `datetime`."""
+    module: Any = sys.modules.get("transformers.utils.chat_template_utils")
+    if not hasattr(module, "datetime"):
+        yield
+        return
+    real = module.datetime
+    module.datetime = clock
+    try:
+        yield
+    finally:
+        module.datetime = real
+
+
 class Prompter:
     """Makes prompts of questions, as running text or through the tokenizer's chat template.
 
-    Raises ValueError for a task that needs a chat template which the tokenizer does not have.
+    A template that asks for the time is told `clock` (ISO 8601, UTC), which `told_time` then holds. Raises ValueError
+    for a task that needs a chat template which the tokenizer does not have.
     """
 
-    def __init__(self, tokenizer: Any, task: Task) -> None:
+    def __init__(self, tokenizer: Any, task: Task, clock: str = "") -> None:
         self.tokenizer, self.task, self.style = tokenizer, task, STYLES[task.style]
         self.chats = uses_chat_template(tokenizer, task)
+        self.clock, self.told_time = clock, ""
+
+    def now(self) -> datetime.datetime:
+        """What a template gets to know of the clock."""
+        self.told_time = self.clock or datetime.datetime.now(datetime.UTC).strftime(ISO)
+        return datetime.datetime.strptime(self.told_time, ISO).replace(tzinfo=datetime.UTC)
 
     def text(self, asked: Asked) -> str:
         """The prompt of a question.
@@ -93,17 +127,27 @@ class Prompter:
         thinking = self.task.enable_thinking
         told = {} if thinking is None else {"enable_thinking": thinking}
         turns = self.style.chat(asked.question.question, asked.shots, system)
-        text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **told)
+        with _clock(self):
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **told)
         return text
 
-    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str], ends: Sequence[int] = ()) -> list[list[int]]:
         """The prompts' token ids; where a template begins with the start token, they get no second one.
 
-        Raises ValueError where there are none.
+        Raises ValueError where there are none, where the chat template leaves the questions out, and where the
+        tokenizer puts one of the end tokens `ends` behind every text.
         """
+        if self.chats and (not all(text.strip() for text in texts) or len(set(texts)) < min(2, len(texts))):
+            raise ValueError("the chat template leaves the questions out: it renders the same, or nothing, for all")
         start = getattr(self.tokenizer, "bos_token", None)
         more = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
         ids: list[list[int]] = self.tokenizer(list(texts), **more)["input_ids"]
         if not all(ids):
             raise ValueError("the tokenizer returned no tokens for the questions; are its files missing?")
+        appended = self.tokenizer.decode([ids[0][-1]])
+        if all(line[-1] in ends for line in ids) and not all(text.endswith(appended) for text in texts):
+            raise ValueError(
+                f"the tokenizer puts the end token {appended!r} behind every text, so that the model would be asked "
+                f"behind its own end: take it out of the tokenizer's post-processor (add_eos_token)"
+            )
         return ids

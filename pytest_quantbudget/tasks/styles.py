@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # The worked examples of Wei et al. 2022, "Chain-of-Thought Prompting", arXiv 2201.11903, appendix G, table 20.
@@ -60,7 +60,6 @@ class Style:
     """One way of asking: `question` and its answer around the text, what ends an answer, and what is read from it.
 
     `shots` is how many worked examples the harness puts in front; `examples` are they, where they are always the same.
-    `target` makes a set's `answer` what an extracted answer is compared with.
     """
 
     question: str
@@ -68,7 +67,6 @@ class Style:
     strict: re.Pattern[str]
     shots: int
     examples: Sequence[tuple[str, str]] = ()
-    target: Callable[[str], str] = str
 
     def plain(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The prompt as running text: worked examples, an empty line behind each, then the question."""
@@ -102,6 +100,5 @@ STYLES: Mapping[str, Style] = {
         re.compile(r"The answer is (\-?[0-9\.\,]+)."),
         shots=8,
         examples=CHAIN_OF_THOUGHT,
-        target=lambda answer: answer.rpartition("####")[2].strip(),
     ),
 }

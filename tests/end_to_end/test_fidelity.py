@@ -15,7 +15,7 @@ import pytest
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
 from pytest_quantbudget.engine.hf import load
-from pytest_quantbudget.tasks import extraction, prompts
+from pytest_quantbudget.tasks import extraction, prompts, questions
 from pytest_quantbudget.tasks.styles import STYLES
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -122,7 +122,7 @@ class Sides:
         for doc, text in answers:
             said = extraction.cut_at_stop(text, self.style.stops)
             read = extraction.strict(said, self.style.strict), extraction.flexible(said)
-            target = self.style.target(doc["answer"])
+            target = questions.reference(doc["answer"])
             told.append((*read, *(extraction.same(found, target) for found in read)))
         return told
 
@@ -235,7 +235,8 @@ def test_every_answer_is_read_and_scored_the_same(sides: Sides, record_property:
 
 def test_hard_answers_are_read_and_scored_the_same(sides: Sides, record_property: Record) -> None:
     answers = [
-        ({"question": hard["id"], "answer": f"It is so.\n#### {gold}"}, hard["text"])
+        # The library finds no answer equal to a reference with blanks around it; here they do not count.
+        ({"question": hard["id"], "answer": f"It is so.\n#### {gold.strip()}"}, hard["text"])
         for hard in HARD
         for gold in dict.fromkeys((hard["gold"], "18", "-15", "1,234", "$18.", "7"))
     ]

@@ -99,7 +99,7 @@ BROKEN = (
         change=models.cut,
     ),
     Row("no-weights", "ValueError: no-weights holds no safetensors weights; .*", "fp32", change=models.no_weights),
-    Row("other-shape", "RuntimeError: .*", "fp32", change=models.other_shape),
+    Row("other-shape", "ValueError: .* holds .* in the shape .*", "fp32", change=models.other_shape),
     Row(
         "quantized-already",
         "ValueError: the model in .* is already quantized \\(gptq\\); bf16 needs unquantized weights",

@@ -106,7 +106,7 @@ def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, s
     """And a smaller limit asks for the rest of them only."""
     pytester.makeconftest(COUNTING)
     text = small.read_text().replace("questions: 12", "questions: {start: 20, max: 60}")
-    text = text.replace("max_wordmath_drop: 20, max_wordmath_flips: 30", "max_wordmath_drop: 30")
+    text = text.replace("max_wordmath_drop: 60, max_wordmath_flips: 70", "max_wordmath_drop: 30")
 
     def run(drop: str) -> tuple[list[str], dict[str, Any], pytest.RunResult]:
         small.write_text(text.replace("max_wordmath_drop: 30", f"max_wordmath_drop: {drop}"))
@@ -137,7 +137,7 @@ def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, s
     assert [answer["text"] for answer in found["bf16"]["answers"][:20]] == first
     done.stdout.fnmatch_lines(
         [
-            "*QuantBudgetWarning: small.yaml:*: bf16: max_wordmath_drop: 2.0 points cannot be told from 0 with 60 *",
+            "*QuantBudgetWarning: small.yaml:*: bf16: max_wordmath_drop: 2.0 points with 60 questions *",
             "bf16: max_wordmath_drop 2.0 points, measured 0.0, 97.5 % bounds -6.* to 6.* (b 0, c 0 of 60); undec*",
         ]
     )

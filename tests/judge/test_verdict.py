@@ -154,7 +154,7 @@ def test_drops_and_flips_are_paired_question_by_question(load: Load, limit: str,
 @pytest.mark.parametrize(
     ("limit", "policy", "outcome", "words"),
     [
-        ("max_gsm8k_drop: 2.0", "fail", OVER, "2.0 {} and `undecided: fail` counts that as over; about 9,000 "),
+        ("max_gsm8k_drop: 2.0", "fail", OVER, "2.0 {} and `undecided: fail` counts that as over; about 8,400 "),
         ("max_gsm8k_drop: 1.2", "pass", WITHIN, "1.2 {} and `undecided: pass` lets that through; about 8,000 "),
         ("max_gsm8k_drop: 2.9", "fail", WITHIN, "2.9 "),
         ("max_gsm8k_drop: 0.4", "pass", OVER, "0.4 "),

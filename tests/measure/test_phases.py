@@ -85,7 +85,7 @@ def test_what_the_engine_does_not_offer_is_a_skip_in_its_words_and_costs_nothing
 ) -> None:
     own = ran.measurements["nf4"]
     words = "parrot cannot time a workload of fixed lengths"
-    assert [(f.phase, f.kind, f.message, f.fatal) for f in own.failures] == [("workload", "skip", words, False)]
+    assert [(f.phase, f.kind, f.message, f.fatal) for f in own.failures] == [("workload", "not offered", words, False)]
     method = ran.budget.method("nf4")
     verdicts = {limit.name: judge(ran.budget, method, limit, ran.measurements) for limit in method.limits}
     assert verdicts["min_tokens_per_s"].outcome == SKIPPED

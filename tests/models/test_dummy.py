@@ -135,10 +135,10 @@ def test_dummy_figures_are_stored_apart_from_real_ones(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_built_as_its_configuration_says(tmp_path: Path) -> None:
-    quantization = {"load_in_4bit": True, "llm_int8_skip_modules": ["q_proj", "lm_head"]}
+    quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "llm_int8_skip_modules": ["q_proj", "lm_head"]}
     config = json.loads((BUILTIN_DIR / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
-    own = subject("nf4", checkpoint=str(tmp_path))
+    own = replace(subject("nf4", checkpoint=str(tmp_path)), options={})
     assert load.load(own, None).description.receipt.linear == "18 Linear4bit, 4 Linear"
     with pytest.raises(ValueError, match=r"the checkpoint in .* is quantized with bitsandbytes; gptq-int4 needs"):
         load.load(subject("gptq-int4", checkpoint=own.checkpoint), None)

@@ -132,7 +132,7 @@ def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from pytest_quantbudget.engine.hf import speed
+    from pytest_quantbudget.engine.hf import generation, speed
 
     class Alive(TorchDispatchMode):
         def __init__(self) -> None:
@@ -158,7 +158,7 @@ def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load
     held = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     known = {storage._cdata for storage in held}
     ids = speed.random_prompts(model, load)
-    greedy = speed.greedy(model, load.new_tokens, min_new_tokens=load.new_tokens)
+    greedy = generation.greedy(model, load.new_tokens, min_new_tokens=load.new_tokens)
     with inference_mode(), Alive() as alive:
         model.generate(input_ids=ids, attention_mask=ones_like(ids), generation_config=greedy)
     predicted = memory.estimate(asked, load)

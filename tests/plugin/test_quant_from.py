@@ -63,7 +63,7 @@ sys.meta_path.insert(0, Refused())
 def test_a_report_is_judged_again_without_the_libraries(
     pytester: pytest.Pytester, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = small.read_text().replace("max_wordmath_flips: 30", "max_wordmath_flips: 30, min_token_agreement: 90")
+    text = small.read_text().replace("max_wordmath_flips: 70", "max_wordmath_flips: 70, min_token_agreement: 90")
     text = text.replace(
         "min_token_agreement", "max_kl: 0.5, min_top1_agreement: 90, max_vram: 1 GiB, min_token_agreement"
     )

@@ -11,8 +11,8 @@ from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Task, Trust, Workload
 from pytest_quantbudget.engine import TRANSFORMERS
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
+from pytest_quantbudget.engine.hf import generation, logits, memory
 from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.engine.hf import logits, memory
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.models import hub, methods
@@ -63,6 +63,7 @@ class Transformers(Engine):
 
     def __init__(self, loaded: loading.Loaded, gpus: Gpus | None = None) -> None:
         self.model, self.tokenizer, self._description = loaded.model, loaded.tokenizer, loaded.description
+        generation.settle(self.model)
         self.gpus = gpus
 
     def describe(self) -> Description:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, Subject, Trus
 from pytest_quantbudget.engine.base import Description, Lacking
 from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
-from pytest_quantbudget.models import checkpoint, dummy, hub, methods
+from pytest_quantbudget.models import checkpoint, dummy, hub, methods, tensors
 from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.methods import Spec
 
@@ -58,7 +59,7 @@ def load(
 def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Loaded:
     import torch
 
-    from pytest_quantbudget.engine.hf import layers, memory, placement, speed
+    from pytest_quantbudget.engine.hf import generation, layers, memory, placement, speed
 
     spec = methods.spec(subject.method)
     settle(spec)
@@ -66,7 +67,7 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
     source: Path | Dummy
     if subject.load_format == DUMMY:
-        own, source = None, dummy.find(subject, spec.packed and spec.packed(subject.options), trust)
+        own, source = None, dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
         revision, ready = source.revision, source.ready
     else:
         own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
@@ -75,10 +76,16 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
             source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
         ready = subject.checkpoint is not None or quantized is not None
     check_format(spec, source, ready=ready, trust=trust)
+    made_with: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    if subject.checkpoint is not None:
+        made_with = made_as(spec, source, subject.options)
+        notes = _compared(own, source, subject, trust)
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
     start = time.perf_counter()
-    model = spec.load(source, subject.options, device, trust)
+    known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
+    model = spec.load(source, {**spec.filled(subject.options), **known}, device, trust)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -86,7 +93,9 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
     receipt = layers.receipt(model)
     if spec.bits < 16 and not receipt.quantized:
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
-    note = source.note if isinstance(source, Dummy) else ""
+    if spec.bits < 16 and receipt.main_bits != spec.bits:
+        raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
+    notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
     weights = memory.weight_bytes(model)
     outside = placement.outside(model) if device != "cpu" else {}
     description = Description(
@@ -97,9 +106,12 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
         receipt,
         placement.of(model),
         placement.in_words(outside),
-        note,
+        notes,
         positions=speed.positions(model),
-        end_tokens=tuple(speed.end_tokens(model)),
+        end_tokens=tuple(generation.end_tokens(model)),
+        made_with=made_with,
+        unread=getattr(model, tensors.UNREAD, ()),
+        disk=checkpoint.size(source, trust) if isinstance(source, Path) else None,
     )
     return Loaded(model, _tokenizer(own, trust), description)
 
@@ -127,9 +139,13 @@ def settle(spec: Spec) -> None:
 
 
 def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
-    """Import the method's libraries and the model's code before the clock starts: a first import is not load time."""
+    """Import the method's libraries and the model's code before the clock starts: a first import is not load time.
+
+    Raises ValueError where the files of unquantized weights do not hold the model's tensors.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
     for package in spec.packages:
         importlib.import_module(package)
@@ -138,7 +154,9 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
-        AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
+    if not checkpoint.quantization(source) and not get_checkpoint_conversion_mapping(config.model_type):
+        tensors.check_headers(source, skeleton, trust)
 
 
 def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust = NO_TRUST) -> None:
@@ -159,6 +177,40 @@ def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust 
             )
         now = f"is quantized with {found}" if found else "is not quantized"
         raise ValueError(f"the checkpoint in {source.name} {now}; {spec.name} needs a {wanted} checkpoint")
+
+
+def _compared(own: Path | None, source: Path | Dummy, subject: Subject, trust: Trust) -> tuple[str, ...]:
+    """How a ready checkpoint differs from its source model, in words.
+
+    Raises ValueError where the budget asks for that to be the same.
+    """
+    if own is None or isinstance(source, Dummy):
+        return ()
+    from pytest_quantbudget.engine.hf.source import differences
+
+    found = differences(own, source, subject.same_as_source, trust)
+    wrong = [words for name, words in found.items() if name in subject.same_as_source]
+    if wrong:
+        raise ValueError(f"the checkpoint in {source.name} is not as `same_as_source` asks: {'; '.join(wrong)}")
+    return tuple(f"the checkpoint in {source.name} is not like its source: {words}" for words in found.values())
+
+
+def made_as(spec: Spec, source: Path | Dummy, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ready checkpoint says of how it was made, by the names of options.
+
+    Raises ValueError where it is of another method, or was made with other options than those that the budget names.
+    """
+    if spec.told is None:
+        return {}
+    dummy_config = source.config.get("quantization_config", {}) if isinstance(source, Dummy) else {}
+    told = dict(spec.told(checkpoint.quantization(source) if isinstance(source, Path) else dummy_config))
+    method = told.pop("method")
+    if method != spec.name:
+        raise ValueError(f"the checkpoint in {source.name} is {method}, and {spec.name} is asked for")
+    for name, value in options.items():
+        if name in told and told[name] != value:
+            raise ValueError(f"the checkpoint in {source.name} has {name} {told[name]}, and the options say {value}")
+    return told
 
 
 def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_TRUST) -> None:

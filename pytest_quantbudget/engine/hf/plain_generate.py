@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_quantbudget.engine.base import Decoded, Ends
 from pytest_quantbudget.engine.hf import logits
-from pytest_quantbudget.engine.hf.speed import greedy
+from pytest_quantbudget.engine.hf.generation import greedy
 
 
 def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], ends: Ends, what: str) -> list[Decoded]:

@@ -12,6 +12,7 @@ from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine.base import check_positions
 from pytest_quantbudget.engine.hf import memory
+from pytest_quantbudget.engine.hf.generation import greedy
 from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_weights
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
@@ -117,7 +118,17 @@ def is_cuda(ids: torch.Tensor) -> bool:
 def positions(model: Any) -> int | None:
     """The longest sequence that the model was trained with, in tokens; None where its configuration does not say."""
     found = getattr(model.config, "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    if not isinstance(found, int):
+        return None
+    rotary = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None)
+    return max(found, _stretched(rotary, found)) if isinstance(rotary, dict) else found
+
+
+def _stretched(rotary: dict[str, Any], positions: int) -> int:
+    """The positions that YaRN stretches a model to (Peng et al. 2023, arXiv 2309.00071); 0 for other embeddings."""
+    original, factor = rotary.get("original_max_position_embeddings") or positions, rotary.get("factor")
+    yarn = rotary.get("rope_type", rotary.get("type")) == "yarn"
+    return int(original * factor) if yarn and isinstance(factor, int | float) and isinstance(original, int) else 0
 
 
 def random_prompts(model: Any, workload: Workload) -> torch.Tensor:
@@ -204,23 +215,3 @@ def _run(
         sum(max(a.reserved, b.reserved) for a, b in pairs),
         cache_bytes(getattr(said, "past_key_values", None), workload) if sampler is not None else None,
     )
-
-
-def end_tokens(model: Any) -> list[int]:
-    """The tokens that end what a model generates, of its generation config or its own."""
-    own = model.generation_config.eos_token_id
-    eos = own if own is not None else model.config.get_text_config().eos_token_id
-    return list(eos) if isinstance(eos, list | tuple) else [] if eos is None else [eos]
-
-
-def greedy(model: Any, max_new_tokens: int, **more: Any) -> Any:
-    """Greedy decoding, whatever sampling the model's own generation config prefers."""
-    from transformers import GenerationConfig
-
-    eos = end_tokens(model)
-    pad = model.generation_config.pad_token_id
-    pad = next(iter(eos), 0) if pad is None else pad
-    return GenerationConfig(
-        do_sample=False, num_beams=1, repetition_penalty=1.0, use_cache=True, max_new_tokens=max_new_tokens,
-        eos_token_id=eos or None, pad_token_id=pad, **more,
-    )  # fmt: skip

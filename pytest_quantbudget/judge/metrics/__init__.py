@@ -12,7 +12,7 @@ from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAg
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
 from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
-from pytest_quantbudget.judge.metrics.memory import Vram, Weights
+from pytest_quantbudget.judge.metrics.memory import Disk, Vram, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 METRICS: list[Metric] = [
     Vram(),
     Weights(),
+    Disk(),
     TokensPerS(),
     Ttft(),
     LoadSeconds(),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.budget import Basis
@@ -11,12 +10,14 @@ from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task
 from pytest_quantbudget.judge import intervals, sequential
-from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric
+from pytest_quantbudget.judge.intervals import Interval
+from pytest_quantbudget.judge.metrics.base import Case, Column, Extremes, Figure, Metric
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.answers import TaskResult
 
 SHARE = number(0, 100, closed="high")
+CERTAIN = 0.95  # that a baseline is better than chance
 
 
 def answers(case: Case, task: Task) -> TaskResult:
@@ -72,21 +73,39 @@ class Accuracy(Metric):
         remark = f"{n:,} of {after.total:,} questions asked: {after.stopped or 'they were not finished'}"
         common: dict[str, Any] = {"n": n, "of": "questions", "remark": remark if n < after.total else ""}
         level = sequential.confidence(after, case.confidence)
+        before = _same_questions(case, task, theirs, after) if theirs is not None else ()
+        clusters = sequential.clusters_of(after)
+
+        def more(times: float) -> Interval:
+            asked = round(n * times)
+            wider = sequential.confidence_at(asked, task.start, asked, case.confidence)
+            return sequential.bounds(kind.relation, before, after.correct, wider, clusters, times)
+
+        bounds = sequential.bounds(kind.relation, before, after.correct, level, clusters)
+        common |= {"bounds": bounds, "confidence": level, "more": more}
+        if theirs is not None and (guessing := _at_chance(theirs, before)):
+            common["remark"] = "; ".join(filter(None, [f"{case.baseline} {guessing}", common["remark"]]))
         if theirs is None:
             words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} truncated, {after.absent} absent"
-            bounds = sequential.bounds("", (), after.correct, level)
-            return Figure(after.accuracy, words, bounds, level, **common)
-        before = _same_questions(case, task, theirs, after)
-        paired = intervals.pair(before, after.correct)
+            return Figure(after.accuracy, words, **common)
+        paired = sequential.paired_of(kind.relation, before, after.correct, level, clusters)
         return Figure(
             paired.drop if kind.relation == "drop" else paired.flips,
             f"b {paired.b}, c {paired.c} of {n:,}",
-            sequential.bounds(kind.relation, before, after.correct, level),
-            level,
             paired=paired,
-            most=100 * sum(before) / n if kind.relation == "drop" else math.inf,
+            most=100 * sum(before) / n,
             **common,
         )
+
+    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
+        """All right and all wrong; of a comparison nothing flipped, and everything lost."""
+        task, n = basis.tasks[kind.task], totals.get(kind.task)
+        if n is None:
+            return None
+        level = sequential.confidence_at(n, task.start, n, confidence)
+        right, wrong = (True,) * n, (False,) * n
+        best, worst = (sequential.bounds(kind.relation, right, after, level) for after in (right, wrong))
+        return Extremes(best, worst, n, "questions")
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """Score and drop of each task."""
@@ -98,6 +117,15 @@ class Accuracy(Metric):
         return found
 
 
+def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
+    """Words for a baseline that does no better than guessing; nothing where it does, or where chance is not known."""
+    low = intervals.proportion_interval(sum(correct), len(correct), CERTAIN).low
+    if result.chance is None or low > result.chance:
+        return ""
+    share = 100 * sum(correct) / len(correct)
+    return f"answers {share:.1f} % right, and guessing {result.chance:.1f} %: there is nothing to lose"
+
+
 def _same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:
     """The baseline's outcomes on the questions that the method was asked: all, or of a growing task the first."""
     if before.metric != after.metric:
@@ -106,4 +134,8 @@ def _same_questions(case: Case, task: Task, before: TaskResult, after: TaskResul
     n = len(after.answers) if task.start is not None else len(before.answers)
     if [a.question for a in before.answers[:n]] != [a.question for a in after.answers]:
         raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were asked different questions")
+    if any(
+        x.prompt != y.prompt for x, y in zip(before.answers[:n], after.answers, strict=True) if x.prompt and y.prompt
+    ):
+        raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were asked in other words")
     return before.correct[:n]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,16 @@ from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task, Text
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
-from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+from pytest_quantbudget.judge.metrics.base import (
+    Case,
+    Column,
+    Extremes,
+    Figure,
+    Metric,
+    bounded,
+    column,
+    exponential_mean,
+)
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.answers import Agreement
@@ -75,13 +85,24 @@ class TokenAgreement(_OnAnswers):
         ),
     )
 
+    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
+        """All tokens agree, and none: then each answer counts as one observation."""
+        found = [totals.get(task.name) for task in _tasks(basis)]
+        n = sum(total for total in found if total is not None)
+        if None in found or not n:
+            return None
+        starts = [(task.start, totals[task.name]) for task in _tasks(basis)]
+        level = max(sequential.confidence_at(total, start, total, confidence) for start, total in starts)
+        best, worst = (intervals.proportion_interval(hits, n, level) for hits in (n, 0))
+        return Extremes(best, worst, n, "answers")
+
     def over(self, case: Case, agreements: Sequence[Agreement], sizes: Sequence[int], common: Any) -> Figure:
         """The share, with bounds for tokens that come in answers."""
         agreed, tokens = sum(a.agreed for a in agreements), sum(a.tokens for a in agreements)
         hits = [hit for a in agreements for hit in a.each_agreed]
-        bounds = intervals.clustered_proportion(hits, sizes, common["confidence"]) if sizes else None
         words = f"{agreed:,} of {tokens:,} tokens of {case.baseline}'s answers"
-        return Figure(100 * agreed / tokens, words, bounds, **common)
+        more = functools.partial(intervals.clustered_proportion, hits, sizes, common["confidence"])
+        return Figure(100 * agreed / tokens, words, **bounded(more, sizes), **common)
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The share."""
@@ -111,9 +132,9 @@ class AnswerPerplexity(_OnAnswers):
         tokens = sum(a.tokens for a in agreements)
         lost = sum(a.baseline_logprob - a.logprob for a in agreements)
         losses = [loss for a in agreements for loss in a.each_lost]
-        bounds = exponential(intervals.clustered_mean(losses, sizes, common["confidence"])) if sizes else None
         words = f"{tokens:,} tokens of {case.baseline}'s answers"
-        return Figure(math.exp(min(lost / tokens, 700.0)), words, bounds, **common)
+        more = functools.partial(exponential_mean, losses, sizes, common["confidence"])
+        return Figure(math.exp(min(lost / tokens, 700.0)), words, **bounded(more, sizes), **common)
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The ratio."""

@@ -11,6 +11,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.core.request import LOAD, Part, Task, Text
 from pytest_quantbudget.core.verdict import Verdict
+from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.intervals import Interval, Paired
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Figure:
 
     Each of the `bounds` holds with `confidence`; None where there is one observation, or where the figure varies with
     nothing that was observed. They rest on `n` observations of the kind `of`. `remark` says what else is worth knowing.
-    The figure cannot exceed `most`, whatever the method does.
+    The figure cannot exceed `most`, whatever the method loses. `more` gives the bounds of so many times as many
+    observations of the same values, where that can be computed.
     """
 
     value: float
@@ -41,6 +43,22 @@ class Figure:
     paired: Paired | None = None
     remark: str = ""
     most: float = math.inf
+    more: Callable[[float], Interval] | None = None
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The bounds of the best and the worst outcome of `n` observations of the kind `of`.
+
+    The best is that of a method that changes nothing, or gets everything right. Where they are infinite, `enough`
+    observations would bound something.
+    """
+
+    best: Interval
+    worst: Interval
+    n: int
+    of: str
+    enough: int = 0
 
 
 class Unmeasured(Exception):
@@ -167,6 +185,13 @@ class Metric:
         """The repeats whose spread is the margin of a factor; none where a run has only one value."""
         return ()
 
+    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
+        """The bounds that the best and the worst outcome would have; None where every bound is possible.
+
+        `totals` says how many questions of a task are asked at most, where that is known.
+        """
+        return None
+
     def verdict(self, limit: Limit, name: str, case: Case) -> Verdict | None:
         """The verdict on a limit whose value is no number; None for all others. Raises Unmeasured."""
         return None
@@ -191,8 +216,14 @@ def check_devices(case: Case) -> None:
         raise case.unmeasured(LOAD, f"measured on {own.name}, and {case.baseline} on {other.name}")
 
 
-def exponential(bounds: Interval) -> Interval:
-    """Bounds of the exponential of a mean."""
+def bounded(more: Callable[[float], Interval], sizes: Sequence[int]) -> dict[str, Any]:
+    """A figure's bounds, and those of more observations; none where the single clusters were not recorded."""
+    return {"bounds": more(1.0), "more": more} if sizes else {}
+
+
+def exponential_mean(sums: Sequence[float], sizes: Sequence[int], confidence: float, times: float = 1.0) -> Interval:
+    """Bounds of the exponential of a mean over clusters; see `intervals.clustered_mean`."""
+    bounds = intervals.clustered_mean(sums, sizes, confidence, times)
     return Interval(math.exp(bounds.low), math.exp(min(bounds.high, 700.0)) if bounds.high < math.inf else math.inf)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import DivergenceOf, Part, Task, Text
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
-from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.answers import Divergence
@@ -75,9 +76,9 @@ class KlDivergence(_OnLogits):
         tokens = sum(d.tokens for d in divergences)
         mean = sum(d.mean_kl * d.tokens for d in divergences) / tokens
         sums = [kl for d in divergences for kl in d.each_kl]
-        bounds = intervals.clustered_mean(sums, sizes, case.confidence) if sizes else None
+        more = functools.partial(intervals.clustered_mean, sums, sizes, case.confidence)
         words = f"{tokens:,} tokens, at most {max(d.max_kl for d in divergences):.3g}"
-        return Figure(mean, words, bounds, n=len(sizes), of="answers")
+        return Figure(mean, words, **bounded(more, sizes), n=len(sizes), of="answers")
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The mean."""
@@ -105,6 +106,6 @@ class Top1Agreement(_OnLogits):
         """The share, with bounds for tokens that come in answers."""
         tokens = sum(d.tokens for d in divergences)
         hits = [same for d in divergences for same in d.each_same]
-        bounds = intervals.clustered_proportion(hits, sizes, case.confidence) if sizes else None
+        more = functools.partial(intervals.clustered_proportion, hits, sizes, case.confidence)
         share = 100 * sum(d.same_top for d in divergences) / tokens
-        return Figure(share, f"{tokens:,} tokens", bounds, n=len(sizes), of="answers")
+        return Figure(share, f"{tokens:,} tokens", **bounded(more, sizes), n=len(sizes), of="answers")

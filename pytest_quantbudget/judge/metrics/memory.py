@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import SIZE, number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import LOAD, WORKLOAD, Part
+from pytest_quantbudget.core.request import DUMMY, LOAD, WORKLOAD, Part
 from pytest_quantbudget.core.units import format_size
-from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
 
 if TYPE_CHECKING:
@@ -49,21 +47,14 @@ class Vram(_Size):
         return (basis.workload,)
 
     def absolute(self, case: Case) -> Figure:
-        """The peak; its bounds are the range of the repeats' peaks, which are counted and not sampled."""
+        """The peak over all runs, the warm-ups too. It is counted: other repeats would not make it less."""
         self.check_placement(case)
         speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
         if speed.peak_allocated is None:
             raise case.unmeasured(WORKLOAD, "no GPU was found: device memory has no peak here", "no-gpu")
-        bounds = Interval(min(speed.peaks), max(speed.peaks)) if speed.peaks else None
-        return Figure(
-            speed.peak_allocated, bounds=bounds, confidence=1.0, n=len(speed.peaks), of="repeats", remark=speed.shared
-        )
-
-    def bounded(self, case: Case, ratio: Figure, own: Figure, other: Figure) -> Figure:
-        """The ranges of both sides."""
-        if own.bounds is None or other.bounds is None:
-            return ratio
-        return replace(ratio, bounds=Interval(own.bounds.low / other.bounds.high, own.bounds.high / other.bounds.low))
+        low, high = min(speed.peaks, default=0), max(speed.peaks, default=0)
+        words = f"repeats' peaks {format_size(low)} to {format_size(high)}" if low < high else ""
+        return Figure(speed.peak_allocated, words, remark=speed.shared)
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:
         """The peak of a run."""
@@ -76,6 +67,23 @@ class Vram(_Size):
             column(self, "VRAM", "max_vram", format_size),
             column(self, "ratio", "max_vram_ratio", lambda value: f"{value:.2f}x"),
         )
+
+
+class Disk(_Size):
+    """The files that hold the weights: of the checkpoint, of the method's own quantization, or of the model; bytes."""
+
+    name = "disk"
+    margin = COUNTED
+    limits = (
+        LimitKind("max_disk", "max", "disk", "", "", SIZE, "The files that hold the weights."),
+        LimitKind("max_disk_ratio", "max", "disk", "ratio", "", number(0), "These files over the baseline's."),
+    )
+
+    def absolute(self, case: Case) -> Figure:
+        """The bytes, counted."""
+        if case.record.disk is None and case.record.subject.load_format == DUMMY:
+            raise case.unmeasured(LOAD, "dummy weights have no files", "not offered")
+        return Figure(case.need(case.record.disk, LOAD))
 
 
 class Weights(_Size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,8 +12,7 @@ from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import PERPLEXITY, Part, Task, Text
 from pytest_quantbudget.core.units import format_value
-from pytest_quantbudget.judge import intervals
-from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, column, exponential
+from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column, exponential_mean
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
@@ -57,8 +57,8 @@ class TextPerplexity(Metric):
         if ours is None or theirs is None or not ours.each_tokens or ours.each_tokens != theirs.each_tokens:
             return ratio
         lost = [x - y for x, y in zip(ours.each_nll, theirs.each_nll, strict=True)]
-        bounds = exponential(intervals.clustered_mean(lost, ours.each_tokens, case.confidence))
-        return replace(ratio, bounds=bounds, n=len(lost), of="windows")
+        more = functools.partial(exponential_mean, lost, ours.each_tokens, case.confidence)
+        return replace(ratio, **bounded(more, ours.each_tokens), n=len(lost), of="windows")
 
     def format(self, value: float) -> str:
         """`12.3`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ from pytest_quantbudget.core.fields import TIME, number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import LOAD, WORKLOAD, LoadTime, Part
 from pytest_quantbudget.core.units import format_time, format_value
-from pytest_quantbudget.judge import intervals
-from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Figure, Metric, column
+from pytest_quantbudget.judge import intervals, sample_size
+from pytest_quantbudget.judge.intervals import Interval
+from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Extremes, Figure, Metric, column
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement, Speed
@@ -70,6 +72,12 @@ class _Timed(Metric):
         bounds = intervals.ratio_interval(ours, theirs, case.confidence)
         remark = "; ".join(filter(None, [ratio.remark, _apart([speed for speed in speeds if speed is not None])]))
         return replace(ratio, bounds=bounds, n=min(len(ours), len(theirs)), of="repeats", remark=remark)
+
+    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
+        """Infinite bounds, where there are too few repeats for others."""
+        n, enough = basis.workload.repeats, sample_size.fewest_repeats(1 - confidence, paired=bool(kind.relation))
+        nothing = Interval(-math.inf, math.inf)
+        return Extremes(nothing, nothing, n, "repeats", enough) if n < enough else None
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:
         """The median of a run."""

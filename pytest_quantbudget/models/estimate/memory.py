@@ -81,7 +81,8 @@ def shape_of(subject: Subject) -> Architecture:
 
 def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     """The format that a subject's weights will have, and what was assumed about it."""
-    form = methods.spec(subject.method).storage(subject.options)
+    spec = methods.spec(subject.method)
+    form = spec.storage(spec.filled(subject.options))
     if form is None:
         raise ValueError(f"how {subject.method} stores weights is not known to the estimate")
     if subject.checkpoint is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models import tensors
 from pytest_quantbudget.models.estimate.formats import Format
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Spec:
     without it there is no estimate. `environ` is set, where unset, before the packages are imported.
     `checkpoint_format` is the `quant_method` of the checkpoints that the method loads. Only methods that need
     calibration have a `quantize`, and `packed`: the `quantization_config` that their checkpoints have with options.
+    `told` reads a checkpoint's `quantization_config`: the `method` that it is, and values by the names of options.
     """
 
     name: str
@@ -82,6 +84,11 @@ class Spec:
     checkpoint_format: str | None = None
     quantize: Quantize | None = None
     packed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    told: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, with defaults for those that are not given."""
+        return {**{field.name: field.default for field in self.options}, **options}
 
     def missing(self) -> str | None:
         """What has to be installed first, with the command, or None where all is there. Imports nothing."""
@@ -96,7 +103,10 @@ def placed(device: str) -> Any:
 
 
 def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, **settings: Any) -> nn.Module:
-    """What every method's loading comes down to: transformers, on a directory or on what is drawn in its place."""
+    """What every method's loading comes down to: transformers, on a directory or on what is drawn in its place.
+
+    Raises ValueError for a directory that does not hold every tensor of its model.
+    """
     from transformers import AutoModelForCausalLM
 
     from pytest_quantbudget.models.dummy import Dummy
@@ -104,7 +114,12 @@ def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, 
     device_map = placed(device)
     if isinstance(source, Dummy):
         return source.build(device_map, "cuda:0" if device == BALANCED else device, dtype, **settings)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map, **asked(trust), **settings)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, device_map=device_map, output_loading_info=True, **asked(trust), **settings
+    )
+    model: nn.Module = loaded[0]
+    tensors.check_loaded(source, model, loaded[1], trust)
+    return model
 
 
 def asked(trust: Trust) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.fields import Field, one_of, whole
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models import checkpoint, tensors
 from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.estimate.formats import Format
-from pytest_quantbudget.models.methods import from_source
+from pytest_quantbudget.models.methods import BALANCED, from_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,17 +76,51 @@ class Packed(Format):
 
 
 def load(
-    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST, **settings: object
+    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST, **settings: Any
 ) -> nn.Module:
     """A packed checkpoint in float16, the type of the 4-bit kernels, of which transformers has gptqmodel choose one.
 
-    Raises ValueError for dummy weights whose group size would make a checkpoint fail in use.
+    Where transformers cannot read it, gptqmodel does. Raises ValueError for dummy weights whose group size would make a
+    checkpoint fail in use, and for a directory that does not hold every tensor of its model.
     """
     import torch
+
+    if isinstance(source, Path) and only_its_own(source):
+        return _load_own(source, device, trust, **settings)
 
     if isinstance(source, Dummy):
         check_group_size(source.config, source.config["quantization_config"].get("group_size", -1))
     return from_source(source, device, trust, dtype=torch.float16, **settings)
+
+
+def only_its_own(source: Path | Dummy) -> bool:
+    """Whether only gptqmodel reads a checkpoint: transformers packs all layers alike, whatever `dynamic` says.
+
+    It would fill a layer that is not packed, and an output layer that is, with uninitialized memory.
+    """
+    if isinstance(source, Dummy):
+        return False
+    told = checkpoint.quantization(source)
+    return bool(told.get("dynamic") or told.get("lm_head")) or checkpoint.is_old_form(source)
+
+
+def _load_own(source: Path, device: str, trust: Trust, **settings: Any) -> nn.Module:
+    """The model as gptqmodel's own loader reads it."""
+    import torch
+    from gptqmodel import GPTQModel
+
+    check_source(source, trust)
+    where: dict[str, Any] = {"device_map": "auto"} if device == BALANCED else {"device": device}
+    code = trust.remote_code
+    model: Any = GPTQModel.load(str(source), **where, dtype=torch.float16, trust_remote_code=code, **settings).model
+    tensors.check_names(source, model, trust)
+    return model  # type: ignore[no-any-return]
+
+
+def told(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the `quantization_config` of a checkpoint says: the method with its bits, and the group size."""
+    bits = config.get("bits", 4)
+    return {"method": f"{name}-int{bits}", "bits": bits, "group_size": config.get("group_size", -1)}
 
 
 def packed(options: Mapping[str, Any], method: str, layout: str, **more: object) -> dict[str, Any]:

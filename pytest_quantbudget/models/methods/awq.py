@@ -30,11 +30,15 @@ def quantize(
 
 def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
     """A packed checkpoint. On a CPU the kernel is gptqmodel's in torch, which has to be named."""
-    settings = {}
-    if device == "cpu":
+    settings: dict[str, Any] = {}
+    if device == "cpu" and not _gptqmodel.only_its_own(source):
         from transformers import AwqConfig
 
         settings["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
+    elif device == "cpu":
+        from gptqmodel import BACKEND
+
+        settings["backend"] = BACKEND.AWQ_TORCH
     return _gptqmodel.load(source, options, device, trust, **settings)
 
 
@@ -42,6 +46,13 @@ def packed(options: Mapping[str, Any]) -> dict[str, Any]:
     """How a checkpoint that `quantize` makes describes itself."""
     zero = options["zero_point"]
     return _gptqmodel.packed(options, "awq", "gemm", version="gemm", zero_point=zero, sym=not zero, desc_act=False)
+
+
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's `quantization_config` says; autoawq's own files have other names for the same."""
+    named = {"bits": config.get("w_bit"), "group_size": config.get("q_group_size")}
+    known = {**{name: value for name, value in named.items() if value is not None}, **config}
+    return {**_gptqmodel.told(known, "awq"), "zero_point": bool(config.get("zero_point", True))}
 
 
 SPECS = {
@@ -61,5 +72,6 @@ SPECS = {
         checkpoint_format="awq",
         quantize=quantize,
         packed=packed,
+        told=told,
     )
 }

@@ -54,9 +54,21 @@ def load_nf4(source: Path | Dummy, options: Mapping[str, Any], device: str, trus
 
 
 def _load(source: Path | Dummy, config: object, dtype: object, device: str, trust: Trust) -> nn.Module:
-    ready = isinstance(source, Path) and checkpoint.format_of(source) is not None
+    ready = isinstance(source, Path) and bool(checkpoint.quantization(source))
     settings = {} if ready else {"quantization_config": config}
     return from_source(source, device, trust, dtype=dtype, **settings)
+
+
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's `quantization_config` says: LLM.int8(), NF4 or FP4, and the options."""
+    if config.get("load_in_8bit"):
+        return {"method": "int8", "outlier_threshold": float(config.get("llm_int8_threshold", 6.0))}
+    dtype = str(config.get("bnb_4bit_compute_dtype", "float32")).removeprefix("torch.")
+    return {
+        "method": str(config.get("bnb_4bit_quant_type", "fp4")),
+        "double_quant": bool(config.get("bnb_4bit_use_double_quant", False)),
+        "compute_dtype": dtype,
+    }
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ SPECS = {
         extra="bitsandbytes",
         storage=lambda options: Int8(WIDTHS["float16"]),
         checkpoint_format="bitsandbytes",
+        told=told,
     ),
     "nf4": Spec(
         "nf4",
@@ -142,5 +155,6 @@ SPECS = {
         extra="bitsandbytes",
         storage=lambda options: Nf4(WIDTHS[options["compute_dtype"]], options["double_quant"]),
         checkpoint_format="bitsandbytes",
+        told=told,
     ),
 }

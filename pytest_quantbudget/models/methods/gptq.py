@@ -27,6 +27,11 @@ def packed(options: Mapping[str, Any]) -> dict[str, Any]:
     return _gptqmodel.packed(options, "gptq", "gptq", desc_act=options["act_order"], sym=True)
 
 
+def told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's `quantization_config` says."""
+    return {**_gptqmodel.told(config, "gptq"), "act_order": bool(config.get("desc_act", False))}
+
+
 SPECS = {
     "gptq-int4": Spec(
         "gptq-int4",
@@ -44,5 +49,6 @@ SPECS = {
         checkpoint_format="gptq",
         quantize=quantize,
         packed=packed,
+        told=told,
     )
 }
