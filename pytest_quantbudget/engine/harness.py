@@ -11,6 +11,7 @@ import math
 import random
 import re
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from jinja2.sandbox import SandboxedEnvironment
 from pytest_quantbudget.core import problems
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.request import NO_TRUST, Task, Trust
-from pytest_quantbudget.engine.base import Engine, NotFinite
+from pytest_quantbudget.engine import out_of_memory
+from pytest_quantbudget.engine.base import Engine, NotFinite, NotOffered
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.tasks import harness_file
 from pytest_quantbudget.tasks.prompts import uses_chat_template
@@ -97,8 +99,16 @@ def _evaluate(
         model.check_logits(task.phase)
         return evaluated
 
+    def told() -> Mapping[str, Any]:
+        try:
+            return evaluate()
+        except (NotFinite, NotOffered, ModuleNotFoundError):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a task's template or filter raises
+            raise _withheld(task, error) from None
+
     while True:
-        evaluated = batching.attempt(evaluate, lambda: batching.size)
+        evaluated = batching.attempt(told, lambda: batching.size)
         if evaluated is not None:
             return evaluated
 
@@ -138,7 +148,7 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
     except Exception as error:
         of_data = isinstance(error, OSError) and "module script" not in str(error)  # of the library `evaluate`
         if not of_data and "find cache for" not in str(error):
-            raise
+            raise _withheld(task, error) from None
         named = f" {', '.join(described.datasets)}" if described.datasets else ""
         raise ValueError(f"the data set{named} of {name} cannot be had: {_first_line(error)}") from error
     for each in tasks.values():
@@ -147,6 +157,18 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
         if task.shots and each.get_config("num_fewshot") == 0:
             raise ValueError(f"{each.task_name} takes no worked examples (`num_fewshot: 0`), and shots asks for some")
     return tasks
+
+
+def _withheld(task: Task, error: Exception) -> Exception:
+    """An error without what a template or a filter made of the data, which its words may quote.
+
+    Of a lack of memory, and of the library's own tasks, it is the error itself.
+    """
+    if not task.is_harness_file or out_of_memory.is_out_of_memory(error):
+        return error
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__} in {Path(where.filename).name}, {where.name}"
+    return ValueError(f"{Path(str(task.harness)).name}: {what}; its words are withheld, for they may quote the data")
 
 
 def _first_line(error: Exception) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,20 @@ from pytest_quantbudget.core.problems import Marked, Problem
 
 MAX_BYTES = 2_000_000
 LOCAL = ("json", "csv", "text", "parquet", "arrow")  # loaders of `datasets` that read plain local files
-# Loaders of `datasets` that unpickle, connect to databases, or look for files by themselves.
+# What `dataset_kwargs` may say: which files, and how a local loader reads them; never where it looks or writes.
+LOCAL_KEYS = (
+    *("data_files", "field", "delimiter", "sep", "column_names", "names", "columns", "encoding", "quotechar"),
+    *("skiprows", "keep_linebreaks", "sample_by", "split", "trust_remote_code"),
+)
+HUB_KEYS = ("data_files", "data_dir", "name", "revision", "split", "streaming", "trust_remote_code")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILE = re.compile(r"(hf://datasets/)?[\w@][\w@ .-]*(/[\w@][\w@ .-]*)*")
+# Loaders of `datasets` that bring code or reach elsewhere, in releases that are not installed here.
 OTHER_LOADERS = ("pandas", "sql", "spark", "iceberg", "webdataset", "generator", "cache", "eval", "harbor", "lance")
+# Keys that name data, and what keeps them from being looked at: they have to stand at the top of a file.
+OF_DATA = ("dataset_path", "dataset_kwargs", "data_files", "data_dir")
+Entry = tuple[Path, int, yaml.Node]
+MERGE = "tag:yaml.org,2002:merge"
 FindFile = Callable[[Marked, str], Path | None]
 
 
@@ -53,7 +66,8 @@ def described(path: Path, find: FindFile | None = None) -> Described:
     read; what is no YAML is one of the problems.
     """
     found = Described()
-    _Reader(path, find or _found, found).file(path, ())
+    reader = _Reader(path, find or _found, found)
+    reader.data_set(reader.file(path, ()))
     return found
 
 
@@ -68,66 +82,109 @@ class _Reader:
         spec = importlib.util.find_spec("lm_eval")
         self.library = Path(spec.origin).resolve().parent if spec and spec.origin else None
 
-    def file(self, path: Path, above: tuple[Path, ...]) -> None:
-        own = self.library is None or not path.is_relative_to(self.library)
+    def file(self, path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
+        """Read a file and those that it includes; the entries that hold in the end, by their keys."""
+        own = self.is_own(path)
         if own:
             self.found.files[path] = None
         try:
             root = yaml.compose(files.read(path, MAX_BYTES).decode("utf-8"), Loader=yaml.SafeLoader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             self.problem(path, 0, f"is not a task file: {' '.join(str(error).split())[:200]}")
-            return
+            return {}
         if not isinstance(root, yaml.MappingNode):
             self.problem(path, 0, "is not a task file: it needs keys such as `task` and `dataset_path`")
-            return
-        keys = {key.value for key, _ in root.value}
-        if own and not above and ("group" in keys or not keys & {"task", "include"}):
+            return {}
+        mine = {key: (path, line, value) for line, key, value in _entries(root)}
+        if own and not above and not _is_single(mine):
             self.problem(path, 0, "declares no single `task`; name the tasks of a group one by one")
-        local = any(key == "dataset_path" and value.value in LOCAL for _, key, value in _pairs(root))
+        entries: dict[str, Entry] = {}
+        if "include" in mine:
+            _, line, value = mine["include"]
+            # As the library merges them: of several, the first holds, and the file itself before all.
+            for each in reversed(_texts(value)):
+                entries |= self.include(path, line, each, (*above, path))
+        if own:
+            self.own(path, root)
+        return entries | mine
+
+    def is_own(self, path: Path) -> bool:
+        """Whether a file does not come with the library."""
+        return self.library is None or not path.is_relative_to(self.library)
+
+    def own(self, path: Path, root: yaml.MappingNode) -> None:
+        """What is looked at wherever it stands in a file that does not come with the library."""
+        top = {id(value) for _, key, value in _entries(root) if key in ("dataset_path", "dataset_kwargs")}
+        inside = {id(node) for value in _values(root, "dataset_kwargs") for node in _nodes(value)}
         for line, key, value in _pairs(root):
-            if key == "include":
-                for each in _texts(value):
-                    self.include(path, line, each, (*above, path))
-            elif key == "dataset_path" and isinstance(value, yaml.ScalarNode):
-                self.dataset(path, line, value.value)
-            elif not own:
-                continue
-            elif key == "data_files" and local:
-                for each in _texts(value):
-                    self.data(path, line, each)
+            if key in OF_DATA and id(value) not in top and id(value) not in inside:
+                self.problem(path, line, f"{key} has to stand at the top of a task file")
+            elif key == "use_prompt":
+                self.problem(path, line, "use_prompt reads templates from elsewhere; write them into `doc_to_text`")
             elif key == "metric" and isinstance(value, yaml.ScalarNode):
                 self.found.metrics.append((f"{path.name}:{line}", value.value))
             elif key in ("trust_remote_code", "hf_evaluate", "unsafe_code") and not _is_false(value):
                 self.found.code.append(f"{path.name}:{line}: `{key}: {value.value}`")
-        for node in _nodes(root) if own else ():
+        for node in _nodes(root):
             if node.tag.startswith("!") or node.tag.startswith("tag:yaml.org,2002:python/"):
                 self.code(path, node)
 
-    def include(self, path: Path, line: int, name: str, above: tuple[Path, ...]) -> None:
+    def data_set(self, entries: Mapping[str, Entry]) -> None:
+        """What is loaded, once all includes are merged."""
+        named, more = entries.get("dataset_path"), entries.get("dataset_kwargs")
+        loader = named[2].value if named and isinstance(named[2], yaml.ScalarNode) else ""
+        if named is not None:
+            path, line, _ = named
+            self.found.datasets.append(str(loader))
+            if self.is_own(path):
+                self.loader(path, line, str(loader))
+        # A file of the library may be trusted, but not with the path that another one gives it.
+        if more is None or not any(self.is_own(entry[0]) for entry in (named, more) if entry):
+            return
+        path, line, node = more
+        if not isinstance(node, yaml.MappingNode):
+            self.problem(path, line, "dataset_kwargs takes keys, such as `data_files`")
+            return
+        local = loader in LOCAL
+        known = LOCAL_KEYS if local else HUB_KEYS
+        for at, key, value in _entries(node):
+            if key not in known:
+                self.problem(path, at, f"dataset_kwargs: {key!r} is not one of {', '.join(known)}")
+            elif key in ("data_files", "data_dir"):
+                for each in _texts(value):
+                    (self.data if local else self.hub_file)(path, at, each)
+
+    def include(self, path: Path, line: int, name: str, above: tuple[Path, ...]) -> dict[str, Entry]:
         inside = self.library is not None and (path.parent / name).resolve().is_relative_to(self.library)
         included = (path.parent / name).resolve() if inside else self.named(path, line, "include", name)
         if included in above:
             self.problem(path, line, f"includes {name!r}, which includes it")
         elif included is not None:
-            self.file(included, above)
+            return self.file(included, above)
+        return {}
 
     def data(self, path: Path, line: int, name: str) -> None:
-        if "://" in name:
-            return
-        if any(sign in name for sign in "*?["):
+        if ":" in name:
+            self.problem(path, line, f"data_files: {name!r} is a URL; name a file of the repository")
+        elif any(sign in name for sign in "*?["):
             self.problem(path, line, f"data_files: {name!r} is a pattern; name each file")
-            return
-        found = self.named(self.main, line, "data_files", name)
-        if found is not None:
-            self.found.files[found] = None
+        else:
+            found = self.named(self.main, line, "data_files", name)
+            if found is not None:
+                self.found.files[found] = None
 
-    def dataset(self, path: Path, line: int, name: str) -> None:
-        self.found.datasets.append(name)
+    def hub_file(self, path: Path, line: int, name: str) -> None:
+        if not HUB_FILE.fullmatch(name):
+            self.problem(path, line, f"data_files: {name!r} is no file of a data set on the hub")
+
+    def loader(self, path: Path, line: int, name: str) -> None:
         here = path_from(self.main.parent, name)
-        if name in OTHER_LOADERS:
+        if name in {*OTHER_LOADERS, *_packaged()} - {*LOCAL}:
             self.problem(path, line, f"dataset_path: the loader {name!r} is not one of {', '.join(LOCAL)}")
         elif name not in LOCAL and (name.startswith((".", "/", "~")) or here.exists()):
             self.problem(path, line, f"dataset_path: {name!r} is a local path; name its files as `data_files` of json")
+        elif not HUB_ID.fullmatch(name):
+            self.problem(path, line, f"dataset_path: {name!r} is neither a data set of the hub nor a loader")
 
     def code(self, path: Path, node: yaml.Node) -> None:
         line = node.start_mark.line + 1
@@ -141,6 +198,36 @@ class _Reader:
 
     def problem(self, path: Path, line: int, message: str) -> None:
         self.found.problems.append(Problem(path, line, message))
+
+
+def _packaged() -> set[str]:
+    """The loaders that come with the installed `datasets`, found without importing it."""
+    spec = importlib.util.find_spec("datasets")
+    folder = Path(spec.origin).parent / "packaged_modules" if spec and spec.origin else None
+    return {path.name for path in folder.iterdir() if path.is_dir()} if folder and folder.is_dir() else set()
+
+
+def _is_single(entries: Mapping[str, Entry]) -> bool:
+    """Whether a file declares one task, or leaves that to a file that it includes."""
+    if "group" in entries or not entries.keys() & {"task", "include"}:
+        return False
+    return "task" not in entries or isinstance(entries["task"][2], yaml.ScalarNode)
+
+
+def _entries(node: yaml.MappingNode, above: tuple[yaml.Node, ...] = ()) -> Iterator[tuple[int, str, yaml.Node]]:
+    """Line, key and value of a mapping's entries, first those that merge keys (`<<`) bring in."""
+    merged = [value for key, value in node.value if key.tag == MERGE]
+    for value in merged:
+        for each in reversed(value.value) if isinstance(value, yaml.SequenceNode) else [value]:
+            if isinstance(each, yaml.MappingNode) and each not in (*above, node):
+                yield from _entries(each, (*above, node))
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+            yield key.start_mark.line + 1, key.value, value
+
+
+def _values(node: yaml.MappingNode, name: str) -> Iterator[yaml.Node]:
+    return (value for _, key, value in _entries(node) if key == name)
 
 
 def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_the_accuracy_is_the_one_that_the_library_tells(
     ]
 
 
+def test_no_message_quotes_the_data(loaded: Transformers, room: Path) -> None:
+    """Undefined attributes are named by what they were asked of, here the question itself."""
+    secret = json.loads((room / "words.jsonl").read_text().splitlines()[0])["question"]
+    (room / "words.yaml").write_text(WORDS.replace("{{question}}", "{{ ({}[question]).x }}"))
+    with pytest.raises(ValueError, match=r"words.yaml: UndefinedError in .*; its words are withheld") as caught:
+        run(loaded, of(room, "words.yaml"))
+    assert secret[:20] not in "".join(traceback.format_exception(caught.value))
+
+
 def test_answers_tell_what_was_said(loaded: Transformers, room: Path) -> None:
     said = run(loaded, of(room, "words.yaml", limit=6)).answers
     assert all(answer.text.endswith(f"#### {answer.strict}") for answer in said)
@@ -230,7 +240,7 @@ def without(text: str) -> Callable[[str], str]:
             with_("metric: brier_score", "metric: ./evil"),
             "the metric './evil' is none of the harness's own, and would be",
         ),
-        (with_("Question:", "{{ question.__class__.__mro__ }}"), "access to attribute '__class__' of 'str' object is"),
+        (with_("Question:", "{{ question.__class__.__mro__ }}"), "choices.yaml: SecurityError in sandbox.py"),
     ],
     ids=["function", "trust_remote_code", "hf_evaluate", "metric", "template"],
 )

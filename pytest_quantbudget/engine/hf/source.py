@@ -72,7 +72,8 @@ def _of_tensors(source: Path, made: Path, trust: Trust) -> Iterator[tuple[str, s
     for name in sorted(ours.keys() & theirs.keys()):
         here, there = ours[name].get_tensor(name), theirs[name].get_tensor(name)
         # In the checkpoint's type, which may be the smaller one.
-        if here.shape != there.shape or not torch.equal(here.to(there.dtype), there):
+        kept = there.is_floating_point()  # and not packed under the same name
+        if kept and (here.shape != there.shape or not torch.equal(here.to(there.dtype), there)):
             other.append(name)
     if other:
         yield TENSORS, f"{len(other):,} tensors that both hold differ ({tensors.few(other)})"
