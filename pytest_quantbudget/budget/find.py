@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytest_quantbudget.core.files import EVERYWHERE, Roots, named_folder, path_
 from pytest_quantbudget.core.problems import BudgetError, Problem
 
 SUFFIXES = (".yaml", ".yml")
+SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of a byte in a name that is not UTF-8
 
 
 @dataclass
@@ -22,7 +24,8 @@ class Budgets:
 
     `roots` are the folders that budgets may refer to; `named` adds those of the files that it finds. `load_format`
     replaces that of the files. Where measuring was done `elsewhere`, models and files need not be on this machine.
-    `texts` are the files' bytes as they were read.
+    `texts` are the files' bytes as they were read. `odd` are those that pytest cannot be given as arguments, by the
+    names that their tests' ids begin with.
     """
 
     roots: Roots = EVERYWHERE
@@ -30,6 +33,7 @@ class Budgets:
     elsewhere: bool = False
     loaded: dict[Path, Budget] = field(default_factory=dict)
     texts: dict[Path, bytes] = field(default_factory=dict)
+    odd: dict[str, Path] = field(default_factory=dict)
 
     def named(self, name: str, base: Path) -> list[Path]:
         """The files that the command line or the ini file names, whose folder they may refer to. Raises BudgetError."""
@@ -40,6 +44,8 @@ class Budgets:
         """The budget in a file, read once. Raises BudgetError."""
         if path not in self.loaded:
             path = path.resolve()
+            if SURROGATE.search(str(path)):
+                raise BudgetError(Problem(path, 0, f"its path is not UTF-8 ({escaped(str(path))}); rename it"))
         if path not in self.loaded:
             self.loaded[path] = load_budget(path, self.roots, self.load_format, elsewhere=self.elsewhere)
             self.texts[path] = files.read(path, MAX_BYTES)
@@ -58,6 +64,17 @@ class Budgets:
             if parts[1] not in limits:
                 near = problems.nearest(parts[1], limits)
                 raise BudgetError(Problem(path, 0, f"{parts[0]} has no limit {parts[1]!r}{near}"))
+
+
+def is_odd(path: str) -> bool:
+    """Whether pytest would take a part of a path for something else, or show it as it is where it must not be."""
+    return "[" in path or escaped(path) != path
+
+
+def escaped(path: str) -> str:
+    """A path as it is shown in tests' ids: without `::`, control characters, and what steers a CI runner."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in path)
+    return plain.replace("::", ":\\x3a").replace("##", "#\\x23")
 
 
 def find_budgets(name: str, base: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pytest_quantbudget.budget import keys, limits
 from pytest_quantbudget.budget.paths import Paths
@@ -21,8 +22,9 @@ from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Probl
 from pytest_quantbudget.core.request import DUMMY, Subject, Text, Workload
 from pytest_quantbudget.judge import metrics, resolution
 from pytest_quantbudget.models import methods
+from pytest_quantbudget.models.calibration import calibration_texts
 from pytest_quantbudget.models.config import find_config
-from pytest_quantbudget.tasks import questions
+from pytest_quantbudget.tasks import questions, texts
 
 REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
@@ -139,7 +141,7 @@ class _BudgetReader:
             method=name,
             checkpoint=self.checkpoint(name, node),
             options=given,
-            calibration=self.calibration(name, node),
+            calibration=self.calibration(name, node, given),
             gpus=gpus,
             load_format=self.load_format,
             same_as_source=self.same_as_source(node, values["same_as_source"]),
@@ -163,14 +165,23 @@ class _BudgetReader:
             return None
         return self.paths.model(node, "checkpoint")
 
-    def calibration(self, name: str, node: Marked) -> str | None:
-        """The file of calibration texts, for a method that quantizes the model itself."""
+    def calibration(self, name: str, node: Marked, options: Mapping[str, Any]) -> str | None:
+        """The file of calibration texts, for a method that quantizes the model itself; it must hold enough of them."""
         if methods.spec(name).quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
             return None
         if "calibration" not in self.root.entries:
             why = f"{name} has no `checkpoint`, and the file has no `calibration` texts to quantize it with"
             self.problems.add(node, why)
             return None
+        path = Path(self.calibration_file)
+        if path.is_file():
+            entry = self.root.entries["calibration"]
+            try:
+                calibration_texts(path, options["texts"], options["seed"])
+            except BudgetError as error:
+                self.problems.extend([each for each in error.problems if each not in self.problems.found])
+            except ValueError as error:
+                self.problems.add(entry, f"calibration: {error}")
         return self.calibration_file
 
     @cached_property
@@ -213,6 +224,12 @@ class _BudgetReader:
             self.problems.add(node, "perplexity needs a text `file`")
         if values["stride"] > values["window"]:
             self.problems.add(node, f"stride {values['stride']} skips text: the window is {values['window']}")
+        if path is not None and path.is_file():
+            try:
+                if not texts.read_text(path).strip():
+                    self.problems.add(node.entries["file"], f"file: {path.name} holds no text")
+            except (OSError, ValueError) as error:
+                self.problems.add(node.entries["file"], f"file: {error}")
         return Text(str(path), values["window"], values["stride"])
 
     def check_limit(self, limit: Limit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:

@@ -141,7 +141,8 @@ class Measurement:
     `placement` says which parts of the model lie on which device. `offloaded` says in words which of them were left
     outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored. `made_with` are
     the options that a ready checkpoint says it was made with. `unread` names tensors in the files that the model does
-    not use. `disk` are the bytes of the files that hold the weights.
+    not use. `disk` are the bytes of the files that hold the weights. `took_s` is how long quantizing, loading and
+    measuring took together, in this run.
     """
 
     holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
@@ -170,6 +171,7 @@ class Measurement:
     made_with: dict[str, Any] | None = None
     unread: tuple[str, ...] = ()
     disk: int | None = None
+    took_s: float | None = None
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

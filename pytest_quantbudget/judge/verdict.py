@@ -12,7 +12,7 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit, LimitKind, Target
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import DUMMY, Subject
-from pytest_quantbudget.core.units import format_apart, format_value
+from pytest_quantbudget.core.units import format_apart, format_time, format_value
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
 from pytest_quantbudget.judge import sample_size
 from pytest_quantbudget.judge.metrics import figure, metric_of
@@ -58,6 +58,11 @@ def judge(
         message = f"{name} not measured: {whose}{missing.failure.message}"
         wanting = kind in ("no-gpu", "skip")
         return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
+    if own.took_s is not None and own.took_s > method.timeout_s:
+        # Another budget of the run, with which the measurement is shared, has given it more time.
+        limit_s, took = format_time(method.timeout_s), format_time(own.took_s)
+        why = f"not measured within the timeout of {limit_s} of {budget.path.name}: it took {took}"
+        return Verdict(FAILED, f"{name} {why}", **_said(target))
     if target is None or target.value is None:
         unit = limit.targets[0].unit or limit.kind.unit_of(found.value)
         value = f"measured {_shown(found.value, limit, unit)}{_bounds(found, limit, unit)}{_bracketed(found)}"

@@ -171,7 +171,9 @@ class Bench:
                 if baseline is not None:
                     references = self._provide(rest, drafts, references, baseline, gathered)
                 with self.devices(subject.gpus):
+                    began = time.monotonic()
                     self._run(rest, keys, spec, gathered, drafts=drafts, references=references)
+                    gathered.parts.append(Measurement(subject, took_s=time.monotonic() - began))
         except Timeout:
             gathered.fail(LOAD, f"not begun: {USED_UP}")
 

@@ -46,6 +46,14 @@ def _budget_file(path: Path, parent: pytest.Collector) -> BudgetFile | None:
     return node
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Add the tests of budgets whose paths pytest cannot be given: `[` and `::` mean something else there."""
+    for name, path in config.stash[SESSION].budgets.odd.items():
+        node: BudgetFile = BudgetFile.from_parent(session, path=path, nodeid=name)
+        items += session.genitems(node)
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Plan what the selected tests need, all of them before the first is measured."""
     if session.config.option.collectonly:

@@ -40,7 +40,7 @@ def _names_budgets(config: pytest.Config) -> bool:
         return True
     if config.args_source is not pytest.Config.ArgsSource.ARGS and config.getini("quant_budget"):
         return True
-    files = {argument.split("::")[0] for argument in config.args}
+    files = {name for argument in config.args for name in (argument, argument.split("::")[0])}
     return any(file.endswith(SUFFIXES) and (config.invocation_params.dir / file).is_file() for file in files)
 
 

@@ -79,7 +79,7 @@ class Session:
 
     def _path(self, file: str) -> Path:
         if file not in self._paths:
-            self._paths[file] = (self.root / file).resolve()
+            self._paths[file] = self.budgets.odd[file] if file in self.budgets.odd else (self.root / file).resolve()
         return self._paths[file]
 
     def record(self, id_: str, verdict: Verdict) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantbudget.budget.find import SUFFIXES, Budgets
+from pytest_quantbudget.budget.find import SUFFIXES, Budgets, escaped, is_odd
 from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
@@ -99,12 +101,20 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
     paths = [path for name in config.option.quant_budget for path in budgets.named(name, base)]
     if not paths and not given:
         paths = [path for name in config.getini("quant_budget") for path in budgets.named(str(name), base)]
-        config.args = config.args + [str(path) for path in paths]
+        config.args = config.args + _known_to_pytest(config, budgets, paths)
     elif paths:
-        config.args = (config.args if given else []) + [str(path) for path in paths]
+        config.args = (config.args if given else []) + _known_to_pytest(config, budgets, paths)
     for path in paths:
         budgets.load(path)
-    for argument in config.args:
+    for argument in list(config.args):
+        if is_odd(argument) and argument.endswith(SUFFIXES) and (base / argument).is_file():
+            # Workers get the options, and not an argument that pytest cannot read.
+            config.args.remove(argument)
+            config.option.quant_budget.append(argument)
+            for path in budgets.named(argument, base):
+                budgets.odd[_id(config, path)] = path
+                budgets.load(path)
+            continue
         file = argument.split("::")[0]
         path = base / file
         if path in budgets.loaded and file == argument:
@@ -113,6 +123,16 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
             if path.resolve() not in budgets.loaded:
                 budgets.named(file, base)
             budgets.check_id(str(base / argument))
+
+
+def _known_to_pytest(config: pytest.Config, budgets: Budgets, paths: Sequence[Path]) -> list[str]:
+    """The paths that pytest can be given as arguments; the others are noted as odd."""
+    budgets.odd.update({_id(config, path): path for path in paths if is_odd(str(path))})
+    return [str(path) for path in paths if not is_odd(str(path))]
+
+
+def _id(config: pytest.Config, path: Path) -> str:
+    return escaped(os.path.relpath(path, config.rootpath).replace(os.sep, "/"))
 
 
 def _doubt(config: pytest.Config, budgets: Budgets, options: Options) -> None:

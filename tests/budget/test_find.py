@@ -23,7 +23,7 @@ def test_a_name_finds_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
 
 def test_a_file_is_read_once_and_may_refer_to_the_folder_that_was_named(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/texts.txt").write_text("a text\n")
+    (tmp_path / "sub/texts.txt").write_text("a text\n" * 128)
     path = tmp_path / "sub/b.yaml"
     path.write_text("model: m\ncalibration: texts.txt\nmethods: {gptq-int4: {budget: {max_weights: 1 GiB}}}\n")
     other = tmp_path / "other"

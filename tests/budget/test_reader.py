@@ -107,7 +107,7 @@ methods:
 
 def test_a_fine_tune_names_its_model_and_changes_a_limit(write: Write) -> None:
     write(PARENT, "parent/b.yaml")
-    write('{"text": "calibrate"}\n', "parent/texts.jsonl")
+    write('{"text": "calibrate"}\n' * 128, "parent/texts.jsonl")
     child = (
         "extends: parent/b.yaml\nmodel: own/model\nmethods: {nf4: {budget: {max_vram: 8 GiB, max_load_time: null}}}\n"
     )

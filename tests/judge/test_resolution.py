@@ -9,6 +9,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.judge.resolution import FlipRate, FlipRates
 from pytest_quantbudget.measure import flip_rates
@@ -160,3 +161,54 @@ def test_a_warning_is_one_and_can_be_made_an_error(pytester: pytest.Pytester, sm
     result = pytester.runpytest(*args, "-W", "error::pytest_quantbudget.QuantBudgetWarning")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: small.yaml:12: bf16: max_wordmath_drop: 2.0 points with 12 *"])
+
+
+TIMED = """model: m
+baseline: fp32
+undecided: {}
+confidence: {}
+workload: {{repeats: {}}}
+tasks: {{gsm8k: {{questions: {}}}}}
+methods:
+  fp32: {{}}
+  nf4: {{budget: {{{}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("undecided", "confidence", "repeats", "questions", "limit", "words"),
+    [
+        ("pass", 0.95, 4, 100, "min_tokens_per_s: 1000000000", "nf4: min_tokens_per_s cannot fail: 4 repeats give no"),
+        ("fail", 0.95, 3, 100, "max_ttft: 10 s", "nf4: max_ttft cannot pass: 3 repeats give no bound at 95 % (5 do)"),
+        ("fail", 0.999, 5, 100, "max_ttft: 10 s", "cannot pass: 5 repeats give no bound at 99.9 % (10 do)"),
+        ("fail", 0.95, 2, 100, "min_speedup: 1", "nf4: min_speedup cannot pass: 2 repeats give no bound at 95 % (3"),
+        ("pass", 0.95, 5, 60, "min_gsm8k: 4", "cannot fail: with 60 questions, even the worst outcome has 95 % bounds"),
+        ("fail", 0.95, 5, 60, "min_gsm8k: 96", "cannot pass: with 60 questions, even the best outcome has 95 % bounds"),
+        ("fail", 0.95, 5, 60, "max_gsm8k_flips: 4", "nf4: max_gsm8k_flips cannot pass: with 60 questions"),
+        ("fail", 0.95, 5, 60, "max_gsm8k_drop: 4", "nf4: max_gsm8k_drop cannot pass: with 60 questions"),
+        ("pass", 0.95, 5, 10, "min_token_agreement: 20", "nf4: min_token_agreement cannot fail: with 10 answers"),
+        ("fail", 0.95, 5, 60, "max_ttft: {L4: 10 s, '*': 9 s}, min_gsm8k: 99", "nf4: min_gsm8k cannot pass"),
+    ],
+)
+def test_a_limit_with_one_outcome_is_refused(
+    tmp_path: Path, undecided: str, confidence: float, repeats: int, questions: int, limit: str, words: str
+) -> None:
+    with pytest.raises(BudgetError) as caught:
+        load(tmp_path, TIMED.format(undecided, confidence, repeats, questions, limit))
+    (problem,) = caught.value.problems
+    assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("undecided", "repeats", "limit"),
+    [
+        ("estimate", 1, "min_tokens_per_s: 10"),
+        ("pass", 5, "min_tokens_per_s: 10"),
+        ("fail", 5, "max_ttft: 1 s"),
+        ("fail", 3, "min_speedup: 0.5, max_load_time: 60 s"),
+        ("fail", 2, "max_weights: 1 GiB, max_vram: 2 GiB"),
+        ("fail", 3, "max_ttft: auto"),
+    ],
+)
+def test_a_limit_with_two_outcomes_is_not(tmp_path: Path, undecided: str, repeats: int, limit: str) -> None:
+    load(tmp_path, TIMED.format(undecided, 0.95, repeats, 1000, limit))
