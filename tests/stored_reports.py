@@ -1,5 +1,6 @@
 """Hand-made reports, and budgets that are judged by them."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,15 @@ NF4 = {limit for limit in ALL if limit.startswith("nf4")}
 TASK = {"fp16 min_sums", "nf4 max_sums_drop", "nf4 max_kl"}
 
 
+def furnish(folder: Path) -> Path:
+    """A directory with the files that the budget names."""
+    questions = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(20)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    (folder / "calibration.txt").write_text("a text\n" * 128)
+    (folder / "wiki.txt").write_text("another text\n" * 128)
+    return folder
+
+
 def read(room: Path, text: str, name: str = "b.yaml") -> Budget:
     (room / name).write_text(text)
     return load_budget(room / name)
@@ -67,8 +77,9 @@ def measured(budget: Budget, method: Method, device: Device = ON_H100) -> Measur
     tasks = []
     for task in budget.tasks.values():
         answered = TaskResult(task, answers, 1.0, name=f"{method.name}'s", source=prompts.state(task))
-        thought = Agreement(f"{budget.baseline}'s", 10, 9, -3.0, -2.0)
-        far = Divergence(10, 9, 0.1, 0.3, 0.2, f"{budget.baseline}-00ff")
+        parts = (1,) * 10, (1,) * 9 + (0,), (0.1,) * 10
+        thought = Agreement(f"{budget.baseline}'s", 10, 9, -3.0, -2.0, *parts)
+        far = Divergence(10, 9, 0.1, 0.3, 0.2, f"{budget.baseline}-00ff", (10,), (9,), (1.0,))
         tasks.append(answered if base else replace(answered, agreement=thought, divergence=far))
     texts = [budget.text] if budget.text else []
     return Measurement(
@@ -79,7 +90,7 @@ def measured(budget: Budget, method: Method, device: Device = ON_H100) -> Measur
         weights=size,
         speeds=(Speed(budget.workload, (0.1, 0.2), (0.1, 0.2), size + GIB if device is ON_H100 else None, None),),
         tasks=tuple(tasks),
-        perplexities=tuple(Perplexity(t, 20.0, 10, source=files.file_hash(Path(t.file))) for t in texts),
+        perplexities=tuple(Perplexity(t, 20.0, 10, None, (10,), (20.0,), files.file_hash(Path(t.file))) for t in texts),
         checkpoint_revision=COMMIT if subject.checkpoint else None,
         calibration=files.file_hash(Path(subject.calibration)) if subject.calibration else None,
     )

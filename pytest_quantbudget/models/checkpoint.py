@@ -47,6 +47,12 @@ def config(folder: Path) -> dict[str, Any]:
     return _object(folder / "config.json")
 
 
+def generation(folder: Path) -> dict[str, Any]:
+    """The directory's `generation_config.json`; empty where it has none."""
+    path = folder / "generation_config.json"
+    return _object(path) if path.exists() else {}
+
+
 # Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
 OLD_FORMS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 

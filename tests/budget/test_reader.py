@@ -11,6 +11,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import GpuNeed
+from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.request import Reply, Task, Workload
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.needs import request as request_for
@@ -270,3 +271,56 @@ def test_what_loads_differently_is_measured_apart(write: Write, change: str) -> 
         load_budget(write(f"model: m\nmethods: {{{text}}}\n")).methods[0].subject.key for text in ("nf4: {}", change)
     }
     assert len(keys) == 2
+
+
+def test_a_misspelt_directory_is_not_taken_for_a_hub_id(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "models" / "good").mkdir(parents=True)
+    (tmp_path / "models" / "good" / "config.json").write_text("{}")
+    methods = "methods: {fp16: {}}\n"
+    with pytest.raises(BudgetError, match=r"model: there is no directory 'models/goood'; did you mean 'good'?"):
+        load_budget(write(f"model: models/goood\n{methods}"))
+    assert load_budget(write(f"model: models/goood\nrevision: main\n{methods}")).model == "models/goood"
+    assert load_budget(write(f"model: models/Qwen3-8B\n{methods}")).model == "models/Qwen3-8B"
+
+
+def test_what_is_read_later_is_checked_at_collection(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"texts": "two"}\n')
+    gptq = "model: m\ncalibration: c.jsonl\nmethods: {gptq-int4: {options: {texts: 2}}, awq-int4: {}}\n"
+    with pytest.raises(BudgetError, match=r"c.jsonl:2: must be an object with the text `text`"):
+        load_budget(write(gptq))
+    (tmp_path / "c.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    with pytest.raises(BudgetError, match=r"calibration: c.jsonl holds 2 calibration texts and 64 were asked for"):
+        load_budget(write(gptq.replace("awq-int4: {}", "awq-int4: {options: {texts: 64}}")))
+    text = "model: m\nperplexity: {file: t.txt}\nmethods: {fp16: {}}\n"
+    (tmp_path / "t.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(BudgetError, match=r"file: t.txt: byte 3 is not UTF-8 text"):
+        load_budget(write(text))
+    (tmp_path / "t.txt").write_bytes(b" \n")
+    with pytest.raises(BudgetError, match=r"file: t.txt holds no text"):
+        load_budget(write(text))
+
+
+def test_a_checkpoints_options_are_those_that_the_budget_names(write: Write) -> None:
+    budget = load_budget(
+        write(
+            "model: m\nmethods:\n  awq-int4: {checkpoint: x/y, options: {group_size: 32}}\n  nf4: {checkpoint: x/z}\n"
+        )
+    )
+    assert [method.subject.options for method in budget.methods] == [{"group_size": 32}, {}]
+
+
+def test_each_method_knows_its_baseline(write: Write) -> None:
+    text = "model: m\nbaseline: {}\nmethods: {{fp32: {{}}, bf16: {{}}, nf4: {{}}}}\n"
+    one, two = (load_budget(write(text.format(name), f"{name}.yaml")) for name in ("fp32", "bf16"))
+    assert one.method("fp32").subject.against is None
+    assert one.method("nf4").subject.against == one.method("fp32").subject.key
+    assert one.method("nf4").subject.key != two.method("nf4").subject.key
+
+
+def test_same_as_source_is_about_checkpoints(write: Write) -> None:
+    text = "model: m\nsame_as_source: [tokenizer]\nmethods:\n  nf4: {}\n  awq-int4: {checkpoint: x/y}\n"
+    assert [m.subject.same_as_source for m in load_budget(write(text)).methods] == [(), ("tokenizer",)]
+    with pytest.raises(BudgetError, match=r"same_as_source compares a ready checkpoint with `model`"):
+        load_budget(write(text.replace("nf4: {}", "nf4: {same_as_source: [tensors]}")))
+    with pytest.raises(BudgetError, match=r"'tokeniser' is not one of .*; did you mean 'tokenizer'?"):
+        load_budget(write(text.replace("[tokenizer]", "[tokeniser]")))

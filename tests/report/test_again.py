@@ -1,6 +1,5 @@
 """Judging hand-made reports again: what may differ, and every other difference refused by its name."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from stored_reports import (
     ON_H100,
     TASK,
     TEXT,
+    furnish,
     judged,
     judging,
     read,
@@ -34,11 +34,7 @@ from pytest_quantbudget.report import again
 @pytest.fixture
 def room(tmp_path: Path) -> Path:
     """A directory with the files that the budget names."""
-    questions = [{"question": f"{n} + 1?", "answer": f"#### {n + 1}"} for n in range(20)]
-    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
-    (tmp_path / "calibration.txt").write_text("a text\n")
-    (tmp_path / "wiki.txt").write_text("another text\n")
-    return tmp_path
+    return furnish(tmp_path)
 
 
 def test_what_was_measured_as_the_budget_asks_is_judged(room: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import files
 from pytest_quantbudget.core.request import SAME_AS_SOURCE, Trust
 from pytest_quantbudget.models import checkpoint, tensors
 
@@ -24,7 +22,7 @@ def differences(source: Path, made: Path, asked: Sequence[str], trust: Trust) ->
     """
     found = dict(_of_tokenizer(source, made, trust))
     ours, theirs = (_generation(folder) for folder in (source, made))
-    if ours is not None and theirs is not None and ours != theirs:
+    if ours and theirs and ours != theirs:
         found[GENERATION] = f"generation_config.json differs in {_keys(ours, theirs)}"
     if TENSORS in asked:
         found.update(_of_tensors(source, made, trust))
@@ -55,12 +53,8 @@ def _of_tokenizer(source: Path, made: Path, trust: Trust) -> Iterator[tuple[str,
         yield TEMPLATE, "its chat template differs"
 
 
-def _generation(folder: Path) -> dict[str, Any] | None:
-    path = folder / "generation_config.json"
-    if not path.exists():
-        return None
-    found = json.loads(files.read(path, checkpoint.MAX_JSON))
-    return {key: value for key, value in found.items() if key not in NOT_SAID} if isinstance(found, dict) else None
+def _generation(folder: Path) -> dict[str, Any]:
+    return {key: value for key, value in checkpoint.generation(folder).items() if key not in NOT_SAID}
 
 
 def _of_tensors(source: Path, made: Path, trust: Trust) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models import tensors
+from pytest_quantbudget.models import checkpoint, tensors
 from pytest_quantbudget.models.estimate.formats import Format
 
 if TYPE_CHECKING:
@@ -114,12 +114,26 @@ def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, 
     device_map = placed(device)
     if isinstance(source, Dummy):
         return source.build(device_map, "cuda:0" if device == BALANCED else device, dtype, **settings)
+    settings |= _readable_generation(source)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=dtype, device_map=device_map, output_loading_info=True, **asked(trust), **settings
     )
     model: nn.Module = loaded[0]
     tensors.check_loaded(source, model, loaded[1], trust)
     return model
+
+
+def _readable_generation(source: Path) -> dict[str, Any]:
+    """A generation config in place of one that transformers refuses to read: with its end tokens alone."""
+    from transformers import GenerationConfig
+
+    told = checkpoint.generation(source)
+    try:
+        GenerationConfig.from_dict(told)
+    except ValueError:
+        ends = {name: told[name] for name in ("eos_token_id", "pad_token_id") if name in told}
+        return {"generation_config": GenerationConfig(**ends)}
+    return {}
 
 
 def asked(trust: Trust) -> dict[str, Any]:
