@@ -19,6 +19,7 @@ For both, the reference is a run of the baseline, on the same questions or on ot
 """
 
 import argparse
+import itertools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ class Ended:
         return self.over if policy == limits.PASS else ~self.within
 
 
-def plugin(found: Draws, limit: float) -> Ended:
+def plugin(found: Draws, limit: float, confidence: float = CONFIDENCE) -> Ended:
     """The plugin's verdicts, growing where there is more than one look."""
     looks, total = found.looks, found.looks[-1]
     start = looks[0] if len(looks) > 1 else None
@@ -104,7 +105,7 @@ def plugin(found: Draws, limit: float) -> Ended:
     above: Told = np.zeros_like(within)
     asked = np.full(len(within), total)
     for n, lost, won in zip(looks, found.lost, found.won, strict=True):
-        low, high = decided(n, lost, won, limit, sequential.confidence_at(n, start, total, CONFIDENCE))
+        low, high = decided(n, lost, won, limit, sequential.confidence_at(n, start, total, confidence))
         going = ~within & ~over
         asked[going & (low | high)] = n
         within, over = within | going & low, over | going & high
@@ -185,6 +186,55 @@ def asked_for(rng: np.random.Generator, draws: int) -> None:
     table(("limit", "flips", "undecided", "questions", "false alarms", "misses", *growing), rows)
 
 
+def named(rng: np.random.Generator, draws: int) -> None:
+    """The errors with the number of questions that the plugin names, wherever that is from 37 to 5,000."""
+    rows, cases, kept = [], 0, 0
+    for confidence in (0.7, 0.9, 0.95, 0.99):
+        for policy in POLICIES:
+            for start in (None, START):
+                worst, least, most = [0.0, 0.0], 5000, 37
+                for limit, flips in itertools.product((1.0, 2.0, 3.0, 5.0, 8.0, 15.0), (0.5, 2.0, 5.0, 12.0, 25.0)):
+                    n = sample_size.needed(limit, flips, confidence, policy, start)
+                    if not 37 <= n <= 5000:
+                        continue
+                    looks = sequential.looks(start, n)
+                    shares = []
+                    for drop in (limit / 2, limit * 2):
+                        failed = plugin(draw(rng, looks, flips, drop, draws), limit, confidence).failed(policy)
+                        shares.append(100 * float((failed if drop < limit else ~failed).mean()))
+                    # Two standard errors of the simulation.
+                    room = [200 * math.sqrt(share * (1 - share) / draws) for share in (0.01, 0.05)]
+                    cases += 1
+                    kept += shares[0] <= 1 + room[0] and shares[1] <= 5 + room[1]
+                    worst = [max(pair) for pair in zip(worst, shares, strict=True)]
+                    least, most = min(least, n), max(most, n)
+                how = "growing" if start else "fixed"
+                rows.append(
+                    [f"{confidence:g}", f"`{policy}`", how, f"{least:,} to {most:,}", *(f"{w:.2f}" for w in worst)]
+                )
+    head = ("confidence", "undecided", "questions", "n", "worst false alarms", "worst misses")
+    table(head, rows)
+    print(f"{kept} of {cases} cases keep 1 % and 5 %, within two standard errors of the simulation.\n")
+
+
+def clustered(rng: np.random.Generator, draws: int) -> None:
+    """How often both bounds of a drop hold where questions come in fives of one topic."""
+    rows = []
+    for n, share, alike in itertools.product((200, 500, 1000), (0.05, 0.1), (0.0, 0.3, 0.6)):
+        clusters = [str(i // 5) for i in range(n)]
+        held = [0, 0]
+        for _ in range(draws):
+            shared = np.repeat(rng.random(n // 5) < share, 5)
+            lost = np.where(rng.random(n) < math.sqrt(alike), shared, rng.random(n) < share).tolist()
+            after = [not each for each in lost]
+            for i, told in enumerate(((), clusters)):
+                bounds = sequential.bounds("drop", [True] * n, after, CONFIDENCE, told)
+                held[i] += bounds.low <= 100 * share <= bounds.high
+        shown = (f"{100 * count / draws:.1f}" for count in held)
+        rows.append([f"{n:,}", f"{100 * share:g} %", f"{alike:g}", *shown])
+    table(("questions", "lost", "correlation", "both bounds hold, as if independent", "with `cluster`"), rows)
+
+
 def broken(rng: np.random.Generator, draws: int) -> None:
     """How soon a growing run stops a model that has lost 20 points."""
     rows = []
@@ -261,6 +311,10 @@ def main() -> None:
     rules(rng, options.draws)
     print("## With the number of questions that the plugin asks for\n")
     asked_for(rng, 10 * options.draws)
+    print("## With the number of questions that the plugin names, at every confidence\n")
+    named(rng, options.draws)
+    print("## Questions in clusters of five; both bounds at 95 % should hold in 90 %\n")
+    clustered(rng, max(1, options.draws // 20))
     print("## A broken model: 20 points lost, 22 % of questions flipped\n")
     broken(rng, 10 * options.draws)
 

@@ -84,6 +84,8 @@ def test_a_budget_runs_tasks_of_the_harness_and_pairs_them(pytester: pytest.Pyte
     assert by_task["choices"]["metric"] == "acc,none"
     assert len(by_task["words"]["answers"]) == 12
     assert [a["question"] for a in by_task["choices"]["answers"]] == list(range(20))
+    assert by_task["choices"]["chance"] == pytest.approx(100 / 3)
+    assert by_task["words"]["chance"] is None
     details = [limit["verdict"]["message"] for m in ran for limit in m["limits"]]
     assert sum("of 12" in detail for detail in details) == 3
     assert sum("of 20" in detail for detail in details) == 3

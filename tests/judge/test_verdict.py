@@ -302,3 +302,23 @@ def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> Non
         "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
     )
     assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
+
+
+def test_bytes_on_disk_are_counted(load: Load) -> None:
+    budget = load("max_disk: 3 GiB")
+    assert verdict(budget, measured(budget, "nf4", disk=2 * GIB)).outcome == "within"
+    told = verdict(budget, measured(budget, "nf4", disk=4 * GIB))
+    assert (told.outcome, told.decision) == ("over", "")
+    budget = load("max_disk_ratio: 0.3")
+    base = measured(budget, "fp16", disk=16 * GIB)
+    assert verdict(budget, measured(budget, "nf4", disk=4 * GIB), base).outcome == "within"
+
+
+def test_a_counted_peak_is_compared_whatever_undecided_says(load: Load) -> None:
+    """A warm-up peak of 20 GiB is over 10 GiB, though all repeats are below it."""
+    budget = load("max_vram: 10 GiB}, undecided: pass, options: {double_quant: true")
+    speed = replace(measured(budget, "nf4").speeds[0], peak_allocated=20 * GIB, peaks=(9 * GIB, 8 * GIB))
+    told = verdict(budget, measured(budget, "nf4", speeds=(speed,)))
+    assert (told.outcome, told.decision, told.low) == ("over", "", None)
+    assert "repeats' peaks 8.00 GiB to 9.00 GiB" in told.message
+    assert "settle" not in told.message

@@ -203,3 +203,37 @@ def test_tensors_that_a_method_leaves_alone_can_be_compared(tmp_path: Path) -> N
     save_file(held, nf4 / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"1 tensors that both hold differ \(model.norm.weight\)"):
         loaded(own)
+
+
+def test_a_checkpoint_with_a_dense_layer_is_read_by_the_library_that_made_it(tmp_path: Path) -> None:
+    """transformers would pack that layer too, and fill it with uninitialized memory."""
+    from transformers import AutoModelForCausalLM
+
+    from pytest_quantbudget.engine.hf.load import settle
+    from pytest_quantbudget.models.calibration import calibration_texts
+    from pytest_quantbudget.models.methods import _gptqmodel
+
+    settle(methods.spec("gptq-int4"))
+    pytest.importorskip("gptqmodel")
+    texts = calibration_texts(BUILTIN_DIR / "calibration.jsonl", 16, 0)
+    options = {"bits": 4, "group_size": 32}
+    dense = {r"-:.*layers\.1\..*": {}}
+    _gptqmodel.quantize(
+        BUILTIN_DIR, options, texts, tmp_path / "mixed", NO_TRUST, desc_act=False, sym=True, dynamic=dense
+    )
+    own = subject(BUILTIN_DIR, "gptq-int4", checkpoint=str(tmp_path / "mixed"))
+    found = loaded(own)
+    kinds = {layers.bits: layers.count for layers in found.description.receipt.layers if layers.kind == "linear"}
+    assert kinds == {4: 14, 16: 7}
+    assert found.description.made_with == {"bits": 4, "group_size": 32, "act_order": False}
+    ids = found.tokenizer("Question: Adam has 3 boats and buys 4 more. How many?\nAnswer:", return_tensors="pt")
+    plain = AutoModelForCausalLM.from_pretrained(BUILTIN_DIR)
+    ours, theirs = (model(**ids).logits[0, -1].float() for model in (found.model, plain))
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.3
+    # The same tensors with an entry that hides what is mixed: nothing is loaded at random.
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    config["quantization_config"].pop("dynamic")
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mixed" / "quantize_config.json").unlink()
+    with pytest.raises(ValueError, match=r"mixed lacks 28 of the model's .* \(model.layers.1.mlp.down_proj.g_idx"):
+        loaded(own)

@@ -10,9 +10,10 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Device, Measurement
-from pytest_quantbudget.core.request import Task
+from pytest_quantbudget.core.request import Request, Task
 from pytest_quantbudget.core.verdict import FAILED, WITHIN
 from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.measure import recall
 from pytest_quantbudget.tasks.prompts import Asked, Prompter
 from pytest_quantbudget.tasks.questions import Question
 
@@ -115,3 +116,105 @@ def test_too_many_cut_off_answers_are_not_judged(
             f"bf16: max_math_drop not measured: {whose}{cut}.0 % of 100 answers to math were truncated after "
             f"64 tokens, and max_truncated is {limit} %"
         )
+
+
+# What is compared must have been asked in the same words
+
+
+CLOCK = "{{ strftime_now('%d %b %Y %H:%M') }} " + TEMPLATE
+
+
+def test_a_template_that_reads_the_clock_is_told_the_stated_time(tokenizer: Any) -> None:
+    plain = Prompter(tokenizer, TASK, "2026-01-02T03:04:05Z")
+    assert plain.text(ASKED).startswith("<user>")
+    assert plain.told_time == ""
+    tokenizer.chat_template = CLOCK
+    told = Prompter(tokenizer, TASK, "2026-01-02T03:04:05Z")
+    assert told.text(ASKED).startswith("02 Jan 2026 03:04 <user>")
+    assert told.told_time == "2026-01-02T03:04:05Z"
+    now = Prompter(tokenizer, TASK)
+    text = now.text(ASKED)
+    assert now.told_time > "2026-01-02T03:04:05Z"
+    assert Prompter(tokenizer, TASK, now.told_time).text(ASKED) == text
+
+
+@pytest.mark.parametrize("template", ["", "{# nothing #}", "<user>be brief</user>"])
+def test_a_template_that_leaves_the_questions_out_is_named(tokenizer: Any, template: str) -> None:
+    tokenizer.chat_template = template or " "
+    prompter = Prompter(tokenizer, TASK)
+    texts = [prompter.text(Asked(Question(i, f"How many {i}?", "#### 2"))) for i in range(3)]
+    with pytest.raises(ValueError, match="the chat template leaves the questions out"):
+        prompter.tokens(texts)
+
+
+def test_an_end_token_behind_every_text_is_named(tokenizer: Any) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    end = tokenizer.eos_token_id
+    for chat in (True, False):
+        prompter = Prompter(tokenizer, replace(TASK, chat_template=chat))
+        texts = [prompter.text(Asked(Question(i, f"How many {i}?", "#### 2"))) for i in range(3)]
+        assert prompter.tokens(texts, [end])
+        plain = tokenizer.backend_tokenizer.post_processor
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"$A {tokenizer.eos_token}", special_tokens=[(tokenizer.eos_token, end)]
+        )
+        with pytest.raises(ValueError, match=r"the tokenizer puts the end token '<.*>' behind every text"):
+            prompter.tokens(texts, [end])
+        if plain is not None:
+            tokenizer.backend_tokenizer.post_processor = plain
+        else:
+            tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+
+
+def test_answers_to_other_prompts_are_not_paired(tmp_path: Path) -> None:
+    text = f"model: {BUILTIN_DIR}\nbaseline: fp16\ntasks: {{gsm8k: {{questions: 100}}}}\n"
+    (tmp_path / "b.yaml").write_text(f"{text}methods: {{fp16: {{}}, nf4: {{budget: {{max_gsm8k_flips: 50}}}}}}\n")
+    budget = load_budget(tmp_path / "b.yaml")
+    method, task = budget.method("nf4"), budget.tasks["gsm8k"]
+    device = Device("cpu", None, None, None, None, 1)
+
+    def record(name: str, prompt: str) -> Measurement:
+        answers = tuple(Answer(i, "", "1", "1", True, True, False, 5, prompt=prompt) for i in range(100))
+        result = TaskResult(task, answers, 1.0)
+        return Measurement(budget.method(name).subject, device=device, weights=1, tasks=(result,))
+
+    same = judge(budget, method, method.limits[0], {"nf4": record("nf4", "a"), "fp16": record("fp16", "a")})
+    assert same.outcome == WITHIN
+    other = judge(budget, method, method.limits[0], {"nf4": record("nf4", "b"), "fp16": record("fp16", "a")})
+    assert (other.outcome, "fp16 and nf4 were asked in other words" in other.message) == (FAILED, True)
+    request = Request(method.subject)
+    stored = record("nf4", "b")
+    baseline = {task: record("fp16", "a").tasks[0]}
+    assert not recall._decide(stored, task, request, baseline, "cpu")
+    assert recall._decide(record("nf4", "a"), task, request, baseline, "cpu")
+
+
+def test_what_was_measured_later_than_a_budgets_own_timeout_is_not_judged(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("model: m\ntimeout: 10 s\nmethods: {fp16: {budget: {max_weights: 1 GiB}}}\n")
+    budget = load_budget(tmp_path / "b.yaml")
+    method = budget.methods[0]
+    measured = Measurement(method.subject, weights=5, took_s=9.0)
+    assert judge(budget, method, method.limits[0], {"fp16": measured}).outcome == WITHIN
+    late = judge(budget, method, method.limits[0], {"fp16": replace(measured, took_s=11.0)})
+    assert late.outcome == FAILED
+    assert "not measured within the timeout of 10.0 s of b.yaml: it took 11.0 s" in late.message
+
+
+def test_a_baseline_that_guesses_is_named(tmp_path: Path) -> None:
+    text = "model: m\nbaseline: fp16\ntasks: {gsm8k: {questions: 100}}\n"
+    (tmp_path / "b.yaml").write_text(f"{text}methods: {{fp16: {{}}, nf4: {{budget: {{max_gsm8k_drop: 20}}}}}}\n")
+    budget = load_budget(tmp_path / "b.yaml")
+    method, task = budget.method("nf4"), budget.tasks["gsm8k"]
+
+    def record(name: str, right: int) -> Measurement:
+        answers = tuple(Answer(i, "", "1", "1", i < right, True, False, 5) for i in range(100))
+        return Measurement(budget.method(name).subject, tasks=(TaskResult(task, answers, 1.0, chance=25.0),))
+
+    def message(right: int) -> str:
+        return judge(
+            budget, method, method.limits[0], {"nf4": record("nf4", 28), "fp16": record("fp16", right)}
+        ).message
+
+    assert "fp16 answers 28.0 % right, and guessing 25.0 %: there is nothing to lose" in message(28)
+    assert "guessing" not in message(60)
