@@ -217,7 +217,7 @@ def test_a_checkpoint_with_a_dense_layer_is_read_by_the_library_that_made_it(tmp
     pytest.importorskip("gptqmodel")
     texts = calibration_texts(BUILTIN_DIR / "calibration.jsonl", 16, 0)
     options = {"bits": 4, "group_size": 32}
-    dense = {r"-:.*layers\.1\..*": {}}
+    dense: dict[str, Any] = {r"-:.*layers\.1\..*": {}}
     _gptqmodel.quantize(
         BUILTIN_DIR, options, texts, tmp_path / "mixed", NO_TRUST, desc_act=False, sym=True, dynamic=dense
     )
