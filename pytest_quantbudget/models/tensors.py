@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 UNREAD = "quantbudget_unread"  # of a loaded model: the names of tensors in its files that it does not use
 FEW = 3  # names in a message
+PACKED = ("qweight", "qzeros", "scales", "g_idx")  # what layers of gptqmodel hold as buffers
 
 
 def check_headers(folder: Path, skeleton: Any, trust: Trust) -> None:
@@ -26,16 +27,28 @@ def check_headers(folder: Path, skeleton: Any, trust: Trust) -> None:
     if not held:
         return
     prefix = f"{skeleton.base_model_prefix}."
-    wanted = {name: list(tensor.shape) for name, tensor in skeleton.state_dict().items()}
+    wanted = {name: list(tensor.shape) for name, tensor in _expected(skeleton).items()}
     # A base model's files lack the prefix, and those of a model around it may have one too many.
     names = {name: shape for held_name, (_, shape) in held.items() for name in _names(held_name, prefix, wanted)}
     missing = _without_tied(skeleton, wanted.keys() - names.keys(), wanted.keys() & names.keys())
-    unread = [name for name in held if not set(_names(name, prefix, wanted)) & wanted.keys()]
+    known = skeleton.state_dict().keys()
+    unread = [name for name in held if not set(_names(name, prefix, known)) & known]
     check(folder.name, missing, unread, len(wanted))
     for name in sorted(wanted.keys() & names.keys()):
         if wanted[name] != names[name]:
             shapes = f"in the shape {names[name]}, and its config asks for {wanted[name]}"
             raise ValueError(f"{folder.name} holds {name} {shapes}")
+
+
+def _expected(model: Any) -> dict[str, Any]:
+    """The tensors that files have to hold: all but buffers that a model computes, and those that its class may lack."""
+    computed = {name for name, _ in model.named_buffers() if name.rpartition(".")[2] not in PACKED}
+    lacking = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
+    return {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name not in computed and not any(pattern.search(name) for pattern in lacking)
+    }
 
 
 def _names(held: str, prefix: str, wanted: Collection[str]) -> set[str]:
@@ -45,7 +58,7 @@ def _names(held: str, prefix: str, wanted: Collection[str]) -> set[str]:
 
 def _without_tied(model: Any, missing: Iterable[str], there: Collection[str]) -> list[str]:
     """Of missing tensors those that share their data with none that is there."""
-    tied: Mapping[str, str] = model.all_tied_weights_keys
+    tied: Mapping[str, str] = getattr(model, "all_tied_weights_keys", {})
     groups = {**tied, **{source: target for target, source in tied.items()}}
     return sorted(name for name in missing if groups.get(name) not in there)
 
@@ -79,13 +92,14 @@ def check_loaded(folder: Path, model: nn.Module, told: Mapping[str, Any], trust:
     # What a class of models is known not to use, transformers leaves out of its report.
     ignored = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()]
     unread = {name for name in held if any(pattern.search(name) for pattern in ignored)} | set(told["unexpected_keys"])
-    check(folder.name, told["missing_keys"], unread, len(model.state_dict()))
+    wanted = _expected(model)
+    check(folder.name, [name for name in told["missing_keys"] if name in wanted], unread, len(wanted))
     setattr(model, UNREAD, tuple(sorted(unread)))
 
 
 def check_names(folder: Path, model: Any, trust: Trust) -> None:
     """As `check_loaded`, for a model that another library has loaded: by its tensors' names alone."""
-    held, wanted = checkpoint.tensors(folder, trust), model.state_dict()
-    unread = held.keys() - wanted.keys()
+    held, wanted = checkpoint.tensors(folder, trust), _expected(model)
+    unread = held.keys() - model.state_dict().keys()
     check(folder.name, _without_tied(model, wanted.keys() - held.keys(), held.keys()), unread, len(wanted))
     setattr(model, UNREAD, tuple(sorted(unread)))
