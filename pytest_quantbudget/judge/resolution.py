@@ -83,9 +83,9 @@ def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: in
     growing = len(sequential.looks(task.start, total)) > 1
     rate = f"at {format_value(flips, '%')} flips, {whence}"
     points = format_value(value, "points")
-    head = f"{method.name}: {limit.name}: {points} with {total:,} questions"
+    head = f"{method.name}: {limit.name}"
     if value == 0:
-        return f"{head} cannot be told from a drop of half as much with any number of questions ({rate})"
+        return f"{head}: no number of questions tells {points} from more ({rate})"
     errs = sample_size.errors(total, value, flips, confidence, judging.undecided)
     if sample_size.keeps(errs, growing=growing):
         return ""
@@ -97,8 +97,8 @@ def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: in
     if total < told:
         other += f"; {told:,} tell it from no drop"
     return (
-        f"{head} is over in {alarms} of tests of methods that lose half of it, and within in {misses} of those that "
-        f"lose twice as much; {enough:,} questions keep that to 1 % and 5 %{other} ({rate})"
+        f"{head}: with {total:,} questions, {alarms} of methods that lose half of {points} fail, and {misses} of those "
+        f"that lose twice as much pass; {enough:,} questions keep that to 1 % and 5 %{other} ({rate})"
     )
 
 

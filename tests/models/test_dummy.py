@@ -156,6 +156,12 @@ def test_a_checkpoint_that_is_nowhere_is_built_by_the_options_and_that_is_noted(
     assert "nobody/Qwen3-8B-AWQ" in found.note
 
 
+def test_a_checkpoint_of_bitsandbytes_that_is_nowhere_is_quantized_at_load() -> None:
+    own = subject("nf4", checkpoint="nobody/small-nf4")
+    found = load.load(own, None).description
+    assert (found.made_with, found.receipt.main_bits) == ({}, 4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

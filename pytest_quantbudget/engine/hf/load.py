@@ -200,10 +200,10 @@ def made_as(spec: Spec, source: Path | Dummy, options: Mapping[str, Any]) -> dic
 
     Raises ValueError where it is of another method, or was made with other options than those that the budget names.
     """
-    if spec.told is None:
+    packed = checkpoint.quantization(source) if isinstance(source, Path) else source.config.get("quantization_config")
+    if spec.told is None or not packed:  # dummy weights of a checkpoint whose configuration is not here
         return {}
-    dummy_config = source.config.get("quantization_config", {}) if isinstance(source, Dummy) else {}
-    told = dict(spec.told(checkpoint.quantization(source) if isinstance(source, Path) else dummy_config))
+    told = dict(spec.told(packed))
     method = told.pop("method")
     if method != spec.name:
         raise ValueError(f"the checkpoint in {source.name} is {method}, and {spec.name} is asked for")
