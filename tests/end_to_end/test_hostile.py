@@ -170,7 +170,7 @@ NAMING = {
     "model": "model: {}\nmethods: {{fp32: {{}}}}\n",
     "checkpoint": "model: m\nmethods: {{gptq-int4: {{checkpoint: {}}}}}\n",
     "file": "model: m\nmethods: {{fp32: {{}}}}\ntasks: {{t: {{file: {}}}}}\n",
-    "calibration": "model: m\ncalibration: {}\nmethods: {{gptq-int4: {{}}}}\n",
+    "calibration": "model: m\ncalibration: {}\nmethods: {{gptq-int4: {{options: {{texts: 1}}}}}}\n",
 }
 
 
