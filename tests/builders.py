@@ -169,6 +169,7 @@ MEASUREMENT = Measurement(
     unread=("mtp.weight",),
     disk=6 * 2**30,
     took_s=60.0,
+    allowed_s=7200.0,
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(

@@ -142,7 +142,8 @@ class Measurement:
     outside of all GPUs, though there are some; such a model's memory is not judged, nor is it stored. `made_with` are
     the options that a ready checkpoint says it was made with. `unread` names tensors in the files that the model does
     not use. `disk` are the bytes of the files that hold the weights. `took_s` is how long quantizing, loading and
-    measuring took together, in this run.
+    measuring took together, in this run, and `allowed_s` how long they might take: the longest timeout of the budgets
+    that share it.
     """
 
     holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
@@ -172,6 +173,7 @@ class Measurement:
     unread: tuple[str, ...] = ()
     disk: int | None = None
     took_s: float | None = None
+    allowed_s: float | None = None
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

@@ -58,9 +58,9 @@ def judge(
         message = f"{name} not measured: {whose}{missing.failure.message}"
         wanting = kind in ("no-gpu", "skip")
         return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
-    if own.took_s is not None and own.took_s > method.timeout_s:
+    if (own.took_s or 0.0) > method.timeout_s < (own.allowed_s or 0.0):
         # Another budget of the run, with which the measurement is shared, has given it more time.
-        limit_s, took = format_time(method.timeout_s), format_time(own.took_s)
+        limit_s, took = format_time(method.timeout_s), format_time(own.took_s or 0.0)
         why = f"not measured within the timeout of {limit_s} of {budget.path.name}: it took {took}"
         return Verdict(FAILED, f"{name} {why}", **_said(target))
     if target is None or target.value is None:

@@ -173,7 +173,9 @@ class Bench:
                 with self.devices(subject.gpus):
                     began = time.monotonic()
                     self._run(rest, keys, spec, gathered, drafts=drafts, references=references)
-                    gathered.parts.append(Measurement(subject, took_s=time.monotonic() - began))
+                    allowed = rest.timeout_s if math.isfinite(rest.timeout_s) else None
+                    took = time.monotonic() - began
+                    gathered.parts.append(Measurement(subject, took_s=took, allowed_s=allowed))
         except Timeout:
             gathered.fail(LOAD, f"not begun: {USED_UP}")
 

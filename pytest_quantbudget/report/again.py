@@ -105,7 +105,6 @@ class Stored:
         return replace(
             measured,
             subject=subject,
-            took_s=None,
             failures=(*failures, *measured.failures),
             notes=tuple(dict.fromkeys((*measured.notes, *notes))),
             tasks=tuple(held["tasks"]),

@@ -196,7 +196,10 @@ def test_what_was_measured_later_than_a_budgets_own_timeout_is_not_judged(tmp_pa
     method = budget.methods[0]
     measured = Measurement(method.subject, weights=5, took_s=9.0)
     assert judge(budget, method, method.limits[0], {"fp16": measured}).outcome == WITHIN
-    late = judge(budget, method, method.limits[0], {"fp16": replace(measured, took_s=11.0)})
+    # Ended by its own timeout, what was measured until then counts.
+    ended = replace(measured, took_s=11.0, allowed_s=10.0)
+    assert judge(budget, method, method.limits[0], {"fp16": ended}).outcome == WITHIN
+    late = judge(budget, method, method.limits[0], {"fp16": replace(ended, allowed_s=7200.0)})
     assert late.outcome == FAILED
     assert "not measured within the timeout of 10.0 s of b.yaml: it took 11.0 s" in late.message
 
