@@ -71,7 +71,13 @@ def check(folder: str, missing: Iterable[str], unread: Iterable[str], total: int
     said = f"{folder} lacks {len(missing):,} of the model's {total:,} tensors ({few(missing)}), which would be random"
     if unread:
         said += f"; it holds {len(unread):,} that the model does not use ({few(unread)})"
-    heads = {name.removesuffix(end) for name in unread for end in missing if name.endswith(f".{end}")}
+    ends, heads = set(missing), set()
+    for name in unread:
+        head, dot, rest = name.partition(".")
+        while dot and rest not in ends:
+            more, dot, rest = rest.partition(".")
+            head = f"{head}.{more}"
+        heads |= {f"{head}."} if dot else set()
     if len(heads) == 1:
         said += f": all their names begin with {heads.pop()!r}"
     raise ValueError(said)

@@ -110,7 +110,7 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
         if is_odd(argument) and argument.endswith(SUFFIXES) and (base / argument).is_file():
             # Workers get the options, and not an argument that pytest cannot read.
             config.args.remove(argument)
-            config.option.quant_budget.append(argument)
+            config.option.quant_budget = [*config.option.quant_budget, argument]
             for path in budgets.named(argument, base):
                 budgets.odd[_id(config, path)] = path
                 budgets.load(path)
