@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from pytest_quantbudget.core.problems import nearest
 
+ISO = "%Y-%m-%dT%H:%M:%SZ"  # how times are written: ISO 8601, UTC
 SIZES: Mapping[str, float] = {
     "B": 1,
     "kB": 1e3,

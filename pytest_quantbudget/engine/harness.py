@@ -12,7 +12,7 @@ import random
 import re
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,13 @@ def run(
     before = 0
     for name, each in tasks.items():
         samples = [s for s in evaluated["samples"].get(name, ()) if s["filter"] == filtering]
-        answers += [_answer(each, sample, metric, before) for sample in samples]
+        with _withholding(task):
+            answers += [_answer(each, sample, metric, before) for sample in samples]
         before += len(each.eval_docs)
+    with _withholding(task):
+        chance = _chance(tasks, evaluated)
     took = time.perf_counter() - began
-    return TaskResult(task, tuple(answers), took, metric=f"{metric},{filtering}", chance=_chance(tasks, evaluated))
+    return TaskResult(task, tuple(answers), took, metric=f"{metric},{filtering}", chance=chance)
 
 
 def _chance(tasks: Mapping[str, Any], evaluated: Mapping[str, Any]) -> float | None:
@@ -99,16 +102,9 @@ def _evaluate(
         model.check_logits(task.phase)
         return evaluated
 
-    def told() -> Mapping[str, Any]:
-        try:
-            return evaluate()
-        except (NotFinite, NotOffered, ModuleNotFoundError):
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever a task's template or filter raises
-            raise _withheld(task, error) from None
-
     while True:
-        evaluated = batching.attempt(told, lambda: batching.size)
+        with _withholding(task):
+            evaluated = batching.attempt(evaluate, lambda: batching.size)
         if evaluated is not None:
             return evaluated
 
@@ -157,6 +153,17 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
         if task.shots and each.get_config("num_fewshot") == 0:
             raise ValueError(f"{each.task_name} takes no worked examples (`num_fewshot: 0`), and shots asks for some")
     return tasks
+
+
+@contextlib.contextmanager
+def _withholding(task: Task) -> Iterator[None]:
+    """Let no error of a task's templates and filters say what it may quote."""
+    try:
+        yield
+    except (NotFinite, NotOffered, ModuleNotFoundError):
+        raise
+    except Exception as error:  # noqa: BLE001  # whatever a template or filter raises
+        raise _withheld(task, error) from None
 
 
 def _withheld(task: Task, error: Exception) -> Exception:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.resolution import NONE_KNOWN, FlipRate, FlipRates, flip_key
 
@@ -45,7 +46,7 @@ def _file(folder: Path) -> Path:
 
 
 def _measured(budget: Budget, measured: Mapping[str, Measurement]) -> Iterator[tuple[str, FlipRate]]:
-    from pytest_quantbudget.measure.store import ISO, now
+    from pytest_quantbudget.measure.store import now
 
     base = measured.get(budget.method(budget.baseline).subject.key) if budget.baseline is not None else None
     for method in budget.methods:

@@ -18,6 +18,7 @@ from pytest_quantbudget.core.answers import Origin, TaskResult, draft_id
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
+from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.engine import logits_file, out_of_memory
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Lacking, NotOffered
 from pytest_quantbudget.engine.machine.gpus import Gpus
@@ -26,7 +27,7 @@ from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.job import Job
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.measure.keys import logits_path
-from pytest_quantbudget.measure.store import ISO, Store, now
+from pytest_quantbudget.measure.store import Store, now
 from pytest_quantbudget.models import methods, tensors
 
 REPLY_TOKENS = 48

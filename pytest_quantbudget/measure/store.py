@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.safetext import safe
+from pytest_quantbudget.core.units import ISO
 
 MAGIC = "quantbudget-entry-1"
 MAX_BYTES = 200_000_000
-ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Damaged(ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_quantbudget.core.answers import INVALID, Agreement, Answer, Divergence, TaskResult
 from pytest_quantbudget.core.measurement import Measurement, Perplexity, Speed
+from pytest_quantbudget.core.request import Task, Text, Workload
 from pytest_quantbudget.report.document import Report
 
 CLOSE = 1e-6  # share by which sums of rounded parts may differ from their total
@@ -51,19 +52,14 @@ def _named(what: str, faults: Iterator[str]) -> Iterator[str]:
 def _twice(measured: Measurement) -> Iterator[str]:
     """Two results of one part, or a result beside the failure that says that there is none."""
     failed = {failure.phase for failure in measured.failures}
-    for name in Measurement.holders:
-        parts: list[Any] = [getattr(result, result_part(name)) for result in getattr(measured, name)]
+    for kind in (Workload, Task, Text):
+        parts: list[Any] = [getattr(result, kind.named) for result in getattr(measured, kind.held_in)]
         if len(set(parts)) < len(parts):
             yield f"{parts[0].noun} stand there twice"
         yield from (f"{part.noun} stand beside the failure of their phase" for part in parts if part.phase in failed)
     for task in measured.tasks:
         if task.divergence is not None and task.task.divergence_phase in failed:
             yield f"a divergence on {task.task.name} stands beside the failure of its phase"
-
-
-def result_part(holder: str) -> str:
-    """The field of a result that holds its part."""
-    return {"speeds": "workload", "tasks": "task", "perplexities": "text"}[holder]
 
 
 def _speed(speed: Speed) -> Iterator[str]:

@@ -13,11 +13,10 @@ from typing import Any
 
 from pytest_quantbudget.core.files import file_hash
 from pytest_quantbudget.core.request import Task
+from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
 from pytest_quantbudget.tasks.styles import STYLES
-
-ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)

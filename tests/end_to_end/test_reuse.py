@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from builders import COUNTING, IDS, outcomes
 
+from pytest_quantbudget.core import units
 from pytest_quantbudget.measure import store
 
 
@@ -44,7 +45,7 @@ def rewrite_entries(pattern: str, **changes: Any) -> int:
     for path in paths:
         content = json.loads(path.read_bytes().partition(b"\n")[2])
         payload = {**content["payload"], **changes.get("payload", {})}
-        made = changes.get("made") or datetime.datetime.strptime(content["made"], store.ISO)
+        made = changes.get("made") or datetime.datetime.strptime(content["made"], units.ISO)
         path.write_bytes(store.encode(content["key"], payload, made))
     return len(paths)
 
@@ -57,7 +58,7 @@ def test_a_second_run_loads_nothing_and_says_so(room: pytest.Pytester) -> None:
     for name in first:
         assert second[name]["loaded"]["reused"]
         # An entry may be written in the next second.
-        loaded, stored = (datetime.datetime.strptime(m[name]["loaded"]["at"], store.ISO) for m in (first, second))
+        loaded, stored = (datetime.datetime.strptime(m[name]["loaded"]["at"], units.ISO) for m in (first, second))
         assert (stored - loaded).total_seconds() in (0, 1)
         assert [speed["origin"]["reused"] for speed in first[name]["speeds"] + second[name]["speeds"]][:1] != [True]
         assert all(task["origin"]["reused"] for task in second[name]["tasks"])
@@ -116,7 +117,7 @@ def test_timings_are_taken_again_after_a_while_and_answers_are_not(room: pytest.
     fp32, bf16 = measurements().values()
     assert [speed["origin"]["reused"] for speed in fp32["speeds"]] == [False]
     assert not fp32["loaded"]["reused"]
-    assert fp32["tasks"][0]["origin"] == {"at": made.strftime(store.ISO), "reused": True}
+    assert fp32["tasks"][0]["origin"] == {"at": made.strftime(units.ISO), "reused": True}
     assert bf16["loaded"]["reused"]
     Path("small.yaml").write_text(Path("small.yaml").read_text() + "max_age: 1 s\n")
     time.sleep(2.1)
