@@ -207,6 +207,8 @@ def test_tensors_that_a_method_leaves_alone_can_be_compared(tmp_path: Path) -> N
 
 def test_a_checkpoint_with_a_dense_layer_is_read_by_the_library_that_made_it(tmp_path: Path) -> None:
     """transformers would pack that layer too, and fill it with uninitialized memory."""
+    import torch
+    from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM
 
     from pytest_quantbudget.engine.hf.load import settle
@@ -230,6 +232,15 @@ def test_a_checkpoint_with_a_dense_layer_is_read_by_the_library_that_made_it(tmp
     plain = AutoModelForCausalLM.from_pretrained(BUILTIN_DIR)
     ours, theirs = (model(**ids).logits[0, -1].float() for model in (found.model, plain))
     assert float((ours - theirs).norm() / theirs.norm()) < 0.3
+    # What its own loader does not tell of: a packed layer's zero points that are gone, a tensor that no layer uses.
+    file = tmp_path / "mixed" / "model.safetensors"
+    held, lost = load_file(file), "model.layers.0.mlp.up_proj.qzeros"
+    save_file({**held, "mtp.fc.weight": torch.zeros(2, 2)}, file, metadata={"format": "pt"})
+    assert loaded(own).description.unread == ("mtp.fc.weight",)
+    save_file({name: tensor for name, tensor in held.items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"mixed lacks 1 of the model's .* \({lost}"):
+        loaded(own)
+    save_file(held, file, metadata={"format": "pt"})
     # The same tensors with an entry that hides what is mixed: nothing is loaded at random.
     config = json.loads((tmp_path / "mixed" / "config.json").read_text())
     config["quantization_config"].pop("dynamic")
