@@ -1,6 +1,7 @@
 """The rules of the structure: who may import whom, where torch and pytest may be imported, sizes, public names."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,16 @@ def test_pytest_stays_in_the_plugin() -> None:
 def test_no_file_is_longer_than_can_be_read_at_once() -> None:
     assert too_long(sources(PACKAGE)) == []
     assert too_long(sources(TESTS)) == []
+
+
+def test_each_promise_of_the_security_page_names_tests_that_there_are() -> None:
+    _, promises, table = re.split(r"## Promises|What shows each of them", (TESTS.parent / "SECURITY.md").read_text())
+    told = [promise.rstrip(".") for promise in re.findall(r"^\*\*(.+?)\*\*", promises, re.MULTILINE)]
+    rows = [row.split(" | ") for row in re.findall(r"^\| (?!Promise)(.+) \|$", table, re.MULTILINE)]
+    assert [promise for promise, _ in rows] == told
+    for named in re.findall(r"`(.+?)`", "".join(tests for _, tests in rows)):
+        file, _, test = named.partition("::")
+        assert f"def {test}(" in (TESTS / file).read_text(), named
 
 
 def test_public_names_are_sorted_complete_and_there() -> None:
