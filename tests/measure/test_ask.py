@@ -65,6 +65,24 @@ def test_worked_examples_stand_in_front_and_are_never_asked(loaded: Transformers
     assert {each.question.question for each in asked}.isdisjoint({q for q, _ in asked[0].shots})
 
 
+def test_answers_to_other_prompts_are_neither_drafts_nor_kept(
+    loaded: Transformers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those to a template that has changed, or that has shown another day."""
+    task = replace(TASK, questions=3)
+    asked = prompts.sample(task)
+    first = ask.run(loaded, task, asked, KeptAnswers(task))[0]
+    other = replace(first, answers=tuple(replace(answer, prompt="other") for answer in first.answers))
+    for given, same in ((first, True), (other, False)):
+        result = ask.run(loaded, task, asked, KeptAnswers(task), given)[0]
+        assert (result.agreement is not None) == same
+        kept = KeptAnswers(task)
+        monkeypatch.setattr(kept, "earlier", lambda part=given: iter((part,)))
+        result = ask.run(loaded, task, asked, kept)[0]
+        assert result.resumed == (3 if same else 0)
+        assert [answer.prompt for answer in result.answers] == [answer.prompt for answer in first.answers]
+
+
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(
     loaded: Transformers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
