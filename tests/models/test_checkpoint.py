@@ -81,7 +81,11 @@ def test_a_models_code_runs_only_where_the_command_line_says_so(
     model: Path, change: Change, tmp_path: Path, what: str
 ) -> None:
     mark = tmp_path / "ran"
-    code = f"from pathlib import Path\n\nfrom transformers import {{}} as Evil\n\nPath({str(mark)!r}).touch()\n"
+    # A class of its own: transformers notes on the class that it came with a model, and its own one would keep the note.
+    code = (
+        "from pathlib import Path\n\nfrom transformers import {0}\n\n\nclass Evil({0}):\n    pass\n\n\n"
+        f"Path({str(mark)!r}).touch()\n"
+    )
     if what == "model":
         (model / "modeling_evil.py").write_text(code.format("Qwen3ForCausalLM"))
         change(auto_map={"AutoModelForCausalLM": "modeling_evil.Evil"})
