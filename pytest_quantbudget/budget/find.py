@@ -97,7 +97,12 @@ def find_budgets(name: str, base: Path) -> list[Path]:
             raise BudgetError(Problem(base / name, 0, "this pattern matches no file"))
         return paths
     names = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES or p.is_dir()]
-    raise BudgetError(Problem(base / name, 0, f"there is no such budget{problems.nearest(path.name, names)}"))
+    shipped = files.SHIPPED_BUDGETS / path.name
+    if shipped.is_file():
+        hint = f"; the package ships {shipped}, which `extends: {path.name}` in a file of your own builds on"
+    else:
+        hint = problems.nearest(path.name, names)
+    raise BudgetError(Problem(base / name, 0, f"there is no such budget{hint}"))
 
 
 def _files_in(folder: Path, candidates: Iterable[Path]) -> list[Path]:

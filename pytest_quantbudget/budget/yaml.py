@@ -261,20 +261,27 @@ def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:
 
 
 def _extended(parent: Marked, roots: files.Roots) -> Path:
-    """The file that an `extends` names."""
+    """The file that an `extends` names: from its own folder, or else, by its bare name, one of the shipped budgets.
+
+    A file that is named like a shipped budget means that one, and not itself.
+    """
     if not isinstance(parent.value, str):
         raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
     outside = roots.refuse(parent.file.parent, parent.value)
     if outside is not None:
         raise BudgetError(Problem(parent.file, parent.line, f"`extends`: {outside}"))
     target = path_from(parent.file.parent, parent.value)
-    if not target.is_file():
-        names = target.parent.glob("*.y*ml") if roots.hold(target.parent) else ()
-        near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
-        hint = f"; there is {near}" if near else ""
-        message = f"`extends` names {parent.value!r}, which is not a file{hint}"
-        raise BudgetError(Problem(parent.file, parent.line, message))
-    return target
+    shipped = {path.name: path for path in sorted(files.SHIPPED_BUDGETS.glob("*.yaml"))}
+    own_name = parent.value == parent.file.name
+    if target.is_file() and not (own_name and parent.value in shipped):
+        return target
+    if parent.value in shipped:
+        return shipped[parent.value]
+    names = target.parent.glob("*.y*ml") if roots.hold(target.parent) else ()
+    near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
+    hint = f"; there is {near}" if near else ""
+    why = f"which is not a file{hint}; the package ships {', '.join(shipped)}"
+    raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, {why}"))
 
 
 def _without(node: Marked, names: tuple[str, ...]) -> Marked:

@@ -13,7 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-BUILTIN_DIR = Path(__file__).resolve().parents[1] / "builtin"
+_PACKAGE = Path(__file__).resolve().parents[1]
+BUILTIN_DIR = _PACKAGE / "builtin"
+# A wheel carries them in the package (see pyproject.toml); in a checkout they lie beside it.
+SHIPPED_BUDGETS = (_PACKAGE if (_PACKAGE / "budgets").is_dir() else _PACKAGE.parent) / "budgets"
 LONGEST = 5000  # characters of a name; no system has longer paths, and looking each of its folders up takes long
 
 
@@ -66,7 +69,7 @@ class Roots:
     """
 
     def __init__(self, folders: Sequence[Path] | None) -> None:
-        self.folders = None if folders is None else tuple(_real(folder) for folder in (*folders, BUILTIN_DIR))
+        self.folders = None if folders is None else tuple(map(_real, (*folders, BUILTIN_DIR, SHIPPED_BUDGETS)))
 
     def with_folder(self, folder: Path) -> Roots:
         """These folders and one more."""

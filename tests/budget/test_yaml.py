@@ -8,6 +8,7 @@ import pytest
 
 from pytest_quantbudget.budget import yaml
 from pytest_quantbudget.budget.yaml import read_extended, read_yaml
+from pytest_quantbudget.core.files import SHIPPED_BUDGETS
 from pytest_quantbudget.core.problems import BudgetError, Marked
 
 Write = Callable[..., Path]
@@ -213,6 +214,24 @@ def test_extends_reaches_through_several_files_and_folders(write: Write, tmp_pat
     }
 
 
+def test_extends_finds_a_shipped_budget_by_its_name(write: Write, tmp_path: Path) -> None:
+    child = write("extends: qwen3_8b.yaml\nmodel: acme/bot\n", "own.yaml")
+    named = read_extended(child).entries
+    assert (named["model"].value, named["baseline"].value) == ("acme/bot", "fp16")
+    assert named["baseline"].file == SHIPPED_BUDGETS / "qwen3_8b.yaml"
+    # A file of the same name that extends it means the shipped one, and so does whoever extends that file.
+    write("extends: qwen3_8b.yaml\nbaseline: nf4\n", "qwen3_8b.yaml")
+    assert read_extended(tmp_path / "qwen3_8b.yaml").entries["model"].value == "Qwen/Qwen3-8B"
+    assert read_extended(child).entries["baseline"].value == "nf4"
+
+
+def test_a_budget_beside_comes_before_a_shipped_one(write: Write, tmp_path: Path) -> None:
+    write("model: m\n", "qwen3_8b.yaml")
+    assert read_extended(write("extends: qwen3_8b.yaml\n")).entries["model"].value == "m"
+    (tmp_path / "sub").mkdir()
+    assert "not a file" in error_of(write("extends: sub/qwen3_8b.yaml\n"), read_extended)
+
+
 @pytest.mark.parametrize(
     ("child", "kept"),
     [
@@ -248,7 +267,7 @@ def test_a_child_may_name_its_own_revision_and_checkpoint(write: Write) -> None:
         ),
         (
             {"b": "\nextends: bsae.yaml\n", "base": "model: m\n"},
-            "2: `extends` names 'bsae.yaml', which is not a file; there is base.yaml",
+            "2: `extends` names 'bsae.yaml', which is not a file; there is base.yaml; the package ships builtin.yaml, ",
         ),
         ({"b": "extends: none.yaml\n"}, "1: `extends` names 'none.yaml', which is not a file"),
         ({"b": "extends: .\n"}, "1: `extends` names '.', which is not a file"),

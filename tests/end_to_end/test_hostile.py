@@ -239,7 +239,7 @@ def test_hints_list_nothing_that_lies_outside(repository: Path) -> None:
     (message,) = told_of(repository, NAMING["file"].format("."))
     assert message == "file: there is no file '.'"
     (message,) = told_of(repository, "extends: .\n")
-    assert message == "`extends` names '.', which is not a file"
+    assert message == "`extends` names '.', which is not a file; the package ships builtin.yaml, qwen3_8b.yaml"
 
 
 @pytest.mark.parametrize("key", list(NAMING))
