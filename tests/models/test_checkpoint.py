@@ -81,7 +81,7 @@ def test_a_models_code_runs_only_where_the_command_line_says_so(
     model: Path, change: Change, tmp_path: Path, what: str
 ) -> None:
     mark = tmp_path / "ran"
-    # A class of its own: transformers notes on the class that it came with a model, and its own one would keep the note.
+    # A class of its own: transformers notes on the class that it came with a model, and its own would keep the note.
     code = (
         "from pathlib import Path\n\nfrom transformers import {0}\n\n\nclass Evil({0}):\n    pass\n\n\n"
         f"Path({str(mark)!r}).touch()\n"
