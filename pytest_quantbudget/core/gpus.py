@@ -73,7 +73,10 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:
 
 def lacking(need: GpuNeed, gpus: Sequence[Gpu]) -> str | None:
     """What the machine lacks for `need`, naming what was found; None where it has all."""
-    wanted = _need_words(need)
+    sizes = [size for g in gpus for size in (g.total, g.free)]
+    # In one unit, and each told from what is needed.
+    least, *told = units.sizes_apart(need.min_vram, *sizes) if need.min_vram else ("", *map(units.format_size, sizes))
+    wanted = _need_words(need, least)
     if not gpus:
         return f"needs {wanted}; no GPU was found"
     able = [g for g in gpus if _version(g.capability) >= _version(need.min_capability or "0.0")]
@@ -82,17 +85,17 @@ def lacking(need: GpuNeed, gpus: Sequence[Gpu]) -> str | None:
     if len(free) >= need.count:
         return None
     present = "; ".join(
-        f"{g.name} ({units.format_size(g.total)}, {units.format_size(g.free)} free, capability {g.capability})"
-        for g in gpus
+        f"{g.name} ({total}, {free} free, capability {g.capability})"
+        for g, total, free in zip(gpus, told[::2], told[1::2], strict=True)
     )
     why = "too little free memory" if len(large) >= need.count else "found"
     return f"needs {wanted}; {why}: {present}"
 
 
-def _need_words(need: GpuNeed) -> str:
+def _need_words(need: GpuNeed, least: str) -> str:
     parts = ["a GPU" if need.count == 1 else f"{need.count} GPUs"]
-    if need.min_vram:
-        parts.append(f"with {units.format_size(need.min_vram)}")
+    if least:
+        parts.append(f"with {least}")
     if need.min_capability:
         parts.append(f"of compute capability {need.min_capability}")
     return " ".join(parts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
 from pytest_quantbudget.core.problems import nearest
@@ -27,6 +27,9 @@ SIZES: Mapping[str, float] = {
     "TiB": 2**40,
 }
 TIMES: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+ENDS = (0.0, 100.0)  # of a percentage: nothing, and all
+DUST = 1e-9  # what floats leave of equal percentages
+MOST_DIGITS = 24
 QUANTITY = re.compile(r"([+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)")
 
 
@@ -71,13 +74,16 @@ def factor(unit: str) -> float:
 def format_value(value: float, unit: str, digits: int = 3, *, show_unit: bool = True) -> str:
     """`value` in base units, written in `unit` with `digits` significant digits (whole digits are never dropped).
 
-    Points and percentages keep one decimal, as papers print them, unless more digits are asked for.
+    Points and percentages keep one decimal, as papers print them, unless more digits are asked for, or it takes more to
+    say that something was lost: 99.99 is not 100.0, and 0.04 not 0.0.
     """
     scaled = value / factor(unit)
     magnitude = math.floor(math.log10(abs(scaled))) if scaled and math.isfinite(scaled) else 0
     decimals = max(0, digits - 1 - magnitude)
     if unit in ("points", "%"):
         decimals = max(1, digits - 2)
+        while round(scaled, decimals) in ENDS and abs(scaled - round(scaled, decimals)) > DUST:
+            decimals += 1
     text = f"{scaled:,.{decimals}f}"
     if decimals > 2 and unit not in ("points", "%"):
         text = text.rstrip("0").rstrip(".") if float(text.replace(",", "")) else "0"
@@ -86,13 +92,19 @@ def format_value(value: float, unit: str, digits: int = 3, *, show_unit: bool = 
     return f"{text} %" if unit == "%" else f"{text}{unit}" if unit == "x" else f"{text} {unit}"
 
 
-def format_apart(left: float, right: float, unit: str) -> tuple[str, str]:
-    """Both values with as many digits as it takes to tell them apart: `1.0` against `1.0` explains no failure."""
-    for digits in range(3, 17):
-        pair = format_value(left, unit, digits), format_value(right, unit, digits)
-        if pair[0] != pair[1] or left == right:
-            return pair
-    return repr(left), repr(right)
+def digits_apart(first: float, others: Iterable[float], unit: str) -> int:
+    """How many digits tell each of the others from the first: `1.0` against `1.0` explains no failure."""
+    unlike = [other for other in others if other != first]
+    for digits in range(3, MOST_DIGITS):
+        if format_value(first, unit, digits) not in [format_value(other, unit, digits) for other in unlike]:
+            return digits
+    return MOST_DIGITS
+
+
+def format_apart(first: float, *others: float, unit: str) -> tuple[str, ...]:
+    """All values in one unit, with as many digits as it takes to tell each of the others from the first."""
+    digits = digits_apart(first, others, unit)
+    return tuple(format_value(value, unit, digits) for value in (first, *others))
 
 
 def pick_unit(value: float, units: Mapping[str, float]) -> str:
@@ -102,12 +114,26 @@ def pick_unit(value: float, units: Mapping[str, float]) -> str:
     return max(fitting or ladder[:1], key=lambda u: units[u])
 
 
+def size_unit(*sizes: float) -> str:
+    """The unit in which the largest of some sizes is written."""
+    return pick_unit(max(sizes), SIZES)
+
+
 def format_size(value: float) -> str:
     """Bytes in words: `6.12 GiB`."""
-    return format_value(value, pick_unit(value, SIZES))
+    return format_value(value, size_unit(value))
+
+
+def sizes_apart(first: float, *others: float) -> tuple[str, ...]:
+    """Sizes in one unit, each of the others told from the first."""
+    return format_apart(first, *others, unit=size_unit(first, *others))
+
+
+def time_unit(*times: float) -> str:
+    """The unit in which the longest of some times is written; minutes are not used, so that columns compare."""
+    return "s" if max(map(abs, times)) >= 1 else "ms"
 
 
 def format_time(value: float) -> str:
-    """Seconds in words: `80.2 ms`; minutes are not used, so that columns compare."""
-    unit = "s" if abs(value) >= 1 else "ms"
-    return format_value(value, unit)
+    """Seconds in words: `80.2 ms`."""
+    return format_value(value, time_unit(value))

@@ -10,7 +10,7 @@ from pytest_quantbudget.core.budget import Basis, Budget, Method
 from pytest_quantbudget.core.limits import ESTIMATE, PASS, Limit
 from pytest_quantbudget.core.problems import Problem
 from pytest_quantbudget.core.request import DUMMY, Task
-from pytest_quantbudget.core.units import format_value
+from pytest_quantbudget.core.units import digits_apart, format_value
 from pytest_quantbudget.core.verdict import OVER, WITHIN
 from pytest_quantbudget.judge import sample_size, sequential
 from pytest_quantbudget.judge.metrics import metric_of
@@ -51,7 +51,9 @@ def pointless(limit: Limit, name: str, basis: Basis, totals: Mapping[str, int]) 
     if found.enough:
         why = f"{many} give no bound at {level} ({found.enough} do)"
     else:
-        low, high = (format_value(end, limit.kind.unit, show_unit=False) for end in (bounds.low, bounds.high))
+        ends, unit = (bounds.low, bounds.high), limit.kind.unit
+        digits = max(digits_apart(value, ends, unit) for value in values)
+        low, high = (format_value(end, unit, digits, show_unit=False) for end in ends)
         why = f"with {many}, even the {'worst' if passes else 'best'} outcome has {level} bounds of {low} to {high}"
     then = "`undecided: pass` lets through" if passes else "`undecided: fail` fails"
     return f"{name}: {limit.name} cannot {'fail' if passes else 'pass'}: {why}, and {then} what is not decided"

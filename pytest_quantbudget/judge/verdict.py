@@ -12,9 +12,10 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit, LimitKind, Target
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import DUMMY, Subject
-from pytest_quantbudget.core.units import format_apart, format_time, format_value
+from pytest_quantbudget.core.units import digits_apart, format_apart, format_value, time_unit
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
 from pytest_quantbudget.judge import sample_size
+from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics import figure, metric_of
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured
 from pytest_quantbudget.judge.noise import Noise
@@ -60,22 +61,23 @@ def judge(
         return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
     if (own.took_s or 0.0) > method.timeout_s < (own.allowed_s or 0.0):
         # Another budget of the run, with which the measurement is shared, has given it more time.
-        limit_s, took = format_time(method.timeout_s), format_time(own.took_s or 0.0)
+        took_s = own.took_s or 0.0
+        limit_s, took = format_apart(method.timeout_s, took_s, unit=time_unit(method.timeout_s, took_s))
         why = f"not measured within the timeout of {limit_s} of {budget.path.name}: it took {took}"
         return Verdict(FAILED, f"{name} {why}", **_said(target))
     if target is None or target.value is None:
         unit = limit.targets[0].unit or limit.kind.unit_of(found.value)
-        value = f"measured {_shown(found.value, limit, unit)}{_bounds(found, limit, unit)}{_bracketed(found)}"
         known = ", ".join(repr(t.pattern) for t in limit.targets)
         why = "has no number yet (`auto`): --quant-update writes one at the end of its run"
         if target is None:
             why = f"has no limit for {device!r} (only for {known})"
-        told = replace(Verdict(SKIPPED, f"{name} {why}; {value}", found.value, unit=unit), **_bounded(found))
+        message = f"{name} {why}; {_measured(found, unit)}"
+        told = replace(Verdict(SKIPPED, message, found.value, unit=unit), **_bounded(found))
         return replace(told, for_want_of_gpu=target is None and device == "cpu")
     if limit.kind.bound == "max" and found.most <= target.value:
-        base = f"{budget.baseline} itself answers {format_value(found.most, '%')} right"
-        unit = "points" if limit.kind.relation == "drop" else "%"
-        message = f"{name} {target.text} {unit} cannot fail: the baseline {base}{_bracketed(found)}"
+        digits = digits_apart(target.value, [found.most], "%")
+        most, wanted = format_value(found.most, "%", digits), format_value(target.value, target.unit, digits)
+        message = f"{name} cannot fail: {budget.baseline} itself answers {most} right, limit {wanted}{_made_of(found)}"
         return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
     verdict = _judged(limit, name, target, target.value, found)
     return _beside_noise(verdict, limit, target.value, found.value, noise) if noise is not None else verdict
@@ -99,9 +101,9 @@ def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure
     outcome = decision if decision in (WITHIN, OVER) else WITHIN if inside else OVER
     if decision == UNDECIDED and policy != limits.ESTIMATE:
         outcome = WITHIN if policy == limits.PASS else OVER
-    message = f"{name} {_compared(target, value, found)}{_bounds(found, limit, target.unit)}{_bracketed(found)}"
+    message = f"{name} {_measured(found, target.unit, value)}"
     if decision == UNDECIDED:
-        message += f"; undecided: {_how_far(limit, target, value, found)}, and {FOR_UNDECIDED[policy]}"
+        message += f"; undecided: {_how_far(target, value, found)}, and {FOR_UNDECIDED[policy]}"
         message += _settling(value, found, limit)
     verdict = Verdict(outcome, message, found.value, decision=decision, **_said(target), **_bounded(found))
     if limit.kind.relation == "drop" and found.paired is not None:
@@ -127,37 +129,43 @@ def _p_over(found: Figure, value: float, confidence: float) -> float:
     return min(1.0, found.paired.p_over(value) * share)
 
 
-def _bracketed(found: Figure) -> str:
-    told = "; ".join(part for part in (found.detail, found.remark) if part)
+def _measured(found: Figure, unit: str, limit: float | None = None) -> str:
+    """`measured 1.6 points, limit 1.0, 95 % bounds 0.5 to 2.8 (...)`: all in one unit.
+
+    The digits are as many as it takes to see on which side of the limit each value is. Bounds are left out where all
+    observations agree, and where they bound nothing.
+    """
+    bounds = found.bounds or Interval(found.value, found.value)
+    ends = [bounds.low, bounds.high] if bounds.low < bounds.high and math.isfinite(bounds.high - bounds.low) else []
+    digits = 3
+    if limit is not None:
+        # Of sums of floats, the last digits say nothing.
+        unlike = [end for end in ends if not math.isclose(end, limit, rel_tol=1e-9)]
+        digits = digits_apart(limit, [found.value, *unlike], unit)
+    parts = [f"measured {format_value(found.value, unit, digits)}"]
+    if limit is not None:
+        parts.append(f"limit {format_value(limit, unit, digits, show_unit=unit != 'points')}")
+    if ends:
+        low, high = (format_value(end, unit, digits, show_unit=False) for end in ends)
+        parts.append(f"{100 * found.confidence:g} % bounds {low} to {high}")
+    return ", ".join(parts) + _made_of(found, unit, digits)
+
+
+def _made_of(found: Figure, unit: str = "", digits: int = 3) -> str:
+    """What a figure is made of, in brackets: ` (40.0 to 80.0 in 5 repeats)`."""
+    detail = found.detail
+    if found.range is not None:
+        low, high = (format_value(end, unit, digits, show_unit=False) for end in found.range)
+        detail = f"{low} to {high} {detail}"
+    told = "; ".join(part for part in (detail, found.remark) if part)
     return f" ({told})" if told else ""
 
 
-def _compared(target: Target, limit: float, found: Figure) -> str:
-    """`1.0 points, measured 1.6`: both in the user's unit, with digits enough to see the difference."""
-    wanted, value = format_apart(limit, found.value, target.unit)
-    return f"{wanted}, measured {value.removesuffix(' ' + target.unit) if target.unit in ('points',) else value}"
-
-
-def _bounds(found: Figure, limit: Limit, unit: str) -> str:
-    """`, 95 % bounds 0.5 to 2.8`; nothing where all observations agree, or where they bound nothing."""
-    if found.bounds is None or found.bounds.low == found.bounds.high:
-        return ""
-    low, high = found.bounds.low, found.bounds.high
-    if not math.isfinite(low) or not math.isfinite(high):
-        return ""
-    shown = [format_value(end, unit or limit.kind.unit, show_unit=False) for end in (low, high)]
-    return f", {100 * found.confidence:g} % bounds {shown[0]} to {shown[1]}"
-
-
-def _shown(value: float, limit: Limit, unit: str) -> str:
-    return format_value(value, unit or limit.kind.unit)
-
-
-def _how_far(limit: Limit, target: Target, value: float, found: Figure) -> str:
+def _how_far(target: Target, value: float, found: Figure) -> str:
     """How far the limit is from the estimate, in the user's unit."""
     if found.value == value:
         return "the estimate is at the limit"
-    gap, _ = format_apart(abs(found.value - value), 0.0, target.unit or limit.kind.unit)
+    gap, _ = format_apart(abs(found.value - value), 0.0, unit=target.unit)
     return f"the limit is {gap} from the estimate"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_quantbudget.core.answers import Origin
 from pytest_quantbudget.core.request import DUMMY
 from pytest_quantbudget.core.safetext import Line, printable
-from pytest_quantbudget.core.units import format_size
+from pytest_quantbudget.core.units import format_value, sizes_apart
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN
 from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.metrics import METRICS
@@ -128,8 +128,9 @@ def _unforeseen(budget: BudgetReport) -> Iterator[Line]:
         measured = method.measurement.weights if method.measurement else None
         predicted = method.estimate.weights if method.estimate else None
         if measured and predicted and abs(measured - predicted) > UNFORESEEN * predicted:
-            sizes = f"{format_size(predicted)} of weights were predicted, and {format_size(measured)} measured"
-            yield Line(f"{method.name}: {sizes}", markup={"yellow": True})
+            expected, found = sizes_apart(predicted, measured)
+            said = f"{method.name}: {expected} of weights were predicted, and {found} measured"
+            yield Line(said, markup={"yellow": True})
 
 
 def _shared(budget: BudgetReport) -> Iterator[Line]:
@@ -239,7 +240,8 @@ def _receipts(budget: BudgetReport) -> Iterator[Line]:
     """A method's quantized layers and kernels, and what it keeps in more bits."""
     for name, receipt in [(m.name, m.measurement.receipt) for m in budget.methods if m.measurement]:
         if receipt is not None:
-            yield Line(f"{name}: {receipt.kernels}; {100 * receipt.fraction:.1f} % quantized; kept: {receipt.kept}")
+            share = format_value(100 * receipt.fraction, "%")
+            yield Line(f"{name}: {receipt.kernels}; {share} quantized; kept: {receipt.kept}")
 
 
 def _replies(budget: BudgetReport) -> Iterator[Line]:

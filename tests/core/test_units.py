@@ -96,6 +96,12 @@ def test_what_is_no_size_or_time_is_refused_in_words(
         (57.89, "%", "57.9 %"),
         (0, "GiB", "0.00 GiB"),
         (0, "points", "0.0 points"),
+        (99.99, "%", "99.99 %"),
+        (99.94, "%", "99.9 %"),
+        (100, "%", "100.0 %"),
+        (99.99999999999999, "%", "100.0 %"),
+        (-0.04, "points", "-0.04 points"),
+        (0.0003, "%", "0.0003 %"),
     ],
 )
 def test_figures_print_with_three_digits_and_their_unit(value: float, unit: str, text: str) -> None:
@@ -120,11 +126,19 @@ def test_a_figure_prints_without_its_unit_where_that_is_said_elsewhere() -> None
 def test_two_figures_print_with_digits_enough_to_see_the_difference(
     left: float, right: float, unit: str, texts: tuple[str, str]
 ) -> None:
-    assert units.format_apart(left, right, unit) == texts
+    assert units.format_apart(left, right, unit=unit) == texts
 
 
-def test_even_neighbouring_floats_print_apart() -> None:
-    one, other = units.format_apart(0.1, 0.1 + 2**-55, "x")
+def test_each_of_several_figures_prints_apart_from_the_first() -> None:
+    assert units.format_apart(1.0, 1.6, 0.996, 1.0, unit="points") == (
+        "1.000 points", "1.600 points", "0.996 points", "1.000 points"
+    )  # fmt: skip
+    assert units.sizes_apart(16 * 2**30, 16 * 2**30 - 2**20, 900 * 2**20) == ("16 GiB", "15.999 GiB", "0.87891 GiB")
+
+
+@pytest.mark.parametrize("unit", ["x", "points", "%", "GiB"])
+def test_even_neighbouring_floats_print_apart(unit: str) -> None:
+    one, other = units.format_apart(0.1, 0.1 + 2**-55, unit=unit)
     assert one != other
 
 

@@ -251,7 +251,7 @@ def test_a_budget_with_a_broken_limit_fails_in_words_and_is_measured_once(room: 
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "bf16: max_kl 0.0000000001 nats, measured 0.00* nats, 95 % bounds * (* tokens, at most *)",
+            "bf16: max_kl measured 0.00* nats, limit 0.0000000001 nats, 95 % bounds * (* tokens, at most *)",
             "b.yaml:10: this line",
             "method * agreement  ppl ratio * KL  verdict",
             "bf16 * % * 1.00* *OVER: max_kl",

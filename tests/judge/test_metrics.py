@@ -54,7 +54,7 @@ def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
     speed = Speed(budget.workload, (0.05,), (127 * 0.025,), None, None)
     measured = Measurement(method.subject, device=H100, speeds=(speed,))
     verdict = judge(budget, method, method.limits[0], {"nf4": measured})
-    assert (verdict.outcome, verdict.message) == (OVER, "nf4: max_tpot 20.0 ms, measured 25.0 ms")
+    assert (verdict.outcome, verdict.message) == (OVER, "nf4: max_tpot measured 25.0 ms, limit 20.0 ms")
 
     report = BudgetReport("b.yaml", "m", None, None, budget.workload, "", (), (MethodReport("nf4", measured, ()),))
     header, row, *_ = (line.text.split("  ") for line in table._table(report))

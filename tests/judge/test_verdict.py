@@ -18,49 +18,49 @@ from pytest_quantbudget.judge import intervals
 @pytest.mark.parametrize(
     ("limit", "outcome", "words"),
     [
-        ("max_vram: 7 GiB", WITHIN, "max_vram 7.00 GiB, measured 7.00 GiB"),
-        ("max_vram: 7167.9999 MiB", OVER, "max_vram 7,167.9999 MiB, measured 7,168 MiB"),
-        ("max_vram: 7.5 GB", OVER, "max_vram 7.50 GB, measured 7.52 GB"),
-        ("max_weights: 6 GiB", WITHIN, "max_weights 6.00 GiB, measured 6.00 GiB"),
-        ("max_weights: 6 GB", OVER, "max_weights 6.00 GB, measured 6.44 GB"),
+        ("max_vram: 7 GiB", WITHIN, "max_vram measured 7.00 GiB, limit 7.00 GiB"),
+        ("max_vram: 7167.9999 MiB", OVER, "max_vram measured 7,168 MiB, limit 7,167.9999 MiB"),
+        ("max_vram: 7.5 GB", OVER, "max_vram measured 7.52 GB, limit 7.50 GB"),
+        ("max_weights: 6 GiB", WITHIN, "max_weights measured 6.00 GiB, limit 6.00 GiB"),
+        ("max_weights: 6 GB", OVER, "max_weights measured 6.44 GB, limit 6.00 GB"),
         (
             "max_ttft: 80 ms",
             WITHIN,
-            "max_ttft 80.0 ms, measured 50.0 ms, 95 % bounds 40.0 to 80.0 (40.0 ms to 80.0 ms in 5 repeats)",
+            "max_ttft measured 50.0 ms, limit 80.0 ms, 95 % bounds 40.0 to 80.0 (40.0 to 80.0 in 5 repeats)",
         ),
         (
             "max_ttft: 0.03 s",
             OVER,
-            "max_ttft 0.03 s, measured 0.05 s, 95 % bounds 0.04 to 0.08 (40.0 ms to 80.0 ms in 5 repeats)",
+            "max_ttft measured 0.05 s, limit 0.03 s, 95 % bounds 0.04 to 0.08 (0.04 to 0.08 in 5 repeats)",
         ),
-        ("max_load_time: 2.5 s", WITHIN, "max_load_time 2.50 s, measured 2.50 s"),
-        ("max_load_time: 2 s", OVER, "max_load_time 2.00 s, measured 2.50 s"),
+        ("max_load_time: 2.5 s", WITHIN, "max_load_time measured 2.50 s, limit 2.50 s"),
+        ("max_load_time: 2 s", OVER, "max_load_time measured 2.50 s, limit 2.00 s"),
         (
             "min_tokens_per_s: 50",
             WITHIN,
-            "min_tokens_per_s 50.0 tokens/s, measured 100 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5",
+            "min_tokens_per_s measured 100 tokens/s, limit 50.0 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5",
         ),
         (
             "min_tokens_per_s: 201",
             OVER,
-            "min_tokens_per_s 201 tokens/s, measured 100 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5 repeats)",
+            "min_tokens_per_s measured 100 tokens/s, limit 201 tokens/s, 95 % bounds 50.0 to 200 (50.0 to 200 in 5",
         ),
         (
             "min_gsm8k: 55",
             WITHIN,
-            "min_gsm8k 55.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 "
+            "min_gsm8k measured 57.9 %, limit 55.0 %, 95 % bounds 55.3 to 60.5 "
             "(579 of 1,000 right, 421 truncated, 421 absent)",
         ),
         (
             "min_gsm8k: 61",
             OVER,
-            "min_gsm8k 61.0 %, measured 57.9 %, 95 % bounds 55.3 to 60.5 "
+            "min_gsm8k measured 57.9 %, limit 61.0 %, 95 % bounds 55.3 to 60.5 "
             "(579 of 1,000 right, 421 truncated, 421 absent)",
         ),
         (
             "max_vram_ratio: 1",
             WITHIN,
-            "max_vram_ratio 1.00, measured 1.00 (7.00 GiB against fp16's 7.00 GiB)",
+            "max_vram_ratio measured 1.00, limit 1.00 (7.00 GiB against fp16's 7.00 GiB)",
         ),
     ],
 )
@@ -76,13 +76,13 @@ def test_a_figure_at_the_limit_is_within_and_one_beyond_is_over(
 @pytest.mark.parametrize(
     ("limit", "outcome", "words"),
     [
-        ("max_weights_ratio: 0.45", WITHIN, "max_weights_ratio 0.45, measured 0.375 (6.00 GiB against fp16's 16.0"),
-        ("max_weights_ratio: 0.375", WITHIN, "max_weights_ratio 0.375, measured 0.375 (6.00 GiB against fp16's 16.0"),
-        ("max_weights_ratio: 0.3", OVER, "max_weights_ratio 0.3, measured 0.375 (6.00 GiB against fp16's 16.0 GiB)"),
-        ("min_speedup: 1", WITHIN, "min_speedup 1.00x, measured 2.00x, 95 % bounds 1.00 to 4.00 (100"),
-        ("min_speedup: 4.001", OVER, "min_speedup 4.00x, measured 2.00x, 95 % bounds 1.00 to 4.00 ("),
-        ("max_ttft_ratio: 0.8", WITHIN, "max_ttft_ratio 0.8, measured 0.5, 95 % bounds 0.4 to 0.8 ("),
-        ("max_ttft_ratio: 0.39", OVER, "max_ttft_ratio 0.39, measured 0.5, 95 % bounds 0.4 to 0.8 ("),
+        ("max_weights_ratio: 0.45", WITHIN, "max_weights_ratio measured 0.375, limit 0.45 (6.00 GiB against fp16's 16"),
+        ("max_weights_ratio: 0.375", WITHIN, "max_weights_ratio measured 0.375, limit 0.375 (6.00 GiB against fp16's "),
+        ("max_weights_ratio: 0.3", OVER, "max_weights_ratio measured 0.375, limit 0.3 (6.00 GiB against fp16's 16.0"),
+        ("min_speedup: 1", WITHIN, "min_speedup measured 2.00x, limit 1.00x, 95 % bounds 1.00 to 4.00 (100"),
+        ("min_speedup: 4.001", OVER, "min_speedup measured 2x, limit 4.001x, 95 % bounds 1 to 4 ("),
+        ("max_ttft_ratio: 0.8", WITHIN, "max_ttft_ratio measured 0.5, limit 0.8, 95 % bounds 0.4 to 0.8 ("),
+        ("max_ttft_ratio: 0.39", OVER, "max_ttft_ratio measured 0.5, limit 0.39, 95 % bounds 0.4 to 0.8 ("),
     ],
 )  # fmt: skip
 def test_ratios_and_speedups_name_both_sides(load: Load, limit: str, outcome: str, words: str) -> None:
@@ -94,7 +94,40 @@ def test_ratios_and_speedups_name_both_sides(load: Load, limit: str, outcome: st
     assert found.message.startswith(f"nf4: {words}")
 
 
-BOUNDS = "95 % bounds 0.5 to 2.8 (b 32, c 16 of 1,000)"
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ("max_ttft: 10 s", "measured 0.05 s, limit 10.0 s, 95 % bounds 0.04 to 0.08 (0.04 to 0.08 in 5 repeats)"),
+        ("max_ttft: 80.0001 ms", "measured 50 ms, limit 80.0001 ms, 95 % bounds 40 to 80 (40 to 80 in 5 repeats)"),
+        ("min_tokens_per_s: 199.9", "measured 100.0 tokens/s, limit 199.9 tokens/s, 95 % bounds 50.00 to 200.0 ("),
+        ("max_vram_ratio: 0.5", "measured 0.0625, limit 0.5 (0.438 GiB against fp16's 7.00 GiB)"),
+        ("max_vram: 0.4 GiB", "measured 0.438 GiB, limit 0.4 GiB"),
+    ],
+)
+def test_limit_value_bounds_and_what_they_are_made_of_are_in_one_unit_and_told_apart(
+    load: Load, limit: str, words: str
+) -> None:
+    budget = load(limit)
+    own = measured(budget, "nf4")
+    own = replace(own, speeds=(replace(own.speeds[0], peak_allocated=7 * GIB // 16),))
+    assert verdict(budget, own).message.partition(": ")[2].partition(" ")[2].startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("limit", "right", "words"),
+    [
+        ("min_gsm8k: 100", 9999, "measured 99.99 %, limit 100.0 %, 95 % bounds 99.95 to 99.999 (9,999 of 10,000 "),
+        ("min_gsm8k: 99.999", 9999, "measured 99.9900 %, limit 99.9990 %, 95 % bounds 99.9526 to 99.9995 ("),
+    ],
+)
+def test_nearly_all_is_not_all(load: Load, limit: str, right: int, words: str) -> None:
+    budget = load(limit)
+    task = TaskResult(budget.tasks["gsm8k"], answers((right, True), (10000 - right, False)), 1.0)
+    assert verdict(budget, measured(budget, "nf4", tasks=(task,))).message.startswith(f"nf4: min_gsm8k {words}")
+
+
+FLIPPED = "(32 newly wrong, 16 newly right of 1,000)"
+BOUNDS = f"95 % bounds 0.5 to 2.8 {FLIPPED}"
 
 
 def flipped(budget: Budget) -> tuple[Measurement, Measurement]:
@@ -111,31 +144,40 @@ def flipped(budget: Budget) -> tuple[Measurement, Measurement]:
 @pytest.mark.parametrize(
     ("limit", "outcome", "words"),
     [
-        ("max_gsm8k_drop: 0.4", OVER, f"max_gsm8k_drop 0.4 points, measured 1.6, {BOUNDS}"),
-        ("max_gsm8k_drop: 2.8", WITHIN, f"max_gsm8k_drop 2.8 points, measured 1.6, {BOUNDS}"),
+        ("max_gsm8k_drop: 0.4", OVER, f"max_gsm8k_drop measured 1.6 points, limit 0.4, {BOUNDS}"),
+        ("max_gsm8k_drop: 2.9", WITHIN, f"max_gsm8k_drop measured 1.6 points, limit 2.9, {BOUNDS}"),
+        (
+            "max_gsm8k_drop: 2.8",
+            WITHIN,
+            f"max_gsm8k_drop measured 1.6000 points, limit 2.8000, 95 % bounds 0.4736 to 2.7996 {FLIPPED}",
+        ),
         (
             "max_gsm8k_drop: 1.0",
             OVER,
-            f"max_gsm8k_drop 1.0 points, measured 1.6, {BOUNDS}; undecided: the limit is 0.6 points from the estimate, "
-            "and the estimate decides; about 3,600 questions would settle it",
+            f"max_gsm8k_drop measured 1.6 points, limit 1.0, {BOUNDS}; undecided: the limit is 0.6 points from the "
+            "estimate, and the estimate decides; about 3,600 questions would settle it",
         ),
         (
             "max_gsm8k_drop: 1.6",
             WITHIN,
-            f"max_gsm8k_drop 1.6 points, measured 1.6, {BOUNDS}; undecided: the estimate is at the limit, and the "
-            "estimate decides; no number of questions would settle it",
+            f"max_gsm8k_drop measured 1.6 points, limit 1.6, {BOUNDS}; undecided: the estimate is at the limit, and "
+            "the estimate decides; no number of questions would settle it",
         ),
         (
             "max_gsm8k_drop: 1.59",
             OVER,
-            f"max_gsm8k_drop 1.59 points, measured 1.60, {BOUNDS}; undecided: the limit is 0.01 points from the "
-            "estimate, and the estimate decides; no number of questions would settle it",
+            f"max_gsm8k_drop measured 1.60 points, limit 1.59, 95 % bounds 0.47 to 2.80 {FLIPPED}; undecided: the "
+            "limit is 0.01 points from the estimate, and the estimate decides; no number of questions would settle it",
         ),
-        ("max_gsm8k_flips: 3.6", OVER, "max_gsm8k_flips 3.6 %, measured 4.8 %, 95 % bounds 3.7 to 6.1 (b 32, c 16 of"),
+        (
+            "max_gsm8k_flips: 3.6",
+            OVER,
+            "max_gsm8k_flips measured 4.8 %, limit 3.6 %, 95 % bounds 3.7 to 6.1 (32 newly wrong, 16 newly right of",
+        ),
         (
             "max_gsm8k_flips: 6.2",
             WITHIN,
-            "max_gsm8k_flips 6.2 %, measured 4.8 %, 95 % bounds 3.7 to 6.1 (b 32, c 16 of",
+            "max_gsm8k_flips measured 4.8 %, limit 6.2 %, 95 % bounds 3.7 to 6.1 (32 newly wrong, 16 newly right of",
         ),
     ],
 )
@@ -154,10 +196,10 @@ def test_drops_and_flips_are_paired_question_by_question(load: Load, limit: str,
 @pytest.mark.parametrize(
     ("limit", "policy", "outcome", "words"),
     [
-        ("max_gsm8k_drop: 2.0", "fail", OVER, "2.0 {} and `undecided: fail` counts that as over; about 8,400 "),
-        ("max_gsm8k_drop: 1.2", "pass", WITHIN, "1.2 {} and `undecided: pass` lets that through; about 8,000 "),
-        ("max_gsm8k_drop: 2.9", "fail", WITHIN, "2.9 "),
-        ("max_gsm8k_drop: 0.4", "pass", OVER, "0.4 "),
+        ("max_gsm8k_drop: 2.0", "fail", OVER, "limit 2.0, {} and `undecided: fail` counts that as over; about 8,400 "),
+        ("max_gsm8k_drop: 1.2", "pass", WITHIN, "limit 1.2, {} and `undecided: pass` lets that through; about 8,000 "),
+        ("max_gsm8k_drop: 2.9", "fail", WITHIN, "limit 2.9, "),
+        ("max_gsm8k_drop: 0.4", "pass", OVER, "limit 0.4, "),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("where", ["file", "method", "task"])
@@ -179,8 +221,8 @@ def test_what_the_data_leave_open_is_decided_as_the_budget_says(
     before, after = flipped(budget)
     found = verdict(budget, after, before)
     assert found.outcome == outcome
-    near = f"points, measured 1.6, {BOUNDS}; undecided: the limit is 0.4 points from the estimate,"
-    assert f"max_gsm8k_drop {words.format(near)}" in found.message
+    near = f"{BOUNDS}; undecided: the limit is 0.4 points from the estimate,"
+    assert f"max_gsm8k_drop measured 1.6 points, {words.format(near)}" in found.message
 
 
 def test_more_confidence_decides_less(load: Load) -> None:
@@ -299,7 +341,8 @@ def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> Non
     found = verdict(budget, measured(budget, "nf4"))
     assert (found.outcome, found.decision) == (FAILED, "")
     assert found.message == (
-        "nf4: max_gsm8k_drop 58 points cannot fail: the baseline fp16 itself answers 57.9 % right (b 0, c 0 of 1,000)"
+        "nf4: max_gsm8k_drop cannot fail: fp16 itself answers 57.9 % right, limit 58.0 points (0 newly wrong, 0 newly "
+        "right of 1,000)"
     )
     assert verdict(load("max_gsm8k_drop: 57.8"), measured(budget, "nf4")).outcome == WITHIN
 
@@ -320,5 +363,5 @@ def test_a_counted_peak_is_compared_whatever_undecided_says(load: Load) -> None:
     speed = replace(measured(budget, "nf4").speeds[0], peak_allocated=20 * GIB, peaks=(9 * GIB, 8 * GIB))
     told = verdict(budget, measured(budget, "nf4", speeds=(speed,)))
     assert (told.outcome, told.decision, told.low) == ("over", "", None)
-    assert "repeats' peaks 8.00 GiB to 9.00 GiB" in told.message
+    assert "measured 20.0 GiB, limit 10.0 GiB (8.00 to 9.00 in the 2 repeats)" in told.message
     assert "settle" not in told.message

@@ -94,8 +94,13 @@ FOUND_A100 = "NVIDIA A100-SXM4-40GB (40.0 GiB, 39.0 GiB free, capability 8.0)"
             [T4, A100],
             f"needs 2 GPUs with 30.0 GiB; found: {FOUND_T4}; {FOUND_A100}",
         ),
+        (
+            GpuNeed(15 * GIB + 2**20),
+            [T4],
+            "needs a GPU with 15.001 GiB; found: Tesla T4 (15 GiB, 4 GiB free, capability 7.5)",
+        ),
     ],
-    ids=["no GPU", "no GPU, in full", "memory", "free memory", "capability", "count", "only one large enough"],
+    ids=["no GPU", "no GPU, in full", "memory", "free memory", "capability", "count", "one large", "nearly"],
 )
 def test_what_is_lacking_names_what_was_wanted_and_what_was_found(need: GpuNeed, gpus: list[Gpu], words: str) -> None:
     assert lacking(need, gpus) == words

@@ -190,7 +190,7 @@ def test_a_growing_task_is_judged_on_the_answers_there_are(room: Path) -> None:
     found = report(read(room, text), fp16=grown, nf4=ended)
     verdict = judged(room, text.replace("drop: 60", "drop: 12"), found)["nf4 max_sums_drop"]
     assert (verdict.outcome, verdict.decision) == ("within", "undecided")
-    assert "b 1, c 0 of 10; 10 of 15 questions asked: its limit was decided" in verdict.message
+    assert "1 newly wrong, 0 newly right of 10; 10 of 15 questions asked: its limit was decided" in verdict.message
     more = judged(room, text.replace("max: 15", "max: 14"), found)
     assert refused(more, "task sums: questions is 14 here and 15 in report.json") == TASK
 
@@ -198,7 +198,7 @@ def test_a_growing_task_is_judged_on_the_answers_there_are(room: Path) -> None:
 def test_gpus_are_those_of_the_report(room: Path) -> None:
     found = report(read(room, TEXT))
     by_name = judged(room, TEXT.replace("max_vram: 6 GiB", 'max_vram: {"NVIDIA H100*": 1 GiB, "*": 9 GiB}'), found)
-    assert "max_vram 1.00 GiB, measured 2.00 GiB" in by_name["nf4 max_vram"].message
+    assert "max_vram measured 2.00 GiB, limit 1.00 GiB" in by_name["nf4 max_vram"].message
     assert refused(judged(room, f"gpu: {{min_vram: 80 GiB, min_capability: '9.0'}}\n{TEXT}", found), "") == set()
     for need, words in (
         ("{min_vram: 90 GiB}", "needs a GPU with 90.0 GiB; found: NVIDIA H100"),

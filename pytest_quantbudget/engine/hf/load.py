@@ -229,9 +229,9 @@ def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_
     free = memory.free_ram() if device == "cpu" else sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
     if free is not None and need > free:
         where = "this machine's memory" if device == "cpu" else torch.cuda.get_device_name(0)
+        there, needed = units.sizes_apart(free, need)
         raise Lacking(
-            f"too little free memory: the weights take {units.format_size(need)} in {spec.name}, and "
-            f"{units.format_size(free)} of {where} is free"
+            f"too little free memory: the weights take {needed} in {spec.name}, and {there} of {where} is free"
         )
 
 

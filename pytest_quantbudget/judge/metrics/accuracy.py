@@ -9,6 +9,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task
+from pytest_quantbudget.core.units import format_apart, format_value
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import Case, Column, Extremes, Figure, Metric
@@ -25,10 +26,11 @@ def answers(case: Case, task: Task) -> TaskResult:
     result = case.need(case.record.task(task), task.phase)
     share = 100 * result.cut_off / len(result.answers)
     if share > task.max_truncated:
+        most, found = format_apart(task.max_truncated, share, unit="%")
         raise case.unmeasured(
             task.phase,
-            f"{share:.1f} % of {len(result.answers):,} answers to {task.name} were truncated after "
-            f"{task.max_new_tokens:,} tokens, and max_truncated is {task.max_truncated:g} %",
+            f"{found} of {len(result.answers):,} answers to {task.name} were truncated after "
+            f"{task.max_new_tokens:,} tokens, and max_truncated is {most}",
         )
     return result
 
@@ -91,7 +93,7 @@ class Accuracy(Metric):
         paired = sequential.paired_of(kind.relation, before, after.correct, level, clusters)
         return Figure(
             paired.drop if kind.relation == "drop" else paired.flips,
-            f"b {paired.b}, c {paired.c} of {n:,}",
+            f"{paired.b:,} newly wrong, {paired.c:,} newly right of {n:,}",
             paired=paired,
             most=100 * sum(before) / n,
             **common,
@@ -112,9 +114,12 @@ class Accuracy(Metric):
         found: list[Column] = []
         for name in basis.tasks:
             score, drop, _ = self.limits_of(name)
-            found.append(Column(name, lambda case: f"{self.figure(case).value:.1f} %", score))
-            found.append(Column("drop", lambda case: f"{self.figure(case).value:.1f}", drop, shown=False))
+            found.append(Column(name, lambda case: format_value(self.figure(case).value, "%"), score))
+            found.append(Column("drop", self._lost, drop, shown=False))
         return found
+
+    def _lost(self, case: Case) -> str:
+        return format_value(self.figure(case).value, "points", show_unit=False)
 
 
 def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
@@ -122,8 +127,8 @@ def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
     low = intervals.proportion_interval(sum(correct), len(correct), CERTAIN).low
     if result.chance is None or low > result.chance:
         return ""
-    share = 100 * sum(correct) / len(correct)
-    return f"answers {share:.1f} % right, and guessing {result.chance:.1f} %: there is nothing to lose"
+    chance, share = format_apart(result.chance, 100 * sum(correct) / len(correct), unit="%")
+    return f"answers {share} right, and guessing {chance}: there is nothing to lose"
 
 
 def _same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:

@@ -11,6 +11,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task, Text
+from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
 from pytest_quantbudget.judge.metrics.base import (
@@ -107,7 +108,7 @@ class TokenAgreement(_OnAnswers):
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The share."""
         more = {"optional": True, "shown": False}
-        return (column(self, "agreement", "min_token_agreement", lambda value: f"{value:.1f} %", **more),)
+        return (column(self, "agreement", "min_token_agreement", lambda value: format_value(value, "%"), **more),)
 
 
 class AnswerPerplexity(_OnAnswers):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.core.request import LOAD, Part, Task, Text
+from pytest_quantbudget.core.units import format_apart
 from pytest_quantbudget.core.verdict import Verdict
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.intervals import Interval, Paired
@@ -31,7 +32,8 @@ class Figure:
     Each of the `bounds` holds with `confidence`; None where there is one observation, or where the figure varies with
     nothing that was observed. They rest on `n` observations of the kind `of`. `remark` says what else is worth knowing.
     The figure cannot exceed `most`, whatever the method loses. `more` gives the bounds of so many times as many
-    observations of the same values, where that can be computed.
+    observations of the same values, where that can be computed. With a `range`, the least and the greatest of what was
+    observed, `detail` says of what it is.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Figure:
     paired: Paired | None = None
     remark: str = ""
     most: float = math.inf
+    range: tuple[float, float] | None = None
     more: Callable[[float], Interval] | None = None
 
 
@@ -160,7 +163,8 @@ class Metric:
         if not case.kind.relation:
             return self.absolute(case)
         own, other = self.absolute(case), self.absolute(case.of_baseline())
-        words = f"{self.format(own.value)} against {case.baseline}'s {self.format(other.value)}"
+        ours, theirs = format_apart(own.value, other.value, unit=self.unit(own.value, other.value))
+        words = f"{ours} against {case.baseline}'s {theirs}"
         sides = {case.method: own.remark, case.baseline: other.remark}
         remark = "; ".join(f"{name}: {text}" for name, text in sides.items() if text)
         return self.bounded(case, Figure(own.value / other.value, words, remark=remark), own, other)
@@ -173,8 +177,8 @@ class Metric:
         """A ratio with its bounds, from the figures of both sides."""
         return ratio
 
-    def format(self, value: float) -> str:
-        """One side of a ratio in words."""
+    def unit(self, *values: float) -> str:
+        """The unit in which the sides of a ratio are told."""
         raise NotImplementedError
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:

@@ -66,5 +66,5 @@ class Kernel(Metric):
             message = f"{name} has no limit for {device!r} (only for {known}); what ran: {receipt.kernels}"
             return Verdict(SKIPPED, message, for_want_of_gpu=device == "cpu")
         within = receipt.runs_on(target.text)
-        message = f"{name} {target.text}, {'ran' if within else 'but what ran is'} {receipt.kernels}"
+        message = f"{name} ran {receipt.kernels}, limit {target.text}"
         return Verdict(WITHIN if within else OVER, message, limit_text=target.text)

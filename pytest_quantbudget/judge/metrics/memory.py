@@ -9,7 +9,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import SIZE, number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import DUMMY, LOAD, WORKLOAD, Part
-from pytest_quantbudget.core.units import format_size
+from pytest_quantbudget.core.units import format_size, size_unit
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class _Size(Metric):
 
     coarse = True
 
-    def format(self, value: float) -> str:
-        """`6.12 GiB`."""
-        return format_size(value)
+    def unit(self, *values: float) -> str:
+        """That of the larger."""
+        return size_unit(*values)
 
     def check_placement(self, case: Case) -> None:
         """Raise Unmeasured where parts of the model are outside of the GPU: the rest says nothing about its size."""
@@ -53,8 +53,8 @@ class Vram(_Size):
         if speed.peak_allocated is None:
             raise case.unmeasured(WORKLOAD, "no GPU was found: device memory has no peak here", "no-gpu")
         low, high = min(speed.peaks, default=0), max(speed.peaks, default=0)
-        words = f"repeats' peaks {format_size(low)} to {format_size(high)}" if low < high else ""
-        return Figure(speed.peak_allocated, words, remark=speed.shared)
+        detail, ends = (f"in the {len(speed.peaks)} repeats", (low, high)) if low < high else ("", None)
+        return Figure(speed.peak_allocated, detail, range=ends, remark=speed.shared)
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:
         """The peak of a run."""

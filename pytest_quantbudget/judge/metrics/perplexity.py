@@ -11,7 +11,6 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import PERPLEXITY, Part, Task, Text
-from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column, exponential_mean
 
 if TYPE_CHECKING:
@@ -60,9 +59,9 @@ class TextPerplexity(Metric):
         more = functools.partial(exponential_mean, lost, ours.each_tokens, case.confidence)
         return replace(ratio, **bounded(more, ours.each_tokens), n=len(lost), of="windows")
 
-    def format(self, value: float) -> str:
-        """`12.3`."""
-        return format_value(value, "")
+    def unit(self, *values: float) -> str:
+        """None."""
+        return ""
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:
         """The perplexity of a run."""

@@ -11,7 +11,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import TIME, number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import LOAD, WORKLOAD, LoadTime, Part
-from pytest_quantbudget.core.units import format_time, format_value
+from pytest_quantbudget.core.units import format_time, format_value, time_unit
 from pytest_quantbudget.judge import intervals, sample_size
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Extremes, Figure, Metric, column
@@ -52,18 +52,14 @@ class _Timed(Metric):
         """The median of the repeats."""
         raise NotImplementedError
 
-    def short(self, value: float) -> str:
-        """An end of the repeats' range."""
-        return self.format(value)
-
     def absolute(self, case: Case) -> Figure:
         """The median of the repeats."""
         speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
         repeats = self.repeats(speed)
-        words = f"{self.short(min(repeats))} to {self.short(max(repeats))} in {len(repeats)} repeats"
         bounds = intervals.median_interval(repeats, case.confidence)
         remark = "; ".join(filter(None, [*doubts(speed), speed.shared, case.record.offloaded]))
-        return Figure(self.median(speed), words, bounds, n=len(repeats), of="repeats", remark=remark)
+        n, ends = len(repeats), (min(repeats), max(repeats))
+        return Figure(self.median(speed), f"in {n} repeats", bounds, n=n, of="repeats", range=ends, remark=remark)
 
     def bounded(self, case: Case, ratio: Figure, own: Figure, other: Figure) -> Figure:
         """Rank-sum bounds of the factor between the repeats of both sides."""
@@ -114,13 +110,9 @@ class TokensPerS(_Timed):
         """The decode times."""
         return speed.decode_s
 
-    def format(self, value: float) -> str:
-        """`227 tokens/s`."""
-        return format_value(value, "tokens/s")
-
-    def short(self, value: float) -> str:
-        """`227`."""
-        return format_value(value, "")
+    def unit(self, *values: float) -> str:
+        """`tokens/s`."""
+        return "tokens/s"
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """Throughput, the share of the memory bandwidth that decoding reaches, and the speed-up."""
@@ -158,9 +150,9 @@ class Ttft(_Timed):
         """The times."""
         return speed.ttft_s
 
-    def format(self, value: float) -> str:
-        """`80.2 ms`."""
-        return format_time(value)
+    def unit(self, *values: float) -> str:
+        """That of the longer."""
+        return time_unit(*values)
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The median time."""

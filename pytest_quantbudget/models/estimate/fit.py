@@ -47,7 +47,7 @@ def too_large(subject: Subject, workload: Workload, gpus: Sequence[Gpu], *, runs
     need, total = predicted.peak if runs else predicted.weights, sum(gpu.total for gpu in given)
     if need <= total:
         return None
-    needed, there = units.format_apart(need, total, units.pick_unit(total, units.SIZES))
+    there, needed = units.sizes_apart(total, need)
     names = " and ".join(gpu.name for gpu in given)
     what = "the workload's predicted peak is" if runs else "its weights are predicted to take"
     return f"cannot fit: {what} {needed}, and {names} has {there} (--quant-estimate)"
