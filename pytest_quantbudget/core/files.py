@@ -17,6 +17,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 BUILTIN_DIR = _PACKAGE / "builtin"
 # A wheel carries them in the package (see pyproject.toml); in a checkout they lie beside it.
 SHIPPED_BUDGETS = (_PACKAGE if (_PACKAGE / "budgets").is_dir() else _PACKAGE.parent) / "budgets"
+HALF = ".half"  # how the names of files end that are still being written
 LONGEST = 5000  # characters of a name; no system has longer paths, and looking each of its folders up takes long
 
 
@@ -134,11 +135,10 @@ def _within(path: Path, folders: Sequence[Path]) -> bool:
 def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end: a reader sees the old file or the new one whole.
 
-    The file gets the rights of any new one, or those of `mode`. Where the block raises, `path` stays as it is.
+    The file gets the rights of any new one, or those of `mode`. Where the block raises, `path` stays as it is. The
+    temporary file is locked meanwhile, so that one that a killed process has left is known by its free lock.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary, handle = _locked_temporary(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask() if mode is None else mode)
@@ -146,6 +146,43 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _locked_temporary(path: Path) -> tuple[Path, int]:
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=HALF)
+        # Whoever removes abandoned files may have been quicker than the lock.
+        if _lock(handle) is not False and Path(name).exists():
+            return Path(name), handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether nobody else holds an open file's lock, which is taken and ends with the process; None without locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return None
+    return True
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove a temporary file of `replacing` whose process has been killed."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            if _lock(handle):
+                path.unlink()
+        finally:
+            os.close(handle)
 
 
 def write(path: Path, data: bytes, mode: int | None = None) -> None:

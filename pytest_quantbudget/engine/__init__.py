@@ -1,7 +1,7 @@
 """What runs a model. With the loaders of methods, the only code that imports torch.
 
 `ENGINES` maps an engine's name to its module, which is imported on first use. A module holds `load(subject, gpus,
-quantized, trust, pins)`, which returns a `base.Engine`, and `quantize(subject, trust, pin, cache, scratch)`, which
+quantized, trust, pins)`, which returns a `base.Engine`, and `quantize(subject, trust, pin, cache, temporary)`, which
 returns the directory of the subject's own quantization.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, QUANTIZE, Div
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.judge.metrics.speed import doubts
-from pytest_quantbudget.measure import child, process
+from pytest_quantbudget.measure import child, process, run_folder
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
 from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
 from pytest_quantbudget.measure.progress import Progress
@@ -29,6 +30,7 @@ from pytest_quantbudget.measure.recall import recall
 from pytest_quantbudget.measure.store import Store
 from pytest_quantbudget.models import methods
 
+TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 USED_UP = "the time for the whole run (--quant-timeout) was used up"
 
 
@@ -117,6 +119,10 @@ class Bench:
         """The environment in which a process sees only the first `count` GPUs of this one."""
         uuids = [gpu.uuid for gpu in self.gpus[:count]]
         return {"CUDA_VISIBLE_DEVICES": ",".join(uuids)} if uuids else {}
+
+    def _torch_cache(self) -> dict[str, str]:
+        """Where torch.compile keeps what it makes: by default among the temporary files, though it is meant to last."""
+        return {} if TORCH_CACHE in os.environ else {TORCH_CACHE: str(self.cache / "torchinductor")}
 
     @contextlib.contextmanager
     def devices(self, count: int = 1) -> Iterator[None]:
@@ -242,12 +248,17 @@ class Bench:
             self._child(request, keys, until, gathered, quantize=True)
             made = gathered.parts[-1]
             if made.quantized is None:
+                run_folder.sweep_half_made(self.cache)
                 return
             path = str(self.quantized_path(made.quantized))
         self._child(request, keys, until, gathered, quantized=path, **more)
 
     def _child(self, request: Request, keys: Keys | None, until: float, gathered: Gathered, **more: Any) -> None:
         """Run one measuring process to its end; the phases that it reported count, however it ended."""
+        with run_folder.temporary_files(self.folder) as temporary:
+            self._run_process(request, keys, until, gathered, temporary=temporary, **more)
+
+    def _run_process(self, request: Request, keys: Keys | None, until: float, gathered: Gathered, **more: Any) -> None:
         subject = request.subject
         answers = {result.task: result for part in gathered.parts for result in part.tasks}
         compared = [part.task for part in request.of(DivergenceOf)]
@@ -259,7 +270,7 @@ class Bench:
             self.store.place if not subject.again else None,
             self.store.refresh,
             trust=self.trust,
-            environ=self.environ(subject.gpus),
+            environ={**self.environ(subject.gpus), **self._torch_cache()},
             answers={task: answers[task] for task in compared if task in answers},
             **more,
         )

@@ -11,9 +11,9 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Mapping
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
@@ -29,7 +29,7 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
     Ends with the code FORK_SPOILED where there is a GPU that this fork cannot use, unless this is the `last` way to
     start a process.
     """
-    _settle(log, job.environ)
+    _settle(log, job)
     gpus = Gpus()
     if not job.last and _spoiled():
         os._exit(FORK_SPOILED)
@@ -44,7 +44,7 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
     os._exit(0)
 
 
-def _settle(log: Connection, environ: Mapping[str, str]) -> None:
+def _settle(log: Connection, job: Job) -> None:
     """Lead a process group, send all output (native code's too) into the log, and end when the parent has ended."""
     os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)
@@ -52,7 +52,9 @@ def _settle(log: Connection, environ: Mapping[str, str]) -> None:
     with contextlib.suppress(AttributeError):
         # A crash must not lose the last lines.
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os.environ.update(environ)
+    os.environ.update(job.environ)
+    if job.temporary is not None:
+        os.environ["TMPDIR"] = tempfile.tempdir = job.temporary
     # As in the fork server; see preload.py.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     faulthandler.enable(all_threads=False)

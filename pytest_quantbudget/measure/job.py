@@ -23,7 +23,8 @@ class Job:
     `cache` keeps checkpoints; `scratch` is removed with the run. Without `keys` nothing is stored. `quantized` is the
     directory of the subject's own quantization; `quantize` asks for that to be made, and nothing else. `drafts` are the
     baseline's answers, and `references` the files of its logits. `answers` are the subject's own, where they were
-    stored. `last` says that there is no other way to start a process.
+    stored. `last` says that there is no other way to start a process. `temporary` is the directory for its temporary
+    files, removed with the process; None for the system's.
     """
 
     request: Request
@@ -37,6 +38,7 @@ class Job:
     trust: Trust = NO_TRUST
     environ: Mapping[str, str] = field(default_factory=dict)
     last: bool = True
+    temporary: str | None = None
     drafts: Mapping[Task, TaskResult] = field(default_factory=dict)
     references: Mapping[Task, Path] = field(default_factory=dict)
     answers: Mapping[Task, TaskResult] = field(default_factory=dict)

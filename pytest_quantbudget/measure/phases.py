@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -104,8 +105,8 @@ class Phases:
         """Make the subject's own quantized checkpoint, unless the cache has it."""
         start = time.perf_counter()
         pin = self.job.keys.revision if self.job.keys else None
-        cache, scratch = Path(self.job.cache), Path(self.job.scratch)
-        folder = engines.module().quantize(self.subject, self.job.trust, pin, cache, scratch)
+        cache, temporary = Path(self.job.cache), Path(tempfile.gettempdir())
+        folder = engines.module().quantize(self.subject, self.job.trust, pin, cache, temporary)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
 
     def load(self) -> Measurement:

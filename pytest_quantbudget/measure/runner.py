@@ -51,12 +51,14 @@ class Runner:
         if self.folder is None:
             self._run_folder = run_folder.RunFolder()
             self.folder = self._run_folder.path
+            run_folder.sweep_cache(self.cache)
         return self.folder
 
     @cached_property
     def bench(self) -> bench.Bench:
         """What starts the measuring processes."""
         keeps = self.store is not None and run_folder.unwritable(self.cache) is None
+        run_folder.note_sockets(self.exchange)
         return bench.Bench(
             self.exchange,
             self.cache if keeps else self.exchange,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,10 +82,11 @@ def quick(room: Room) -> Room:
 
 
 def left(record: Record, ended: Ended, tests: int, lost: int = 0) -> None:
-    """Figures for the summary, and nothing may be left behind."""
+    """Figures for the summary, and nothing may be left behind, unless pytest itself was killed."""
     record("fault", {"tests": tests, "lost": lost, "orphans": len(ended.orphans), "locks": len(ended.locks)})
     assert ended.orphans == [], ended.output
     assert ended.locks == []
+    assert ended.folders == [] or ended.code == -signal.SIGKILL
 
 
 ROWS = [pytest.param(name, row, id=row.name) for name, mine in rows.GROUPS.items() for row in mine]
@@ -115,7 +117,6 @@ def test_a_fault_costs_its_own_tests(name: str, row: Row, group: Groups, record_
     assert ended.starts[f"{row.method}:{model.rpartition('/')[2]}"] == row.starts
     assert healthy(ended) == ["within", "within"]
     assert ended.code == (OK if name == "calm" else FAILED)
-    assert ended.folders == []
 
 
 def healthy(ended: Ended, budget: str = "healthy.yaml") -> list[str]:
@@ -170,7 +171,6 @@ def test_a_cache_that_takes_nothing_costs_no_figure(
     assert ended.code == OK
     assert f"note: the cache {quick.base / 'cache'}/results {words}" in ended.output
     assert ended.starts == {"fp32:builtin": 1}
-    assert ended.folders == []
 
 
 def test_a_full_temporary_disk_costs_no_figure(quick: Room, record_property: Record) -> None:
@@ -198,7 +198,6 @@ def test_two_runs_on_one_cache_measure_once(quick: Room, record_property: Record
         assert one.code == OK
     left(record_property, ended[1], 0)
     assert ended[1].starts == {"fp32:builtin": 1, "bf16:builtin": 1}
-    assert ended[1].folders == []
 
 
 @pytest.mark.slow
@@ -235,11 +234,10 @@ def test_killed_pytest_takes_its_processes_along(
     ended = running.wait()
     left(record_property, ended, 2)
     assert ended.code == -signal.SIGKILL
-    assert len(ended.folders) == 1
+    assert sorted(Path(folder).name.partition("-")[0] for folder in ended.folders) == ["pymp", "quantbudget"]
     monkeypatch.setattr("tempfile.tempdir", str(room.temporary))
-    monkeypatch.setattr(run_folder, "OLD_S", 0)
     run_folder.sweep()  # as the next run does
-    assert not list(room.temporary.glob("quantbudget-*"))
+    assert not any(Path(folder).exists() for folder in ended.folders)
 
 
 @pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)], ids=["alone", "xdist"])
@@ -257,7 +255,6 @@ def test_an_interrupted_run_reports_what_it_has(
     ended = running.wait()
     left(record_property, ended, 2)
     assert ended.code == INTERRUPTED, ended.output
-    assert ended.folders == []
     assert set(healthy(ended, rows.HANG.budget)) == {"not run"}
     assert len(healthy(ended)) == 2
     if not workers:

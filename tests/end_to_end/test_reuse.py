@@ -3,9 +3,11 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,43 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
     run(room, "--quant-refresh")
     assert [answer["text"] for answer in measurements()["bf16"]["tasks"][0]["answers"]] == resumed
     assert outcomes(Path("r.json")).keys() >= set(IDS)
+
+
+QUANTIZING = """
+model: builtin
+calibration: builtin
+methods:
+  gptq-int4: {options: {texts: 2}, budget: {max_weights: 1 MiB}}
+"""
+
+
+@pytest.mark.model
+def test_no_model_is_left_among_temporary_files_by_quantizing_nor_by_a_kill_while_it_runs(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))  # short: a socket lies there
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    Path("q.yaml").write_text(QUANTIZING)
+    command = [sys.executable, "-m", "pytest", "--quant-budget", "q.yaml", "--quant-cache", "kept"]
+    try:
+        process = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not list(temporary.rglob("gptqmodel_*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        wait_for_the_end_of(process.pid)
+        assert list(temporary.rglob("gptqmodel_*"))
+        assert list(Path("kept/quantized").glob("*.making"))
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout
+        # torch's own folder is every program's that imports it.
+        assert [path.name for path in temporary.iterdir() if not path.name.startswith("torchinductor_")] == []
+        assert not list(Path("kept").rglob("*.making"))
+    finally:
+        shutil.rmtree(temporary)
 
 
 def wait_for_the_end_of(group: int) -> None:

@@ -247,7 +247,8 @@ class Running:
             seconds,
             orphans,
             held_locks(room.base) if leave else [],
-            [str(path) for path in room.temporary.glob("quantbudget-*")],
+            # torch's own folder is every program's that imports it.
+            [str(path) for path in room.temporary.iterdir() if not path.name.startswith("torchinductor_")],
         )
 
     def _orphans(self) -> list[str]:

@@ -40,7 +40,7 @@ def load(
     return Transformers(loaded, gpus)
 
 
-def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, scratch: Path) -> Path:
+def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, temporary: Path) -> Path:
     """The directory of the subject's own quantization, made unless the `cache` has it.
 
     `pin` is the model's revision where it is known already.
@@ -52,7 +52,7 @@ def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, scrat
     source, revision = hub.fetch(subject.model, pin or subject.revision, trust)
     loading.check_format(spec, source, ready=False, trust=trust)
     # gptqmodel writes its logs into the working directory.
-    os.chdir(scratch)
+    os.chdir(temporary)
     return quantize.quantized(subject, spec, source, revision, cache, trust)
 
 

@@ -49,9 +49,12 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
             making = target.with_name(f"{target.name}.making")
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            spec.quantize(source, subject.options, _texts(calibration, subject.options), making, trust)
-            codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
-            making.replace(target)
+            try:
+                spec.quantize(source, subject.options, _texts(calibration, subject.options), making, trust)
+                codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
+                making.replace(target)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
     return target
 
 
