@@ -34,7 +34,7 @@ KERNELS = {
     "int8": ("Linear8bitLt", "bitsandbytes"),
     "nf4": ("Linear4bit", "bitsandbytes"),
     "gptq-int4": ("TorchAtenLinear", "gptq_torch_aten"),
-    "awq-int4": ("AwqTorchLinear", "awq_torch"),
+    "awq-int4": ("TorchAtenAwqLinear", "awq_torch_aten"),
 }
 
 

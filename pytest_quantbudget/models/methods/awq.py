@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.estimate.formats import WIDTHS
 from pytest_quantbudget.models.methods import Spec, _gptqmodel
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from pytest_quantbudget.models.dummy import Dummy
 
 
 def quantize(
@@ -26,20 +21,6 @@ def quantize(
     """
     sym = not options["zero_point"]
     _gptqmodel.quantize(source, options, texts, target, trust, quant_method="awq", format="gemm", sym=sym)
-
-
-def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
-    """A packed checkpoint. On a CPU the kernel is gptqmodel's in torch, which has to be named."""
-    settings: dict[str, Any] = {}
-    if device == "cpu" and not _gptqmodel.only_its_own(source):
-        from transformers import AwqConfig
-
-        settings["quantization_config"] = AwqConfig(backend="torch_awq")  # type: ignore[arg-type]  # its enum has no name for it
-    elif device == "cpu":
-        from gptqmodel import BACKEND
-
-        settings["backend"] = BACKEND.AWQ_TORCH
-    return _gptqmodel.load(source, options, device, trust, **settings)
 
 
 def packed(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +40,7 @@ SPECS = {
     "awq-int4": Spec(
         "awq-int4",
         "AWQ",
-        load,
+        _gptqmodel.load,
         bits=4,
         options=(
             *_gptqmodel.OPTIONS,
