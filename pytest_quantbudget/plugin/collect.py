@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.problems import Problem
 from pytest_quantbudget.core.safetext import quoted
-from pytest_quantbudget.core.verdict import SKIPPED, WITHIN, Verdict
+from pytest_quantbudget.core.verdict import OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.plugin.gpus import gpu_mark, gpu_need
 from pytest_quantbudget.plugin.stash import SESSION
 
@@ -70,12 +70,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         _ = run.measurer
 
 
-class LimitBroken(Exception):
-    """A limit is over, or could not be measured. The first line is the verdict's."""
+class LimitOver(AssertionError):
+    """A limit is over. Reports such as Allure's tell an assertion that fails from a test that is broken."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.message)
-        self.verdict = verdict
+
+class LimitNotJudged(Exception):
+    """A limit could not be measured or judged."""
+
+
+# As pytest does for `Failed`: reports print an exception with the module that it comes from.
+for _error in (LimitOver, LimitNotJudged):
+    _error.__module__ = "builtins"
 
 
 class BudgetFile(pytest.File):
@@ -107,11 +112,11 @@ class MethodNode(pytest.Collector):
         """One test a limit."""
         for limit in self.method.limits:
             shared = self.parent.fixtures
-            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=check, fixtureinfo=shared)
+            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=_check, fixtureinfo=shared)
             # All limits of a file run one function below the same conftest files, and so have the same fixtures.
             self.parent.fixtures = item._fixtureinfo
             item.budget, item.method, item.limit = self.budget, self.method, limit
-            item.user_properties += [("quant.method", self.method.name), ("quant.limit", limit.name)]
+            item.user_properties += [("quant.method", self.method.name), ("quant.name", limit.name)]
             yield item
 
 
@@ -121,6 +126,13 @@ class LimitItem(pytest.Function):
     budget: Budget
     method: Method
     limit: Limit
+    verdict: Verdict | None = None
+
+    def judged(self, verdict: Verdict) -> None:
+        """Keep a verdict, also as properties, which reach the reports; they replace those of an earlier try."""
+        self.verdict = verdict
+        others = [pair for pair in self.user_properties if pair[0] not in PROPERTIES]
+        self.user_properties = others + properties(verdict)
 
     def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
         """The line of the budget, where pytest would name that of our own function."""
@@ -128,24 +140,26 @@ class LimitItem(pytest.Function):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str | TerminalRepr:  # type: ignore[override]
         """The verdict's words and the user's line instead of a traceback through the plugin."""
-        error = excinfo.value
-        if isinstance(error, LimitBroken):
-            return explain(self.limit, error.verdict)
+        if isinstance(excinfo.value, LimitOver | LimitNotJudged) and self.verdict is not None:
+            return explain(self.limit, self.verdict)
         return super().repr_failure(excinfo)
 
 
-def check(request: pytest.FixtureRequest) -> None:
-    """The body of every limit's test: measure what is needed, judge, and say so in properties that reach the report."""
+def _check(request: pytest.FixtureRequest) -> None:
+    # The body of every limit's test: measure what is needed, judge, and say so in properties that reach the report.
+    # No docstring, because reports print it as the description of every limit.
     from pytest_quantbudget.plugin.judging import verdict_on
 
     item = request.node
     needs = [gpu_need(mark) for mark in item.iter_markers("gpu")]
     verdict = verdict_on(request.config.stash[SESSION], item.budget, item.method, item.limit, needs)
-    item.user_properties += properties(verdict)
+    item.judged(verdict)
     if verdict.outcome == SKIPPED:
         pytest.skip(verdict.message)
+    if verdict.outcome == OVER:
+        raise LimitOver(verdict.message)
     if verdict.outcome != WITHIN:
-        raise LimitBroken(verdict)
+        raise LimitNotJudged(verdict.message)
 
 
 def explain(limit: Limit, verdict: Verdict) -> str:
@@ -154,17 +168,20 @@ def explain(limit: Limit, verdict: Verdict) -> str:
     return f"{text}\n\n{quoted(verdict.detail)}" if verdict.detail else text
 
 
-PROPERTIES = tuple(field.name for field in fields(Verdict))
+# By the names of their properties; `quant.name` and `quant.method` are beside these.
+PROPERTIES = {f"quant.{field.name}": field.name for field in fields(Verdict)}
 
 
 def properties(verdict: Verdict) -> list[tuple[str, object]]:
-    """A verdict as flat pairs of builtins, which xdist carries to the controller and JUnit prints."""
-    return [(f"quant.{name}", getattr(verdict, name)) for name in PROPERTIES]
+    """A verdict as flat pairs of builtins, which xdist carries to the controller and JUnit prints.
+
+    What a verdict does not have is left out: JUnit would print `None`.
+    """
+    values = {name: getattr(verdict, field) for name, field in PROPERTIES.items()}
+    return [(name, value) for name, value in values.items() if value not in (None, "")]
 
 
 def verdict_of(pairs: Iterable[tuple[str, object]]) -> Verdict | None:
     """The inverse of `properties`; None where the pairs hold no verdict."""
-    values: Mapping[str, object] = dict(pairs)
-    if "quant.outcome" not in values:
-        return None
-    return Verdict(**{name: values[f"quant.{name}"] for name in PROPERTIES})  # type: ignore[arg-type]
+    values: dict[str, Any] = {PROPERTIES[name]: value for name, value in pairs if name in PROPERTIES}
+    return Verdict(**{"message": "", **values}) if "outcome" in values else None

@@ -51,7 +51,7 @@ class Recorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A verdict from the test's own body, or from what kept the body from running."""
         # A worker that crashed leaves a report without properties.
-        mine = "quant.limit" in dict(report.user_properties) or report.nodeid in self.session.limits
+        mine = "quant.name" in dict(report.user_properties) or report.nodeid in self.session.limits
         if not mine or report.when == "teardown":
             return
         verdict = verdict_of(report.user_properties)
