@@ -94,7 +94,8 @@ class Bench:
             # A lock that cannot be taken, for example.
             gathered.fail(LOAD, f"{type(error).__name__}: {error}", traceback.format_exc())
         except BaseException as error:
-            gathered.fail(LOAD, f"measuring was interrupted ({type(error).__name__})")
+            why = ": ".join(filter(None, (type(error).__name__, str(error))))
+            gathered.fail(LOAD, f"measuring was interrupted ({why})")
             self.known[request.subject.key] = self._share(path, self._whole(gathered))
             raise
         return self._share(path, self._whole(gathered))
@@ -289,8 +290,7 @@ class Bench:
                     until=ends,
                     tick=self.progress.tick,
                 )
-            except (OSError, EOFError) as error:
-                # No socket (a long TMPDIR, for example), or the fork server died while importing.
+            except process.NotStarted as error:
                 if not contexts:
                     gathered.fail(LOAD, f"no measuring process can be started: {error}")
                     return

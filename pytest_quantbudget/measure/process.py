@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -24,6 +25,10 @@ GRACE_S = 3.0
 CHECK_S = 1.0  # between two checks of a process that sends nothing
 LOG_BYTES = 16_384
 LOG_LINES = 25
+
+
+class NotStarted(Exception):
+    """A process cannot be started in this way; the message says why."""
 
 
 @dataclass
@@ -83,7 +88,7 @@ def run(
     It sends JSON objects, as bytes, through the connection `tell`; they go to `hear`, and `{"phase": NAME}` and
     `{"done": true}` are noted. All its output goes into the connection `log`, of which the tail is kept. `tick` is
     called while it runs, once a second at least. However this returns or raises, no process of its group is left.
-    Raises OSError or EOFError where no process can be started.
+    Raises NotStarted where no process can be started in this way.
     """
     outcome = Outcome()
     heard, tell = context.Pipe(duplex=False)
@@ -91,7 +96,7 @@ def run(
     with heard, logged:
         with tell, log:
             process = context.Process(target=target, args=(*arguments, tell, log), name=name)
-            process.start()
+            _start(process)
         try:
             ended = _listen(process, heard, logged, outcome, hear, until, tick)
             if not ended:
@@ -102,6 +107,17 @@ def run(
         if ended:
             outcome.code = process.exitcode
     return outcome
+
+
+def _start(process: BaseProcess) -> None:
+    try:
+        with warnings.catch_warnings():
+            # Who forbids a socket may also warn of it, and there is a way without one.
+            warnings.simplefilter("ignore")
+            process.start()
+    # A plugin that forbids sockets raises what it likes; TMPDIR may be too long; the fork server may have died.
+    except Exception as error:
+        raise NotStarted(f"{type(error).__name__}: {error}") from error
 
 
 def _listen(

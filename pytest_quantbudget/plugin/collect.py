@@ -13,8 +13,8 @@ import pytest
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.problems import Problem
-from pytest_quantbudget.core.safetext import quoted
-from pytest_quantbudget.core.verdict import OVER, SKIPPED, WITHIN, Verdict
+from pytest_quantbudget.core.safetext import quoted, safe
+from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.plugin.gpus import gpu_mark, gpu_need
 from pytest_quantbudget.plugin.stash import SESSION
 
@@ -152,7 +152,11 @@ def _check(request: pytest.FixtureRequest) -> None:
 
     item = request.node
     needs = [gpu_need(mark) for mark in item.iter_markers("gpu")]
-    verdict = verdict_on(request.config.stash[SESSION], item.budget, item.method, item.limit, needs)
+    try:
+        verdict = verdict_on(request.config.stash[SESSION], item.budget, item.method, item.limit, needs)
+    except pytest.fail.Exception as error:
+        # Another plugin ends the test: its time is over, for example.
+        verdict = Verdict(FAILED, safe(f"{item.method.name}: {item.limit.name} not judged: {error}"))
     item.judged(verdict)
     if verdict.outcome == SKIPPED:
         pytest.skip(verdict.message)

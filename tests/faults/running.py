@@ -44,7 +44,7 @@ def run(context, target, arguments, hear, *, name, **more):
     started = True
     try:
         return real(context, target, arguments, hear, name=name, **more)
-    except (OSError, EOFError):  # none could be started in this way
+    except process.NotStarted:
         started = False
         raise
     finally:
