@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
-from pytest_quantbudget.judge.metrics import metric_of
+from pytest_quantbudget.judge.metrics import limits, metric_of
 
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
@@ -57,20 +57,30 @@ def read_limit(
     return Limit(kind, tuple(targets), node.file, node.line, of_tasks.get(kind.task, judging))
 
 
-def check_contradictions(limits: Sequence[Limit], problems: Problems) -> None:
+def check_contradictions(of_method: Sequence[Limit], problems: Problems) -> None:
     """Note limits of one method that another limit of it makes redundant: they can never be the one that fails."""
-    for inner, _, message in contradictions(limits):
+    for inner, _, message in contradictions(of_method):
         problems.add(Marked(None, inner.file, inner.line), message)
 
 
-def contradictions(limits: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
+def contradictions(of_method: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:
     """Limits on a part that are higher than the limit on the whole and so can never fail, with that limit and why."""
-    plain = {limit.name: limit for limit in limits if limit.targets[0].pattern == "*"}
+    plain = {limit.name: limit for limit in of_method if limit.targets[0].pattern == "*"}
     pairs = []
     for inner in plain.values():
-        whole, why = inner.kind.part_of or ("", "")
-        if whole in plain:
+        for whole, why in _wholes(inner.kind):
+            if whole not in plain:
+                continue
             low, high = plain[whole].targets[0], inner.targets[0]
             if low.value is not None and high.value is not None and high.value > low.value:
                 pairs.append((inner, plain[whole], f"{inner.name} {high.text} contradicts {whole} {low.text}: {why}"))
     return pairs
+
+
+def _wholes(kind: LimitKind) -> Iterator[tuple[str, str]]:
+    """The limits whose figures hold that of a kind, each inside the next, and why."""
+    known, step = limits(), kind.part_of
+    why = step[1] if step else ""
+    while step:
+        yield step[0], why
+        step = known[step[0]].part_of if step[0] in known else None

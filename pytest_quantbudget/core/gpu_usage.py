@@ -18,9 +18,10 @@ class GpuMemory:
     """Memory of one GPU, or of several summed, in one phase; bytes, None where nothing tells.
 
     `allocated` and `reserved` are peaks of torch's allocator. `process` is what NVML says of this process at the end of
-    the phase. `device` is the peak of all that is used on the GPU, by anyone, and `device_before` what was used before
-    this process had a CUDA context. `overhead` is what of `process` torch has not reserved: the context, and what
-    libraries allocate for themselves; where NVML does not report `process`, the growth of `device` stands in for it.
+    the phase, of decoding the most after any run. `device` is the peak of all that is used on the GPU, by anyone, and
+    `device_before` what was used before this process had a CUDA context. `overhead` is what of `process` torch has not
+    reserved: the context, and what libraries allocate for themselves; where NVML does not report `process`, the growth
+    of `device` stands in for it.
     """
 
     allocated: int

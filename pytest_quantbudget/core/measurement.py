@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from pytest_quantbudget.core.answers import Origin, TaskResult
-from pytest_quantbudget.core.gpu_usage import Clocks, Occupant, PhaseMemory, Roofline, shared
+from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
@@ -18,7 +18,8 @@ from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 class Failure:
     """Why a phase has no figures.
 
-    `kind` is `error`, or one of those that skip: `no-gpu` (no GPU, or too little memory), `skip` (a missing package)
+    `kind` is `error`, or one of those that skip: `no-gpu` (no GPU, too little memory, or a
+    driver that does not tell), `skip` (a missing package)
     and `not offered` (the engine cannot give the figure).
     """
 
@@ -33,7 +34,9 @@ class Failure:
 class Speed:
     """Timings and peak memory of one workload; one entry a repeat. Times in seconds, sizes in bytes.
 
-    `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included.
+    `peaks` are the peaks of allocated memory of each repeat, and `peak_allocated` is that of all, the warm-up included;
+    `reserved_peaks` and `peak_reserved` are those of what torch's allocator holds, and `process_peaks` what NVML
+    ascribed to this process after each repeat, where it did. All are sums over the GPUs.
     `throttled` says in words what slowed the machine down meanwhile. `gpu_ttft_s` and `gpu_decode_s` are the same spans
     between CUDA events, and `warmup_s` how long each warm-up run took. `memory` is that of `prefill` and of `decode`.
     `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
@@ -55,6 +58,8 @@ class Speed:
     busy_before: int | None = None
     clocks: tuple[Clocks, ...] = ()
     roofline: Roofline | None = None
+    reserved_peaks: tuple[int, ...] = ()
+    process_peaks: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""
@@ -62,8 +67,10 @@ class Speed:
             times = getattr(self, name)
             if not times or not all(0 < seconds < math.inf for seconds in times):
                 raise ValueError(f"{name} needs at least one time, all finite and above 0")
-        if self.peak_allocated is not None and self.peak_allocated <= 0:
-            raise ValueError("peak_allocated must be above 0")
+        for name in ("peak_allocated", "peak_reserved", "peak_process"):
+            peak = getattr(self, name)
+            if peak is not None and peak <= 0:
+                raise ValueError(f"{name} must be above 0")
         if self.workload.batch_size < 1 or self.workload.new_tokens < 2:
             raise ValueError("no token was generated after the first")
 
@@ -87,6 +94,14 @@ class Speed:
     def tpot_s(self) -> tuple[float, ...]:
         """Time per output token of each repeat, seconds, the first token left out."""
         return tuple(seconds / (self.workload.new_tokens - 1) for seconds in self.decode_s)
+
+    @property
+    def peak_process(self) -> int | None:
+        """The most that NVML ascribed to this process, over all runs; None where it does not tell.
+
+        A process gives nothing back while the workload runs, so decoding, which comes last, has the most.
+        """
+        return next((each.total.process for each in self.memory if each.phase == DECODE), None)
 
     @property
     def shared(self) -> str:

@@ -65,7 +65,7 @@ def calibrated(
     if metric.margin == COUNTED:
         value, source = found.value, "counted, not sampled"
     elif metric.margin == RANGE:
-        value, source = _memory(budget, found, [measured[side] for side in sides])
+        value, source = _memory(budget, limit, found, [measured[side] for side in sides])
     elif metric.margin == FACTOR:
         values = (runs or {}).get(metric.name, ())
         spread, source = _factor(budget, limit, [measured[side] for side in sides], rate, values)
@@ -126,9 +126,12 @@ def _bound(
     return (wide.bounds.high if limit.kind.bound == "max" else wide.bounds.low), wide
 
 
-def _memory(budget: Budget, found: Figure, records: Sequence[Measurement]) -> tuple[float, str]:
+def _memory(budget: Budget, limit: Limit, found: Figure, records: Sequence[Measurement]) -> tuple[float, str]:
     """Peaks are counted, and differ by what the allocator did: the range of the repeats' is added."""
-    sides = [(speed.peak_allocated or 0, _range(speed.peaks)) for speed in _speeds(budget, records)]
+    metric = metric_of(limit.kind)
+    peaks = [metric.of_run(budget.basis, record) or 0 for record in records]
+    ranges = [_range(metric.peaks(speed)) for speed in _speeds(budget, records)]
+    sides = list(zip(peaks, ranges, strict=True))
     own, other = sides[0], sides[1] if len(sides) > 1 else (1, 0)
     widest = max(spread for _, spread in sides)
     agree = f"peaks of the repeats that differ by {units.format_size(widest)}" if widest else "equal peaks"

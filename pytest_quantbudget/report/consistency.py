@@ -64,14 +64,19 @@ def _twice(measured: Measurement) -> Iterator[str]:
 
 def _speed(speed: Speed) -> Iterator[str]:
     repeats = speed.workload.repeats
-    for name in ("ttft_s", "decode_s", "peaks", "gpu_ttft_s", "gpu_decode_s"):
+    for name in ("ttft_s", "decode_s", "peaks", "reserved_peaks", "gpu_ttft_s", "gpu_decode_s"):
         count = len(getattr(speed, name))
         if count != repeats and (count or name in ("ttft_s", "decode_s")):
             yield f"{count} values of {name}, and the workload has {repeats} repeats"
-    if speed.peaks and max(speed.peaks) > (speed.peak_allocated or 0):
-        yield "a repeat's peak is above that of all runs"
-    if min((*speed.peaks, speed.peak_reserved or 0)) < 0:
-        yield "a peak is below 0"
+    of_runs = (speed.peak_allocated, speed.peak_reserved, speed.peak_process)
+    of_repeats = (speed.peaks, speed.reserved_peaks, speed.process_peaks)
+    for peak, peaks in zip(of_runs, of_repeats, strict=True):
+        if peaks and max(peaks) > (peak or 0):
+            yield "a repeat's peak is above that of all runs"
+        if min(peaks, default=0) < 0:
+            yield "a peak is below 0"
+    if speed.peak_allocated and speed.peak_reserved and speed.peak_allocated > speed.peak_reserved:
+        yield "more is allocated than reserved"
 
 
 def _task(result: TaskResult) -> Iterator[str]:

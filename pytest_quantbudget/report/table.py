@@ -92,7 +92,12 @@ def _columns(budget: BudgetReport) -> Iterator[Column]:
     for metric in METRICS:
         other_size = isinstance(metric, Weights if on_gpu else Vram)
         if not other_size and metric.lacking(budget.basis.tasks, budget.text) is None:
-            yield from metric.columns(budget.basis)
+            yield from (column for column in metric.columns(budget.basis) if _wanted(column, budget))
+
+
+def _wanted(column: Column, budget: BudgetReport) -> bool:
+    limits = (limit.name for method in budget.methods for limit in method.limits)
+    return not column.limited or column.kind.name in limits
 
 
 def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:

@@ -200,6 +200,21 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ("by GPU", "max_vram:\n        'H100*': 7", 10, "max_vram: 7 has no unit"),
     ("GPU never reached", "max_vram:\n        '*': 7 GiB\n        'NVIDIA H100*': 8 GiB", 11, "'NVIDIA H100*' is nev"),
     ("weights above", "max_vram: 7 GiB\n      max_weights: 7.6 GB", 10, "max_weights 7.6 GB contradicts max_vram"),
+    ("allocated above", "max_vram_reserved: 7 GiB\n      max_vram: 8 GiB", 10, "max_vram 8 GiB contradicts max_vram_r"),
+    (
+        "reserved above", "max_vram_reserved: 9 GiB\n      max_vram_process: 8 GiB", 9,
+        "max_vram_reserved 9 GiB contradicts max_vram_process 8 GiB: what torch reserves is part of that memory",
+    ),
+    (
+        "two steps", "max_vram: 9 GiB\n      max_vram_process: 8 GiB", 9,
+        "max_vram 9 GiB contradicts max_vram_process 8 GiB: what is allocated is part of that memory",
+    ),
+    (
+        "three steps", "max_weights: 9 GiB\n      max_vram_process: 8 GiB", 9,
+        "max_weights 9 GiB contradicts max_vram_process 8 GiB: the weights are part of that memory",
+    ),
+    ("reserved bare", "max_vram_reserved: 7", 9, "max_vram_reserved: 7 has no unit, and GB and GiB differ"),
+    ("process in time", "max_vram_process: 7 s", 9, "max_vram_process: '7 s' has an unknown unit 's'"),
     ("drop above", "max_math_drop: 3\n      max_math_flips: 2", 9, "max_math_drop 3 contradicts max_math_flips 2: a "),
 )  # fmt: skip
 def test_a_mistake_in_a_limit(tmp_path: Path, text: str, line: int, message: str) -> None:

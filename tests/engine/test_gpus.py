@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from simulated.driver import OLD_DRIVER, Driver
 from pytest_quantbudget.core.gpu_usage import GpuMemory, Occupant, larger, shared, summed
 from pytest_quantbudget.engine.machine import gpus as gpus_module
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler, own_pids
+from pytest_quantbudget.engine.machine.nvml import all_gpus
 
 GIB = 2**30
 ME = os.getpid()
@@ -86,6 +88,14 @@ def test_this_process_is_found_among_those_that_nvml_names(
     driver.cards["GPU-1"].processes = after
     assert gpus.own_memory(0) == (memory, how)
     assert gpus.own_memory(1) == (None, "NVML does not name processes here")
+
+
+def test_without_a_binding_of_nvml_nothing_is_told_and_that_is_why(monkeypatch: pytest.MonkeyPatch, proc: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    gpus = Gpus(ONE, proc)
+    assert gpus.own_memory(0) == (None, "nvidia-ml-py is not installed")
+    assert gpus.busy_before is None
+    assert all_gpus() == []
 
 
 def test_once_found_it_stays_found(monkeypatch: pytest.MonkeyPatch, proc: Path) -> None:

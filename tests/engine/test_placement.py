@@ -42,7 +42,8 @@ workload: {prompt_tokens: 8, new_tokens: 4, repeats: 2}
 methods:
   fp32: {budget: {max_vram: 8 GiB}}
   bf16: {budget: {max_vram: 8 GiB, max_vram_ratio: 2, max_weights: 8 GiB, max_weights_ratio: 2,
-    min_tokens_per_s: 1.0e+9, min_speedup: 0.001, max_load_time: 1000 s}}
+    min_tokens_per_s: 1.0e+9, min_speedup: 0.001, max_load_time: 1000 s,
+    max_vram_reserved: 8 GiB, max_vram_process: 8 GiB}}
 """
 
 
@@ -173,7 +174,9 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 WHY = "a GPU is available, but these layers were offloaded: model.embed_tokens, model.layers.0-2, model.norm"
 
 
-@pytest.mark.parametrize("limit", ["max_vram", "max_vram_ratio", "max_weights", "max_weights_ratio"])
+@pytest.mark.parametrize(
+    "limit", ["max_vram", "max_vram_ratio", "max_weights", "max_weights_ratio", "max_vram_reserved", "max_vram_process"]
+)
 def test_memory_limits_of_a_model_that_was_offloaded_fail_with_that_reason(ran: Ran, limit: str) -> None:
     found = ran.verdict(limit)
     assert found.outcome == FAILED
@@ -204,6 +207,11 @@ def test_a_model_on_its_gpu_is_judged_and_kept_with_all_that_was_seen(healthy: R
     assert healthy.own.load_memory.total.overhead == 1200 - 800
     assert healthy.own.speeds[0].peak_allocated == 700
     assert healthy.kept == ["load", "load", "reply", "workload"]
+
+
+def test_what_torch_reserves_and_what_the_driver_tells_are_judged(healthy: Ran) -> None:
+    limits = ("max_vram", "max_vram_reserved", "max_vram_process")
+    assert [healthy.verdict(limit).measured for limit in limits] == [700, 800, 1200]
 
 
 @pytest.mark.parametrize("limit", ["max_vram", "max_vram_ratio", "min_tokens_per_s", "min_speedup"])

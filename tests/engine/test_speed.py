@@ -80,6 +80,30 @@ def test_the_judged_peak_is_that_of_the_whole_run_over_all_gpus(measured: Measur
     assert measured.speed.peak_allocated == 700 + 699
     assert measured.speed.peak_reserved == 800 + 799
     assert measured.speed.peaks == (1399, 1399)
+    assert measured.speed.reserved_peaks == (1599, 1599)
+    assert measured.speed.process_peaks == (2100, 2100)
+    assert measured.speed.peak_process == 2100
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_a_process_takes_in_a_later_run_counts_where_nvml_tells_it(
+    monkeypatch: pytest.MonkeyPatch, model: Any, told: bool
+) -> None:
+    card, _ = Driver(monkeypatch, "GPU-1").cards["GPU-1"], Cuda(monkeypatch)
+    monkeypatch.setattr(speed_, "STEADY", 1e9)
+    gpus = Gpus({"CUDA_VISIBLE_DEVICES": "GPU-1"})
+    growing = iter([1000, 1000, 1200, 1100])  # after prefill and decoding of the warm-up, then after each repeat
+
+    def own_memory(index: int) -> tuple[int | None, str]:
+        card.processes = {os.getpid(): next(growing) if told else None}
+        return Gpus.own_memory(gpus, index)
+
+    monkeypatch.setattr(gpus, "own_memory", own_memory)
+    found = speed_.measure(model, WORKLOAD, gpus)
+    assert found.process_peaks == ((1200, 1100) if told else ())
+    assert found.peak_process == (1200 if told else None)
+    assert found.memory[0].total.process == (1000 if told else None)
+    assert ("NVML does not tell its memory" in found.memory[1].process_from) != told
 
 
 def test_clocks_are_read_when_the_gpus_have_finished_and_peaks_while_nothing_is_timed(measured: Measured) -> None:

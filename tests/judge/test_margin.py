@@ -16,6 +16,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.answers import Divergence
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory
 from pytest_quantbudget.core.measurement import Measurement, Perplexity
 from pytest_quantbudget.judge.intervals import Paired
 from pytest_quantbudget.judge.margin import NoMargin, calibrated
@@ -101,6 +102,19 @@ def test_peaks_that_differ_leave_room_for_as_much_again(load: Load) -> None:
     value, text, _ = limit_for(budget, measured(budget, speeds=(speed,)), measured(budget, speeds=(speed,)))
     assert value == pytest.approx((7 + 1 / 16) / (7 - 1 / 16), rel=0.005)
     assert text == "1.02"
+
+
+def test_what_torch_holds_and_what_the_process_takes_have_the_range_of_their_own_repeats(load: Load) -> None:
+    memory = GpuMemory(7 * GIB, 8 * GIB, 9 * GIB)
+    of_process = {"memory": (PhaseMemory("decode", memory, {}, "pid 7"),), "process_peaks": (9 * GIB, 9 * GIB - 2**26)}
+    for limit, more, wanted in (
+        ("max_vram_reserved", {"peak_reserved": 8 * GIB, "reserved_peaks": (8 * GIB, 8 * GIB)}, "8 GiB"),
+        ("max_vram_process", of_process, "9.07 GiB"),
+    ):
+        budget = load(f"{limit}: auto")
+        speed = replace(measured(budget).speeds[0], **more)
+        _, text, words = limit_for(budget, measured(budget, speeds=(speed,)))
+        assert (text, "peaks" in words) == (wanted, True)
 
 
 def test_runs_tell_how_much_runs_differ(load: Load) -> None:

@@ -8,11 +8,12 @@ from builders import H100
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import TIME
+from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.measurement import Measurement, Speed
-from pytest_quantbudget.core.request import WORKLOAD, Part, Reply, Workload
+from pytest_quantbudget.core.request import WORKLOAD, Part, Reply, Subject, Workload
 from pytest_quantbudget.core.units import format_time
-from pytest_quantbudget.core.verdict import OVER
+from pytest_quantbudget.core.verdict import OVER, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Figure, Metric, column
 from pytest_quantbudget.judge.needs import request
@@ -59,6 +60,25 @@ def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
     report = BudgetReport("b.yaml", "m", None, None, budget.workload, "", (), (MethodReport("nf4", measured, ()),))
     header, row, *_ = (line.text.split("  ") for line in table._table(report))
     assert ("per token" in header, any("25.0 ms" in cell for cell in row)) == (True, True)
+
+
+def test_a_column_of_memory_beyond_the_tensors_is_shown_where_it_is_limited(tmp_path: Path) -> None:
+    workload = Workload(8, 4, 1, 1)
+    memory = PhaseMemory("decode", GpuMemory(2**30, 2 * 2**30, 3 * 2**30), {}, "pid 7")
+    speed = Speed(workload, (0.05,), (1.0,), 2**30, 2 * 2**30, memory=(memory,))
+    measured = Measurement(Subject("m", None, "nf4", None, {}, None), device=H100, speeds=(speed,))
+
+    def header(*limits: str) -> tuple[str, str]:
+        told = tuple(LimitReport(f"b.yaml::nf4::{name}", name, 1, Verdict(WITHIN, "within")) for name in limits)
+        report = BudgetReport("b.yaml", "m", None, None, workload, "", (), (MethodReport("nf4", measured, told),))
+        first, row, *_ = (line.text for line in table._table(report))
+        return first, row
+
+    first, row = header("max_vram_reserved", "max_vram_process")
+    assert [name in first for name in ("reserved", "process")] == [True, True]
+    assert [size in row for size in ("1.00 GiB", "2.00 GiB", "3.00 GiB")] == [True, True, True]
+    first, row = header("max_vram")
+    assert [name in first for name in ("reserved", "process")] == [False, False]
 
 
 def test_every_limit_has_one_metric_and_every_name_is_used_once() -> None:

@@ -62,6 +62,11 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "no windows": (of("perplexities", each_nll=()), "1 and 0 parts of single windows"),
     "repeats": (of("speeds", ttft_s=(0.1,)), "workload: 1 values of ttft_s, and the workload has 2 repeats"),
     "peaks": (of("speeds", peaks=(2**40, 1)), "workload: a repeat's peak is above that of all runs"),
+    "reserved": (of("speeds", peak_allocated=9, peak_reserved=8), "workload: more is allocated than reserved"),
+    "repeats of reserved": (of("speeds", reserved_peaks=(2**40, 1)), "a repeat's peak is above that of all runs"),
+    "fewer peaks": (of("speeds", reserved_peaks=(1,)), "workload: 1 values of reserved_peaks, and the workload has 2"),
+    "process": (of("speeds", process_peaks=(2**40,)), "workload: a repeat's peak is above that of all runs"),
+    "below 0": (of("speeds", process_peaks=(-1,)), "workload: a peak is below 0"),
     "failed": (
         lambda own: replace(own, failures=(Failure("task sums", "error", "it crashed"),)),
         "answers to sums stand beside the failure of their phase",

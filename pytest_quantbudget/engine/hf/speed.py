@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, GpuMemory
@@ -29,6 +29,7 @@ MOST_WARMUPS = 3
 class Timing:
     """One run, seconds by the clock and by CUDA events (None on a CPU); its peaks of memory, summed over the GPUs.
 
+    `process` is what NVML says of this process after the run, where it does.
     `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
     """
 
@@ -39,6 +40,7 @@ class Timing:
     allocated: int = 0
     reserved: int = 0
     read: int | None = None
+    process: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -81,6 +83,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
     repeats: list[Timing] = []
     while len(repeats) < workload.repeats:
         timing = _run(model, ids, workload, phases)
+        timing = replace(timing, process=phases.look(DECODE))
         watch.look()
         looks.look()
         steady = abs(timing.seconds / warmups[-1].seconds - 1) <= STEADY
@@ -107,6 +110,8 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
         busy_before=gpus.busy_before,
         clocks=looks.clocks,
         roofline=roofline(model, read, first.read, step, on_gpu=on_gpu),
+        reserved_peaks=tuple(timing.reserved for timing in repeats) if on_gpu else (),
+        process_peaks=tuple(timing.process for timing in repeats if timing.process is not None),
     )
 
 

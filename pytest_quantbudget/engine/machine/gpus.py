@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.gpu_usage import BUSY, Clocks, Occupant
+from pytest_quantbudget.engine.machine import nvml
 from pytest_quantbudget.engine.machine.nvml import Card, Processes, visible_cards
 
 PERIOD_S = 0.05  # between two samples of the memory in use
@@ -62,7 +63,7 @@ class Gpus:
         """Bytes of this process on a GPU by NVML, and how its entry was identified, or why it was not."""
         found = self.cards[index].processes() if index < len(self.cards) else None
         if found is None:
-            return None, "NVML does not name processes here"
+            return None, "NVML does not name processes here" if nvml.installed() else "nvidia-ml-py is not installed"
         if not found:
             return None, "NVML names no process, as in many containers"
         own = self.own(index, found)

@@ -42,6 +42,20 @@ class MemoryByPhase:
         self.begin()
         return now
 
+    def look(self, phase: str) -> int | None:
+        """Bytes of this process by NVML at this moment, over all GPUs; where it is more, the phase's figure is that.
+
+        None where NVML does not tell it of every GPU.
+        """
+        now = []
+        for index, row in enumerate(self.rows.get(phase, [])):
+            process, how = self.gpus.own_memory(index)
+            self.found.setdefault(phase, []).append(how)
+            self.rows[phase][index] = larger((row, replace(row, process=process)))
+            now.append(process)
+        known = [process for process in now if process is not None]
+        return sum(known) if known and len(known) == len(now) else None
+
     def _asked(self, phase: str, index: int, row: GpuMemory, peak: int | None) -> GpuMemory:
         """A row with NVML's figures."""
         import torch

@@ -11,8 +11,19 @@ from pytest_quantbudget.core.gpus import Gpu
 Processes = dict[int, int | None]  # pid to bytes
 
 
+def installed() -> bool:
+    """Whether there is a binding of NVML at all."""
+    try:
+        import pynvml  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def ask(function: str, *arguments: Any) -> Any:
-    """The answer of a function of NVML; None where it fails, or where this binding has no such function."""
+    """The answer of a function of NVML; None where it fails, or where there is no such function, or no binding."""
+    if not installed():
+        return None
     import pynvml
 
     try:
@@ -72,12 +83,13 @@ class Card:
 
 
 def visible_cards(environ: Mapping[str, str]) -> list[Card]:
-    """The GPUs and MIG slices that `CUDA_VISIBLE_DEVICES` lists by UUID; none where it lists them otherwise.
+    """The GPUs and MIG slices that `CUDA_VISIBLE_DEVICES` lists by UUID.
 
-    NVML is left open until the process ends, so that asking takes no time.
+    There are none where it lists them otherwise, or without a binding of NVML. NVML is left open until the process
+    ends, so that asking takes no time.
     """
     listed = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if not all(name.startswith(("GPU-", "MIG-")) for name in listed):
+    if not installed() or not all(name.startswith(("GPU-", "MIG-")) for name in listed):
         return []
     ask("nvmlInit")
     return [Card(uuid, ask("nvmlDeviceGetHandleByUUID", uuid)) for uuid in listed]

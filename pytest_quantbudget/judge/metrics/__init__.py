@@ -12,7 +12,7 @@ from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAg
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
 from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
-from pytest_quantbudget.judge.metrics.memory import Disk, Vram, Weights
+from pytest_quantbudget.judge.metrics.memory import Disk, Vram, VramProcess, VramReserved, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # In the order of the table's columns.
 METRICS: list[Metric] = [
     Vram(),
+    VramReserved(),
+    VramProcess(),
     Weights(),
     Disk(),
     TokensPerS(),

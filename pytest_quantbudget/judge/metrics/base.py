@@ -115,6 +115,8 @@ class Case:
 class Column:
     """A column of the trade-off table. An `optional` one is left out where no method has a figure for it.
 
+    A `limited` one is shown where the budget has a limit of that kind.
+
     `cell` gives a method's text, or raises Unmeasured. Where the baseline is not `shown` against itself, its cell is
     empty.
     """
@@ -124,6 +126,7 @@ class Column:
     kind: LimitKind
     optional: bool = False
     shown: bool = True
+    limited: bool = False
 
 
 class Metric:
@@ -187,6 +190,10 @@ class Metric:
 
     def timings(self, speed: Speed) -> Sequence[float]:
         """The repeats whose spread is the margin of a factor; none where a run has only one value."""
+        return ()
+
+    def peaks(self, speed: Speed) -> Sequence[int]:
+        """The repeats whose range is the margin of a peak, bytes; none where a run has only one value."""
         return ()
 
     def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:

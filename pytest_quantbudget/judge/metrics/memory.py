@@ -1,4 +1,4 @@
-"""Memory: the workload's peak on the GPU, and the weights as loaded."""
+"""Memory: what the workload takes on the GPU, and the weights as loaded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import SIZE, number
+from pytest_quantbudget.core.gpu_usage import DECODE
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import DUMMY, LOAD, WORKLOAD, Part
 from pytest_quantbudget.core.units import format_size, size_unit
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.measurement import Measurement
+    from pytest_quantbudget.core.measurement import Measurement, Speed
 
 
 class _Size(Metric):
-    """What both have in common."""
+    """What all have in common."""
 
     coarse = True
 
@@ -31,35 +32,69 @@ class _Size(Metric):
             raise case.unmeasured(LOAD, case.record.offloaded)
 
 
-class Vram(_Size):
-    """Peak of allocated GPU memory over the workload's runs; bytes."""
+class _OnGpu(_Size):
+    """GPU memory of the workload's runs; bytes."""
 
-    name = "vram"
     margin = RANGE
-    noise_name = "VRAM"
-    limits = (
-        LimitKind("max_vram", "max", "vram", "", "", SIZE, "Peak GPU memory allocated during the workload."),
-        LimitKind("max_vram_ratio", "max", "vram", "ratio", "", number(0), "Peak GPU memory over the baseline's."),
-    )
 
     def parts(self, basis: Basis, kind: LimitKind) -> Sequence[Part]:
         """The workload."""
         return (basis.workload,)
 
+    def peak(self, speed: Speed) -> int | None:
+        """The peak over all runs, the warm-ups too; None where there was no GPU, or nothing tells."""
+        raise NotImplementedError
+
     def absolute(self, case: Case) -> Figure:
-        """The peak over all runs, the warm-ups too. It is counted: other repeats would not make it less."""
+        """The peak over all runs. It is counted: other repeats would not make it less."""
         self.check_placement(case)
         speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
         if speed.peak_allocated is None:
             raise case.unmeasured(WORKLOAD, "no GPU was found: device memory has no peak here", "no-gpu")
-        low, high = min(speed.peaks, default=0), max(speed.peaks, default=0)
-        detail, ends = (f"in the {len(speed.peaks)} repeats", (low, high)) if low < high else ("", None)
-        return Figure(speed.peak_allocated, detail, range=ends, remark=speed.shared)
+        peak = self.peak(speed)
+        if peak is None:
+            raise case.unmeasured(WORKLOAD, self.untold(speed), "no-gpu")
+        peaks = self.peaks(speed)
+        low, high = min(peaks, default=0), max(peaks, default=0)
+        detail, ends = (f"in the {len(peaks)} repeats", (low, high)) if low < high else ("", None)
+        return Figure(peak, detail, range=ends, remark=speed.shared)
+
+    def untold(self, speed: Speed) -> str:
+        """Why there is no peak, though there was a GPU."""
+        return f"{self.noise_name} was not recorded"
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:
         """The peak of a run."""
         speed = record.speed(basis.workload)
-        return speed.peak_allocated if speed else None
+        return self.peak(speed) if speed else None
+
+
+class Vram(_OnGpu):
+    """Peak of allocated GPU memory over the workload's runs; bytes."""
+
+    name = "vram"
+    noise_name = "VRAM"
+    limits = (
+        LimitKind(
+            "max_vram",
+            "max",
+            "vram",
+            "",
+            "",
+            SIZE,
+            "Peak GPU memory allocated during the workload.",
+            part_of=("max_vram_reserved", "what is allocated is part of that memory"),
+        ),
+        LimitKind("max_vram_ratio", "max", "vram", "ratio", "", number(0), "Peak GPU memory over the baseline's."),
+    )
+
+    def peak(self, speed: Speed) -> int | None:
+        """Of torch's tensors."""
+        return speed.peak_allocated
+
+    def peaks(self, speed: Speed) -> Sequence[int]:
+        """Of torch's tensors."""
+        return speed.peaks
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The peak, and its ratio to the baseline's."""
@@ -67,6 +102,90 @@ class Vram(_Size):
             column(self, "VRAM", "max_vram", format_size),
             column(self, "ratio", "max_vram_ratio", lambda value: f"{value:.2f}x"),
         )
+
+
+class VramReserved(_OnGpu):
+    """Peak of what torch's allocator holds of the GPU during the workload's runs, in use or not; bytes."""
+
+    name = "vram_reserved"
+    noise_name = "reserved memory"
+    limits = (
+        LimitKind(
+            "max_vram_reserved",
+            "max",
+            "vram_reserved",
+            "",
+            "",
+            SIZE,
+            "Peak GPU memory reserved by torch's allocator during the workload.",
+            part_of=("max_vram_process", "what torch reserves is part of that memory"),
+        ),
+        LimitKind(
+            "max_vram_reserved_ratio",
+            "max",
+            "vram_reserved",
+            "ratio",
+            "",
+            number(0),
+            "Peak of reserved GPU memory over the baseline's.",
+        ),
+    )
+
+    def peak(self, speed: Speed) -> int | None:
+        """Of torch's allocator."""
+        return speed.peak_reserved
+
+    def peaks(self, speed: Speed) -> Sequence[int]:
+        """Of torch's allocator."""
+        return speed.reserved_peaks
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The peak."""
+        return (column(self, "reserved", "max_vram_reserved", format_size, limited=True),)
+
+
+class VramProcess(_OnGpu):
+    """GPU memory of the whole measuring process during the workload's runs, by NVML; bytes."""
+
+    name = "vram_process"
+    noise_name = "process memory"
+    limits = (
+        LimitKind(
+            "max_vram_process",
+            "max",
+            "vram_process",
+            "",
+            "",
+            SIZE,
+            "GPU memory of the whole process during the workload, as NVML tells it: what a card has to hold.",
+        ),
+        LimitKind(
+            "max_vram_process_ratio",
+            "max",
+            "vram_process",
+            "ratio",
+            "",
+            number(0),
+            "GPU memory of the process over the baseline's.",
+        ),
+    )
+
+    def peak(self, speed: Speed) -> int | None:
+        """Of the process, with its CUDA context."""
+        return speed.peak_process
+
+    def peaks(self, speed: Speed) -> Sequence[int]:
+        """Of the process after each repeat."""
+        return speed.process_peaks
+
+    def untold(self, speed: Speed) -> str:
+        """How NVML's entry of the process was looked for in vain."""
+        decode = next((each.process_from for each in speed.memory if each.phase == DECODE), "")
+        return f"NVML does not tell the GPU memory of this process: {decode or 'it was not recorded'}"
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The memory."""
+        return (column(self, "process", "max_vram_process", format_size, limited=True),)
 
 
 class Disk(_Size):
