@@ -372,13 +372,13 @@ def on_gpu(budget: Budget, process: int | None, allocated: int | None = 7 * GIB)
 @pytest.mark.parametrize(
     ("limit", "outcome", "words"),
     [
-        ("max_vram: 8 GiB", WITHIN, "8.00 GiB, measured 7.00 GiB"),
-        ("max_vram_reserved: 9 GiB", WITHIN, "9.00 GiB, measured 9.00 GiB"),
-        ("max_vram_reserved: 8 GiB", OVER, "8.00 GiB, measured 9.00 GiB"),
-        ("max_vram_process: 9.5 GiB", OVER, "9.50 GiB, measured 10.0 GiB"),
-        ("max_vram_process: 11 GB", WITHIN, "11.0 GB, measured 10.7 GB"),
-        ("max_vram_reserved_ratio: 1", WITHIN, "1.00, measured 1.00 (9.00 GiB against fp16's 9.00 GiB)"),
-        ("max_vram_process_ratio: 0.4", OVER, "0.4, measured 0.5 (10.0 GiB against fp16's 20.0 GiB)"),
+        ("max_vram: 8 GiB", WITHIN, "measured 7.00 GiB, limit 8.00 GiB"),
+        ("max_vram_reserved: 9 GiB", WITHIN, "measured 9.00 GiB, limit 9.00 GiB"),
+        ("max_vram_reserved: 8 GiB", OVER, "measured 9.00 GiB, limit 8.00 GiB"),
+        ("max_vram_process: 9.5 GiB", OVER, "measured 10.0 GiB, limit 9.50 GiB"),
+        ("max_vram_process: 11 GB", WITHIN, "measured 10.7 GB, limit 11.0 GB"),
+        ("max_vram_reserved_ratio: 1", WITHIN, "measured 1.00, limit 1.00 (9.00 GiB against fp16's 9.00 GiB)"),
+        ("max_vram_process_ratio: 0.4", OVER, "measured 0.5, limit 0.4 (10.0 GiB against fp16's 20.0 GiB)"),
     ],
 )
 def test_what_torch_holds_and_what_the_process_takes_are_limits_of_their_own(
