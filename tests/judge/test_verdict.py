@@ -9,7 +9,6 @@ from judged import CPU, GIB, Load, answers, measured, verdict
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import INVALID, Answer, TaskResult
 from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory
 from pytest_quantbudget.core.measurement import Failure, Measurement, Speed
 from pytest_quantbudget.core.request import LOAD, WORKLOAD
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN
@@ -356,61 +355,6 @@ def test_bytes_on_disk_are_counted(load: Load) -> None:
     budget = load("max_disk_ratio: 0.3")
     base = measured(budget, "fp16", disk=16 * GIB)
     assert verdict(budget, measured(budget, "nf4", disk=4 * GIB), base).outcome == "within"
-
-
-PROCESS = "NVML names no process, as in many containers"
-
-
-def on_gpu(budget: Budget, process: int | None, allocated: int | None = 7 * GIB) -> Speed:
-    """A workload with 7 GiB allocated, 9 reserved, and what NVML tells of the process."""
-    memory = GpuMemory(7 * GIB, 9 * GIB, process)
-    phases = tuple(PhaseMemory(name, memory, {"GPU-1": memory}, PROCESS) for name in ("prefill", "decode"))
-    speed = measured(budget, "nf4").speeds[0]
-    return replace(speed, peak_allocated=allocated, peak_reserved=9 * GIB, memory=phases)
-
-
-@pytest.mark.parametrize(
-    ("limit", "outcome", "words"),
-    [
-        ("max_vram: 8 GiB", WITHIN, "measured 7.00 GiB, limit 8.00 GiB"),
-        ("max_vram_reserved: 9 GiB", WITHIN, "measured 9.00 GiB, limit 9.00 GiB"),
-        ("max_vram_reserved: 8 GiB", OVER, "measured 9.00 GiB, limit 8.00 GiB"),
-        ("max_vram_process: 9.5 GiB", OVER, "measured 10.0 GiB, limit 9.50 GiB"),
-        ("max_vram_process: 11 GB", WITHIN, "measured 10.7 GB, limit 11.0 GB"),
-        ("max_vram_reserved_ratio: 1", WITHIN, "measured 1.00, limit 1.00 (9.00 GiB against fp16's 9.00 GiB)"),
-        ("max_vram_process_ratio: 0.4", OVER, "measured 0.5, limit 0.4 (10.0 GiB against fp16's 20.0 GiB)"),
-    ],
-)
-def test_what_torch_holds_and_what_the_process_takes_are_limits_of_their_own(
-    load: Load, limit: str, outcome: str, words: str
-) -> None:
-    budget = load(limit)
-    own = measured(budget, "nf4", speeds=(on_gpu(budget, 10 * GIB),))
-    told = verdict(budget, own, measured(budget, "fp16", speeds=(on_gpu(budget, 20 * GIB),)))
-    assert (told.outcome, told.message) == (outcome, f"nf4: {limit.partition(':')[0]} {words}")
-
-
-def test_a_process_whose_memory_nvml_does_not_tell_is_not_judged(load: Load) -> None:
-    budget = load("max_vram_process: 999 GiB")
-    told = verdict(budget, measured(budget, "nf4", speeds=(on_gpu(budget, None),)))
-    assert (told.outcome, told.measured, told.for_want_of_gpu) == (SKIPPED, None, True)
-    assert told.message == (
-        f"nf4: max_vram_process not measured: NVML does not tell the GPU memory of this process: {PROCESS}"
-    )
-    unrecorded = replace(on_gpu(budget, None), memory=())
-    assert verdict(budget, measured(budget, "nf4", speeds=(unrecorded,))).message.endswith(": it was not recorded")
-    budget = load("max_vram_process_ratio: 2")
-    base = measured(budget, "fp16", speeds=(on_gpu(budget, None),))
-    told = verdict(budget, measured(budget, "nf4", speeds=(on_gpu(budget, GIB),)), base)
-    assert (told.outcome, "not measured: the baseline fp16: NVML does not tell" in told.message) == (SKIPPED, True)
-
-
-@pytest.mark.parametrize("limit", ["max_vram_reserved", "max_vram_process"])
-def test_without_a_gpu_no_limit_on_its_memory_is_judged(load: Load, limit: str) -> None:
-    budget = load(f"{limit}: 1 GiB")
-    told = verdict(budget, measured(budget, "nf4", CPU))
-    assert (told.outcome, told.for_want_of_gpu) == (SKIPPED, True)
-    assert told.message == f"nf4: {limit} not measured: no GPU was found: device memory has no peak here"
 
 
 def test_a_counted_peak_is_compared_whatever_undecided_says(load: Load) -> None:
