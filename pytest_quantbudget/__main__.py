@@ -14,7 +14,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.files import Roots, named_folder
 from pytest_quantbudget.core.problems import BudgetError, display_path
 from pytest_quantbudget.core.safetext import printable
-from pytest_quantbudget.report import document
+from pytest_quantbudget.report import document, layout
 from pytest_quantbudget.report import table as report_table
 
 
@@ -63,8 +63,14 @@ def check(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """The table of a report, with the replies."""
-    for line in report_table.lines(document.read(options.report), replies=True):
-        print(f"== {line.text} ==" if line.title else line.text)
+    on_terminal = sys.stdout.isatty()
+    room = layout.room(on_terminal=on_terminal)
+    for line in report_table.lines(document.read(options.report), replies=True, room=room):
+        print(
+            f"== {line.text} =="
+            if line.title
+            else "\n".join(layout.wrapped(line.text, room) if on_terminal else [line.text])
+        )
 
 
 def print_schema(options: argparse.Namespace) -> None:

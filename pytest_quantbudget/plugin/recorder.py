@@ -19,7 +19,7 @@ from pytest_quantbudget.measure import answers_file, flip_rates
 from pytest_quantbudget.plugin.collect import verdict_of
 from pytest_quantbudget.plugin.options import Options
 from pytest_quantbudget.plugin.session import Session
-from pytest_quantbudget.report import document, table
+from pytest_quantbudget.report import document, layout, table
 
 NOTHING = "quantization budget run without a verdict"
 
@@ -116,11 +116,16 @@ class Recorder:
         """The trade-off table."""
         if self.report is None:
             return
-        for line in (*table.lines(self.report, replies=self.config.get_verbosity() > 0), *self.updated):
+        on_terminal = terminalreporter.isatty()
+        room = layout.room(on_terminal=on_terminal)
+        replies = self.config.get_verbosity() > 0
+        for line in (*table.lines(self.report, replies=replies, room=room), *self.updated):
             if line.title:
                 terminalreporter.write_sep("=", line.text)
-            else:
-                terminalreporter.write_line(line.text, **line.markup)
+                continue
+            # In a log each fact stays on its line, for those who search it.
+            for text in layout.wrapped(line.text, room) if on_terminal else [line.text]:
+                terminalreporter.write_line(text, **line.markup)
         for written in self.written:
             terminalreporter.write_line(written)
         judged = {WITHIN, OVER, FAILED} & {limit.verdict.outcome for limit in self.session.limits.values()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,33 +18,36 @@ from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.metrics import METRICS
 from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
 from pytest_quantbudget.judge.metrics.memory import Vram, Weights
+from pytest_quantbudget.report import layout
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.report.layout import Cells
 
 REPLY_CHARACTERS = 100
-REASON_CHARACTERS = 90
+REASON_CHARACTERS = 200
 UNFORESEEN = 0.05  # share by which weights may differ from their estimate without a word
 NONE = "-"
+OUTCOMES = (WITHIN, OVER, FAILED, NOT_RUN, SKIPPED)
 NOW = Origin("")
-TEXT_PERPLEXITY, ANSWER_PERPLEXITY = "ppl ratio", "answer ppl"
+TEXT_PERPLEXITY = "ppl ratio"
 # Of bounds, which no cell shows.
 CONFIDENCE = 0.95
 
 
-def lines(report: Report, *, replies: bool = False) -> Iterator[Line]:
+def lines(report: Report, *, replies: bool = False, room: float = math.inf) -> Iterator[Line]:
     """The table of every budget, and with `replies` each method's layers and the beginning of its answer to the prompt.
 
-    Then what went wrong and cost no figure. The report may come from anywhere, and in any case holds what a model said:
-    each line is made printable as a whole.
+    Then what went wrong and cost no figure. The table leaves out what does not fit in `room` columns of a terminal. The
+    report may come from anywhere, and in any case holds what a model said: each line is made printable as a whole.
     """
-    for line in _lines(report, replies):
+    for line in _lines(report, replies, room):
         yield replace(line, text=printable(line.text))
 
 
-def _lines(report: Report, replies: bool) -> Iterator[Line]:
+def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
     for budget in report.budgets:
         weights = " (dummy weights)" if budget.load_format == DUMMY else ""
         yield Line(f"quantization budget {budget.file}{weights}", title=True)
-        yield from _table(budget)
+        yield from _table(budget, room)
         if replies:
             yield from _receipts(budget)
             yield from _replies(budget)
@@ -54,22 +59,20 @@ def _lines(report: Report, replies: bool) -> Iterator[Line]:
         yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
 
 
-def _table(budget: BudgetReport) -> Iterator[Line]:
-    columns = [
-        (column.head, [_cell(column, method, budget) for method in budget.methods], column.optional)
-        for column in _columns(budget)
-    ]
-    heads = [head for head, cells, optional in columns if not optional or set(cells) != {NONE}]
-    # The table stays narrow: both perplexities are in the report.
-    hidden = {ANSWER_PERPLEXITY} if TEXT_PERPLEXITY in heads else set()
-    shown = [(head, cells) for head, cells, _ in columns if head in heads and head not in hidden]
-    names = ("method", [method.name for method in budget.methods])
-    verdicts = ("verdict", [_summary(method) for method in budget.methods])
-    widths = [max(map(len, (head, *cells))) for head, cells in (names, *shown, verdicts)]
-    rows = zip(*([head, *cells] for head, cells in (names, *shown, verdicts)), strict=True)
-    yield Line(_row(next(rows), widths))
+def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
+    names = Cells("method", [printable(method.name) for method in budget.methods])
+    verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
+    columns = [names, *_figures(budget), verdicts]
+    shown, left_out = layout.fit(columns, room)
+    head, *rows = layout.rows(shown)
+    yield Line(head)
     for row, method in zip(rows, budget.methods, strict=True):
-        yield Line(_row(row, widths), markup=_markup(method))
+        yield Line(row, markup=_markup(method))
+    if left_out:
+        needed = layout.total(columns)
+        yield Line(f"without {', '.join(column.head for column in left_out)}: {needed} columns show all")
+    yield from _named(budget)
+    heads = {column.head for column in columns}
     device = next((record.device for record in budget.measured.values() if record.device), None)
     if device is not None:
         text = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
@@ -83,6 +86,14 @@ def _table(budget: BudgetReport) -> Iterator[Line]:
     yield from _together(budget)
     yield from _reused(budget)
     yield from _noise(budget)
+
+
+def _figures(budget: BudgetReport) -> Iterator[Cells]:
+    """The columns of figures; optional ones only where some method has one."""
+    for column in _columns(budget):
+        cells = [printable(_cell(column, method, budget)) for method in budget.methods]
+        if not column.optional or set(cells) != {NONE}:
+            yield Cells(column.head, cells, column.stays)
 
 
 def _columns(budget: BudgetReport) -> Iterator[Column]:
@@ -204,34 +215,31 @@ def _reused(budget: BudgetReport) -> Iterator[Line]:
             yield Line(f"{method.name}: {resumed:,} answers reused from a run that was interrupted")
 
 
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *middle, last = (
-        cell.ljust(width) if i in (0, len(cells) - 1) else cell.rjust(width)
-        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join([first, *middle, last]).rstrip()
+def _counts(method: MethodReport) -> str:
+    """`3 within, 2 OVER`: how many limits had which outcome."""
+    outcomes = Counter(limit.verdict.outcome for limit in method.limits)
+    unsure = [limit.verdict.outcome for limit in method.limits if limit.verdict.decision == UNDECIDED].count(WITHIN)
+    words = {outcome: outcome.upper() for outcome in (OVER, FAILED, NOT_RUN)}
+    told = [f"{outcomes[each]} {words.get(each, each)}" for each in OUTCOMES if outcomes[each]]
+    if unsure:
+        told[0] += f" ({unsure} undecided)"
+    return ", ".join(told) or NONE
 
 
-def _summary(method: MethodReport) -> str:
-    counts = {
-        outcome: [limit.name for limit in method.limits if limit.verdict.outcome == outcome]
-        for outcome in (OVER, FAILED, NOT_RUN, SKIPPED, WITHIN)
-    }
-    unsure = [limit.name for limit in method.limits if limit.verdict.decision == UNDECIDED]
-    open_ = len(set(counts[WITHIN]) & set(unsure))
-    parts = [f"{len(counts[WITHIN])} within{f', {open_} of them undecided' if open_ else ''}"] if counts[WITHIN] else []
-    for outcome in (OVER, FAILED, NOT_RUN):
-        if counts[outcome]:
-            parts.append(f"{outcome.upper()}: {', '.join(counts[outcome])}")
-    if counts[SKIPPED]:
-        reasons = {
-            limit.verdict.message.removeprefix(f"{method.name}: {limit.name} ")
-            for limit in method.limits
-            if limit.verdict.outcome == SKIPPED
-        }
-        why = f": {reasons.pop()}" if len(reasons) == 1 else ""
-        parts.append(f"{len(counts[SKIPPED])} skipped{why}"[:REASON_CHARACTERS])
-    return ", ".join(parts) or NONE
+def _named(budget: BudgetReport) -> Iterator[Line]:
+    """Which limits are not within, and why: those with one reason together."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for method, limit in ((each, limit) for each in budget.methods for limit in each.limits):
+        outcome, why = limit.verdict.outcome, ""
+        if outcome in (FAILED, SKIPPED):
+            why = limit.verdict.message.removeprefix(f"{method.name}: {limit.name} ").removeprefix("not measured: ")
+            why = f" ({layout.clipped(why, REASON_CHARACTERS)})"
+        if outcome != WITHIN:
+            found.setdefault((outcome, why), {}).setdefault(method.name, []).append(limit.name)
+    for outcome, why in sorted(found, key=lambda key: OUTCOMES.index(key[0])):
+        names = "; ".join(f"{name} {', '.join(limits)}" for name, limits in found[outcome, why].items())
+        markup = "yellow" if outcome == SKIPPED else "red"
+        yield Line(f"{outcome}: {names}{why}", markup={markup: True})
 
 
 def _markup(method: MethodReport) -> dict[str, bool]:

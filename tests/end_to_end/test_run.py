@@ -30,7 +30,8 @@ def test_a_limit_past_the_measured_value_fails_alone_and_says_by_how_much(
             "",
             "small.yaml:12: this line",
             "*budget: {max_weights_ratio: 0.49, *",
-            "bf16 * 2 within, OVER: max_weights_ratio",
+            "bf16 * 2 within, 1 OVER",
+            "over: bf16 max_weights_ratio",
         ]
     )
     assert outcomes(Path("r.json")) == {**dict.fromkeys(IDS, "within"), IDS[2]: "over"}

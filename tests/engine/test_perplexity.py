@@ -164,7 +164,10 @@ methods:
 """
 
 
-def test_the_ratio_is_judged_stored_and_measured_again_when_the_file_changes(pytester: pytest.Pytester) -> None:
+def test_the_ratio_is_judged_stored_and_measured_again_when_the_file_changes(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     text = Path("text.txt")
     text.write_text((BUILTIN_DIR / "questions.jsonl").read_text()[:1000])
 

@@ -58,7 +58,7 @@ def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
     assert (verdict.outcome, verdict.message) == (OVER, "nf4: max_tpot measured 25.0 ms, limit 20.0 ms")
 
     report = BudgetReport("b.yaml", "m", None, None, budget.workload, "", (), (MethodReport("nf4", measured, ()),))
-    header, row, *_ = (line.text.split("  ") for line in table._table(report))
+    header, row, *_ = (line.text.split("  ") for line in table._table(report, 200))
     assert ("per token" in header, any("25.0 ms" in cell for cell in row)) == (True, True)
 
 
@@ -71,7 +71,7 @@ def test_a_column_of_memory_beyond_the_tensors_is_shown_where_it_is_limited(tmp_
     def header(*limits: str) -> tuple[str, str]:
         told = tuple(LimitReport(f"b.yaml::nf4::{name}", name, 1, Verdict(WITHIN, "within")) for name in limits)
         report = BudgetReport("b.yaml", "m", None, None, workload, "", (), (MethodReport("nf4", measured, told),))
-        first, row, *_ = (line.text for line in table._table(report))
+        first, row, *_ = (line.text for line in table._table(report, 200))
         return first, row
 
     first, row = header("max_vram_reserved", "max_vram_process")

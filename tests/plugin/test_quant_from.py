@@ -107,7 +107,7 @@ def test_a_report_is_judged_again_without_the_libraries(
     result.stdout.fnmatch_lines(
         [
             "fp32 * 2 within",
-            "bf16 * OVER: max_weights_ratio*",
+            "bf16 * 1 OVER*",
             f"judged from again.json, measured {first.created}",
             "*no model is loaded: again.json is judged (--quant-from)",
         ]

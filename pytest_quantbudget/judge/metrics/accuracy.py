@@ -114,8 +114,8 @@ class Accuracy(Metric):
         found: list[Column] = []
         for name in basis.tasks:
             score, drop, _ = self.limits_of(name)
-            found.append(Column(name, lambda case: format_value(self.figure(case).value, "%"), score))
-            found.append(Column("drop", self._lost, drop, shown=False))
+            found.append(Column(name, lambda case: format_value(self.figure(case).value, "%"), score, stays=10))
+            found.append(Column("drop", self._lost, drop, shown=False, stays=10))
         return found
 
     def _lost(self, case: Case) -> str:

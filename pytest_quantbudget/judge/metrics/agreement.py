@@ -107,7 +107,7 @@ class TokenAgreement(_OnAnswers):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The share."""
-        more = {"optional": True, "shown": False}
+        more: Any = {"optional": True, "shown": False, "stays": 4}
         return (column(self, "agreement", "min_token_agreement", lambda value: format_value(value, "%"), **more),)
 
 
@@ -139,5 +139,5 @@ class AnswerPerplexity(_OnAnswers):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The ratio."""
-        more = {"optional": True, "shown": False}
+        more: Any = {"optional": True, "shown": False, "stays": 2}
         return (column(self, "answer ppl", "max_answer_ppl_ratio", lambda value: f"{value:.3f}", **more),)

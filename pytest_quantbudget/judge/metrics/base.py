@@ -118,7 +118,7 @@ class Column:
     A `limited` one is shown where the budget has a limit of that kind.
 
     `cell` gives a method's text, or raises Unmeasured. Where the baseline is not `shown` against itself, its cell is
-    empty.
+    empty. Where the table is wider than the terminal, the column goes first that `stays` the shortest.
     """
 
     head: str
@@ -127,6 +127,7 @@ class Column:
     optional: bool = False
     shown: bool = True
     limited: bool = False
+    stays: int = 0
 
 
 class Metric:

@@ -82,7 +82,7 @@ class KlDivergence(_OnLogits):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The mean."""
-        return (column(self, "KL", "max_kl", lambda value: f"{value:.2g}", optional=True, shown=False),)
+        return (column(self, "KL", "max_kl", lambda value: f"{value:.2g}", optional=True, shown=False, stays=3),)
 
 
 class Top1Agreement(_OnLogits):

@@ -99,8 +99,8 @@ class Vram(_OnGpu):
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The peak, and its ratio to the baseline's."""
         return (
-            column(self, "VRAM", "max_vram", format_size),
-            column(self, "ratio", "max_vram_ratio", lambda value: f"{value:.2f}x"),
+            column(self, "VRAM", "max_vram", format_size, stays=9),
+            column(self, "ratio", "max_vram_ratio", lambda value: f"{value:.2f}x", stays=6),
         )
 
 
@@ -141,7 +141,7 @@ class VramReserved(_OnGpu):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The peak."""
-        return (column(self, "reserved", "max_vram_reserved", format_size, limited=True),)
+        return (column(self, "reserved", "max_vram_reserved", format_size, limited=True, stays=9),)
 
 
 class VramProcess(_OnGpu):
@@ -185,7 +185,7 @@ class VramProcess(_OnGpu):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The memory."""
-        return (column(self, "process", "max_vram_process", format_size, limited=True),)
+        return (column(self, "process", "max_vram_process", format_size, limited=True, stays=9),)
 
 
 class Disk(_Size):
@@ -232,6 +232,6 @@ class Weights(_Size):
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The size, and its ratio to the baseline's."""
         return (
-            column(self, "weights", "max_weights", format_size),
-            column(self, "ratio", "max_weights_ratio", lambda value: f"{value:.2f}x"),
+            column(self, "weights", "max_weights", format_size, stays=9),
+            column(self, "ratio", "max_weights_ratio", lambda value: f"{value:.2f}x", stays=6),
         )

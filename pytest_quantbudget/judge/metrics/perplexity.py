@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
@@ -70,5 +70,5 @@ class TextPerplexity(Metric):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The ratio."""
-        more = {"optional": True, "shown": False}
+        more: Any = {"optional": True, "shown": False, "stays": 3}
         return (column(self, "ppl ratio", "max_ppl_ratio", lambda value: f"{value:.3f}", **more),)

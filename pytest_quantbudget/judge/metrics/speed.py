@@ -117,9 +117,9 @@ class TokensPerS(_Timed):
     def columns(self, basis: Basis) -> Sequence[Column]:
         """Throughput, the share of the memory bandwidth that decoding reaches, and the speed-up."""
         return (
-            column(self, "tokens/s", "min_tokens_per_s", lambda value: format_value(value, "")),
-            Column("roofline", _roofline, self.limits[0]),
-            column(self, "speed-up", "min_speedup", lambda value: f"{value:.2f}x"),
+            column(self, "tokens/s", "min_tokens_per_s", lambda value: format_value(value, ""), stays=8),
+            Column("roofline", _roofline, self.limits[0], optional=True, stays=1),
+            column(self, "speed-up", "min_speedup", lambda value: f"{value:.2f}x", stays=7),
         )
 
 
@@ -156,7 +156,7 @@ class Ttft(_Timed):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The median time."""
-        return (column(self, "first token", "max_ttft", format_time),)
+        return (column(self, "first token", "max_ttft", format_time, stays=5),)
 
 
 class LoadSeconds(Metric):
