@@ -57,7 +57,8 @@ class Bench:
     `folder` is where the run's processes exchange measurements; `cache` is a local directory for checkpoints and
     hashes; `locks` holds one lock a device, for all runs of this user; `gpus` are those that this process may use, in
     the order in which it takes them; `deadline` is when the run has to end, on the monotonic clock, which all processes
-    of a machine share. `progress` counts the messages of the measuring processes.
+    of a machine share. `progress` counts the messages of the measuring processes. `ahead` are modules that are imported
+    once for all of them.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class Bench:
     trust: Trust = NO_TRUST
     deadline: float = math.inf
     progress: Progress = field(default_factory=Progress)
+    ahead: Sequence[str] = ()
     known: dict[str, Measurement] = field(default_factory=dict)
 
     def measure(self, request: Request, drafts: Drafts = NO_DRAFTS, baseline: Request | None = None) -> Measurement:
@@ -276,7 +278,7 @@ class Bench:
             **more,
         )
         ends = min(until, self.deadline)
-        contexts = process.contexts()
+        contexts = process.contexts(self.ahead)
         while True:
             context = contexts.pop(0)
             self.progress.begin(subject.name)

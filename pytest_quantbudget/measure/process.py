@@ -10,7 +10,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -63,13 +63,16 @@ class Outcome:
         return f"was killed by {name}{hint}"
 
 
-def contexts() -> list[Context]:
-    """Ways to start a process, best first: a fork server that has imported torch and transformers, else afresh."""
+def contexts(ahead: Sequence[str] = ()) -> list[Context]:
+    """Ways to start a process, best first: a fork server, else afresh.
+
+    The fork server has imported torch, transformers and the modules `ahead`, of the first call that starts it.
+    """
     fresh: Context = multiprocessing.get_context("spawn")
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return [fresh]
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["pytest_quantbudget.measure.preload"])
+    server.set_forkserver_preload(["pytest_quantbudget.measure.preload", *ahead])
     return [server, fresh]
 
 

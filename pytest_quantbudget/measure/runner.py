@@ -20,6 +20,7 @@ from pytest_quantbudget.measure import bench, hardware, job, run_folder
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.progress import Progress, View
 from pytest_quantbudget.measure.store import Store
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate import fit
 
 
@@ -68,7 +69,13 @@ class Runner:
             self.trust,
             self.deadline,
             Progress(self.view),
+            self._ahead(),
         )
+
+    def _ahead(self) -> list[str]:
+        """What the planned methods import, on a machine without a GPU: with one, some of it might spoil a fork."""
+        needed = [methods.spec(request.subject.method) for request in self.needs.requests.values()]
+        return [] if self.gpus.usable else sorted({module for spec in needed for module in spec.ahead})
 
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:
         """What this machine lacks for `need`, or None."""
@@ -144,7 +151,8 @@ class Runner:
         if self.folder is None:
             return {}
         known = self.bench.known if "bench" in vars(self) else {}
-        return {**known, **{path.stem: bench.read(path) for path in sorted(self.folder.glob("*.json"))}}
+        others = [path for path in sorted(self.folder.glob("*.json")) if path.stem not in known]
+        return {**known, **{path.stem: bench.read(path) for path in others}}
 
     def origin(self, root: Path) -> tuple[Machine, Commit | None, None]:
         """What the measurements hold for: the machine, and the commit of the repository at `root`."""

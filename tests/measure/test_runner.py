@@ -1,5 +1,6 @@
 """In which order a run measures, and what it leaves out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,23 @@ def test_the_baseline_is_measured_first_for_its_drafts_unless_it_cannot_fit(
     assert isinstance(run.measurer, Runner)
     run.measurer.measure_all([budget])
     assert list(dict.fromkeys(asked)) == order
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ahead"), [([], ["datasets", "torch._inductor.compile_fx"]), ([T4], [])], ids=["on a CPU", "with a GPU"]
+)
+def test_what_several_planned_methods_import_is_imported_once_where_no_gpu_can_be_spoiled(
+    tmp_path: Path, gpus: list[Gpu], ahead: list[str]
+) -> None:
+    (tmp_path / "b.yaml").write_text(TEXT + "  gptq-int4: {checkpoint: org/model, budget: {max_vram: 7 GiB}}\n")
+
+    def asked(*planned: str) -> Sequence[str]:
+        run = session(tmp_path, gpus)
+        budget = run.budgets.load(tmp_path / "b.yaml")
+        for method in map(budget.method, planned):
+            run.plan(budget, method, method.limits)
+        assert isinstance(run.measurer, Runner)
+        return run.measurer.bench.ahead
+
+    assert asked("fp16") == []
+    assert asked("fp16", "nf4", "gptq-int4") == ahead

@@ -101,3 +101,4 @@ def test_a_budget_runs_in_the_checkout_without_the_extra_for_tests() -> None:
     root = Path(__file__).parents[2]
     ended = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert "budgets/builtin.yaml::fp32::max_weights" in ended.stdout, ended.stdout + ended.stderr
+    assert "Warning" not in ended.stdout

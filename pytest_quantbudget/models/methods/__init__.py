@@ -65,11 +65,13 @@ class Spec:
 
     `bits` are those of a quantized value. `packages` are the ones that the method imports beyond the base ones: they
     must be installed, and their versions stand in the report and in the keys of stored figures; `extra` is the
-    project's extra that brings them. `storage` gives the format that follows from options, and the estimate from that;
-    without it there is no estimate. `environ` is set, where unset, before the packages are imported.
-    `checkpoint_format` is the `quant_method` of the checkpoints that the method loads. Only methods that need
-    calibration have a `quantize`, and `packed`: the `quantization_config` that their checkpoints have with options.
-    `told` reads a checkpoint's `quantization_config`: the `method` that it is, and values by the names of options.
+    project's extra that brings them. `ahead` are modules that the packages import for seconds and that a fork server
+    may import once for all processes of a run on a CPU: they start no threads. `storage` gives the format that
+    follows from options, and the estimate from that; without it there is no estimate. `environ` is set, where unset,
+    before the packages are imported. `checkpoint_format` is the `quant_method` of the checkpoints that the method
+    loads. Only methods that need calibration have a `quantize`, and `packed`: the `quantization_config` that their
+    checkpoints have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and
+    values by the names of options.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Spec:
     bits: float
     options: Sequence[Field] = ()
     packages: Sequence[str] = ()
+    ahead: Sequence[str] = ()
     extra: str | None = None
     storage: Callable[[Mapping[str, Any]], Format | None] = lambda options: None
     environ: Mapping[str, str] = field(default_factory=dict)

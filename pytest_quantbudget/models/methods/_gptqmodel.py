@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from pytest_quantbudget.models.estimate.architecture import Matrix
 
 PACKAGES = ("gptqmodel", "optimum")
+# Itself it starts threads, which a fork would lack.
+AHEAD = ("torch._inductor.compile_fx", "datasets")
 EXTRA = "gptqmodel"
-# gptqmodel asks for more CPU workers than a machine of two cores has, unless told before its import.
-ENVIRON = {"GPTQMODEL_CPU_WORKERS": str(max(2, (os.cpu_count() or 2) // 2))}
+ENVIRON = {
+    # gptqmodel asks for more CPU workers than a machine of two cores has, unless told before its import.
+    "GPTQMODEL_CPU_WORKERS": str(max(2, (os.cpu_count() or 2) // 2)),
+    # Its progress bar, which nobody sees in the log of a measuring process, is else drawn thousands of times.
+    "LOGBAR_PROGRESS_OUTPUT_INTERVAL": "1000",
+}
 OPTIONS = (
     Field("bits", one_of(4), "Bits of a weight.", 4),
     Field(

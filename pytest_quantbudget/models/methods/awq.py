@@ -47,6 +47,7 @@ SPECS = {
             Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),
         ),
         packages=_gptqmodel.PACKAGES,
+        ahead=_gptqmodel.AHEAD,
         extra=_gptqmodel.EXTRA,
         storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"]),
         environ=_gptqmodel.ENVIRON,

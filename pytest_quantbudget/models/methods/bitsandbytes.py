@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Values that share an absolute maximum, and such maxima that share another.
 BLOCK, OUTER_BLOCK = 64, 256
+AHEAD = ("torch._inductor.compile_fx",)
 
 
 def load_int8(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
@@ -137,6 +138,7 @@ SPECS = {
         bits=8,
         options=(Field("outlier_threshold", number(0), "Inputs above it are multiplied in 16 bits.", 6.0),),
         packages=("bitsandbytes",),
+        ahead=AHEAD,
         extra="bitsandbytes",
         storage=lambda options: Int8(WIDTHS["float16"]),
         checkpoint_format="bitsandbytes",
@@ -152,6 +154,7 @@ SPECS = {
             Field("compute_dtype", choice(*DTYPES), "Type of the products and of the unquantized layers.", "bfloat16"),
         ),
         packages=("bitsandbytes",),
+        ahead=AHEAD,
         extra="bitsandbytes",
         storage=lambda options: Nf4(WIDTHS[options["compute_dtype"]], options["double_quant"]),
         checkpoint_format="bitsandbytes",

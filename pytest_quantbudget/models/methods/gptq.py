@@ -43,6 +43,7 @@ SPECS = {
             Field("act_order", FLAG, "Columns with the largest activations first (desc_act).", True),
         ),
         packages=_gptqmodel.PACKAGES,
+        ahead=_gptqmodel.AHEAD,
         extra=_gptqmodel.EXTRA,
         storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True),
         environ=_gptqmodel.ENVIRON,
