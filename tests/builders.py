@@ -87,7 +87,7 @@ def measured(budget: Budget, times: Sequence[float] = STEADY, b: int = 0, c: int
     return replace(record, **more)  # type: ignore[arg-type]
 
 
-WORKLOAD = Workload(512, 128, 1, 2)
+WORKLOAD = Workload(512, 128, 1, 2, True)
 TASK = Task(
     "gsm8k", 100, 5, 0, "/data/q.jsonl", 256, 32, "strict", "gsm8k_cot", "/data/s.jsonl", "harness", True, "Be brief.",
     False, 1.5, True, "/data/t.yaml", 50, "acc", 20, "topic",
@@ -141,6 +141,9 @@ MEASUREMENT = Measurement(
             Roofline(6 * 2**30, 2**26, 0.02, 3e11, 0.7, 4),
             (8 * 2**30,),
             (9 * 2**30,),
+            "compiled",
+            12.5,
+            "other tokens in 1 of 2 sequences",
         ),
     ),
     tasks=(

@@ -1,11 +1,12 @@
 """Every GPU figure of a dummy Qwen3-8B in six precisions, beside independent ones: one command, no network.
 
-    python benchmarks/gpu/run.py [--out DIR] [--wheels DIR] [--budget FILE] [--seconds 540]
+    python benchmarks/gpu/run.py [--out DIR] [--wheels DIR] [--budget FILE] [--seconds 540] [--compile]
 
 `--wheels` names a directory of wheels (bitsandbytes, gptqmodel and optimum, say) that are put on the path first,
 without their dependencies. What is not installed, and what does not fit, is named and left out. Writes DIR/report.json
-(the plugin's), DIR/plain.json (plain.py's), DIR/table.md. On a machine without a CUDA card it says so; `--budget` with
-a small model and without `gpu: true` tries the way through.
+(the plugin's), DIR/plain.json (plain.py's), DIR/table.md. With `--compile` each method is timed a second time, once it
+is loaded, with `compile: true`, and a second table has both ways side by side. On a machine without a CUDA card it says
+so; `--budget` with a small model and without `gpu: true` tries the way through.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import gpus as gpus_
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.units import format_size
 from pytest_quantbudget.engine.machine import nvml
 from pytest_quantbudget.models.estimate.memory import estimate
@@ -102,6 +104,43 @@ def row(method: MethodReport, budget: Budget, independent: Mapping[str, Any]) ->
     ]  # fmt: skip
 
 
+def ways(eager: BudgetReport, compiled: BudgetReport) -> list[str]:
+    """One row a method: decoding from Python, and by compiled steps."""
+    head = [
+        "method", "eager tokens/s", "compiled tokens/s", "of eager", "of compiled fp16", "roofline", "first token",
+        "compiled", "compiling took", "peak", "compiled", "tokens",
+    ]  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    base = _speed(compiled, "fp16")
+    for name in (method.name for method in eager.methods):
+        lines.append(f"| {' | '.join(_both(name, _speed(eager, name), _speed(compiled, name), base, compiled))} |")
+    return lines
+
+
+def _speed(budget: BudgetReport, method: str) -> Speed | None:
+    own = budget.measured.get(method)
+    return own.speed(budget.workload) if own else None
+
+
+def _both(name: str, eager: Speed | None, other: Speed | None, base: Speed | None, compiled: BudgetReport) -> list[str]:
+    rate = eager.median_tokens_per_s if eager else None
+    if other is None:
+        own = compiled.measured.get(name)
+        failure = own.failure(compiled.workload.phase) if own else None
+        why = failure.message if failure else "see the report"
+        return [name, f"{rate:.1f}" if rate else NONE, f"not compiled: {why}", *[NONE] * 9]
+    quick = other.median_tokens_per_s
+    return [
+        name, f"{rate:.1f}" if rate else NONE, f"{quick:.1f}", f"{quick / rate:.2f}x" if rate else NONE,
+        f"{quick / base.median_tokens_per_s:.2f}x" if base else NONE,
+        f"{100 * other.roofline.fraction:.0f} %" if other.roofline else NONE,
+        f"{1000 * eager.median_ttft_s:.1f} ms" if eager else NONE, f"{1000 * other.median_ttft_s:.1f} ms",
+        f"{other.compile_s:.1f} s" if other.compile_s else NONE,
+        _size(eager.peak_allocated if eager else None), _size(other.peak_allocated),
+        other.other_tokens or "equal",
+    ]  # fmt: skip
+
+
 def _size(value: float | None) -> str:
     return format_size(value) if value else NONE
 
@@ -116,6 +155,7 @@ def main() -> int:
     parser.add_argument("--wheels", type=Path)
     parser.add_argument("--budget", type=Path, default=HERE / "budget.yaml")
     parser.add_argument("--seconds", type=float, default=540, help="time for all of it (default: 540)")
+    parser.add_argument("--compile", action="store_true", help="time compiled decoding beside eager decoding")
     options = parser.parse_args()
     until = time.monotonic() + options.seconds
     out: Path = options.out.resolve()
@@ -130,8 +170,14 @@ def main() -> int:
     idle = not gpus and any(method.gpu is not None for method in budget.methods)
     if idle:
         print("no CUDA card is visible: nothing was measured, and the budget's tests will skip", file=sys.stderr)
+    budgets = [options.budget.resolve()]
+    if options.compile:
+        budgets.append(out / "compiled.yaml")
+        parent = os.path.relpath(budgets[0], out)
+        budgets[1].write_text(f"extends: {json.dumps(parent)}\nworkload: {{compile: true}}\n")
     command = [
-        sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--quant-budget", str(options.budget.resolve()),
+        sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider",
+        *[f"--quant-budget={path}" for path in budgets],
         "--quant-no-cache", "--quant-timeout", f"{options.seconds * 0.6:.0f} s",
         "--quant-report", str(out / "report.json"),
     ]  # fmt: skip
@@ -139,7 +185,10 @@ def main() -> int:
     independent = {} if idle else plain(options.budget.resolve(), budget, environ, until)
     (out / "plain.json").write_text(json.dumps(independent, indent=1) + "\n")
     report = document.read(out / "report.json")
-    lines = table(report.budgets[0], budget, independent)
+    eager, *compiled = sorted(report.budgets, key=lambda each: each.workload.compile)
+    lines = table(eager, budget, independent)
+    if compiled:
+        lines += ["", *ways(eager, compiled[0])]
     names = ", ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in gpus) or f"no GPU; {report.machine.cpu}"
     text = "\n".join([f"{report.created}, {names}", "", *lines]) + "\n"
     (out / "table.md").write_text(text)

@@ -60,6 +60,7 @@ WORKLOAD: Sequence[Field] = (
     Field("new_tokens", whole(2), "Tokens generated after each prompt; the first belongs to the prefill.", 128),
     Field("batch_size", whole(1), "Sequences at once.", 1),
     Field("repeats", whole(1), "Measured runs, after unmeasured warm-ups; the median is judged.", 5),
+    Field("compile", FLAG, "Decode by compiled steps on a static cache: on a GPU, CUDA graphs.", False),
     Field(
         "prompt",
         TEXT,

@@ -13,6 +13,9 @@ from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMem
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
+# How a workload's tokens after the first are made: operation by operation from Python, or by compiled steps.
+EAGER, COMPILED = "eager", "compiled"
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -40,6 +43,9 @@ class Speed:
     `throttled` says in words what slowed the machine down meanwhile. `gpu_ttft_s` and `gpu_decode_s` are the same spans
     between CUDA events, and `warmup_s` how long each warm-up run took. `memory` is that of `prefill` and of `decode`.
     `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
+    `decode` is how the tokens after the first were made, EAGER or COMPILED; `compile_s` is how long the runs took in
+    which steps were compiled, which are neither warm-ups nor repeats; `other_tokens` says, in words, where compiled
+    steps gave other tokens than eager ones.
     """
 
     workload: Workload
@@ -60,6 +66,9 @@ class Speed:
     roofline: Roofline | None = None
     reserved_peaks: tuple[int, ...] = ()
     process_peaks: tuple[int, ...] = ()
+    decode: str = EAGER
+    compile_s: float | None = None
+    other_tokens: str = ""
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""

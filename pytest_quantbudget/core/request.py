@@ -19,6 +19,7 @@ SAME_AS_SOURCE = ("tokenizer", "chat_template", "generation_config", "tensors")
 
 # The phases, besides one for each task.
 QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
+COMPILED_WORKLOAD = "compiled workload"
 
 
 class Part:
@@ -80,13 +81,15 @@ class LoadTime(Part):
 
 @dataclass(frozen=True)
 class Workload(Part):
-    """What memory and speed are measured on: `batch_size` random prompts of `prompt_tokens`, then `new_tokens` each."""
+    """What memory and speed are measured on: `batch_size` random prompts of `prompt_tokens`, then `new_tokens` each.
+
+    With `compile`, the tokens after the first come from compiled steps on a static cache.
+    """
 
     order: ClassVar[int] = 1
     timing: ClassVar[bool] = True
     held_in: ClassVar[str] = "speeds"
     named: ClassVar[str] = "workload"
-    phase = WORKLOAD
     label = "workload"
     noun = "figures of the workload"
 
@@ -94,6 +97,12 @@ class Workload(Part):
     new_tokens: int
     batch_size: int
     repeats: int
+    compile: bool = False
+
+    @property
+    def phase(self) -> str:
+        """A name of its own where steps are compiled: one way may fail where the other does not."""
+        return COMPILED_WORKLOAD if self.compile else WORKLOAD
 
     def settings(self) -> dict[str, Any]:
         """All of its fields."""

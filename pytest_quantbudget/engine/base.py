@@ -121,7 +121,10 @@ class Engine(abc.ABC):
         """Device, weights, layers and placement, and how long it took to load."""
 
     def time(self, workload: Workload) -> Speed:
-        """Timings and peak memory of a workload."""
+        """Timings and peak memory of a workload.
+
+        Where it is to be compiled and cannot be, this raises an error that says why: it is never timed otherwise.
+        """
         raise NotOffered(f"{self.name} cannot time a workload of fixed lengths")
 
     def answer(

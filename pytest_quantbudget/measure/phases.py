@@ -144,7 +144,9 @@ class Phases:
 
     def time_workload(self, workload: Workload) -> Measurement:
         """Time the workload."""
-        part = Measurement(self.subject, speeds=(replace(self.engine.time(workload), origin=_origin()),))
+        speed = replace(self.engine.time(workload), origin=_origin())
+        notes = (f"{self.subject.name}: {speed.other_tokens}",) if speed.other_tokens else ()
+        part = Measurement(self.subject, speeds=(speed,), notes=notes)
         if not self.engine.describe().offloaded:
             self.keep(workload, part)
         return part

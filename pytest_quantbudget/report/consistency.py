@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_quantbudget.core.answers import INVALID, Agreement, Answer, Divergence, TaskResult
-from pytest_quantbudget.core.measurement import Measurement, Perplexity, Speed
+from pytest_quantbudget.core.measurement import COMPILED, Measurement, Perplexity, Speed
 from pytest_quantbudget.core.request import Task, Text, Workload
 from pytest_quantbudget.report.document import Report
 
@@ -68,6 +69,8 @@ def _speed(speed: Speed) -> Iterator[str]:
         count = len(getattr(speed, name))
         if count != repeats and (count or name in ("ttft_s", "decode_s")):
             yield f"{count} values of {name}, and the workload has {repeats} repeats"
+    if (speed.decode == COMPILED) != speed.workload.compile:
+        yield f"its decoding was {speed.decode[:20]}, and `compile` is {json.dumps(speed.workload.compile)}"
     of_runs = (speed.peak_allocated, speed.peak_reserved, speed.peak_process)
     of_repeats = (speed.peaks, speed.reserved_peaks, speed.process_peaks)
     for peak, peaks in zip(of_runs, of_repeats, strict=True):

@@ -77,7 +77,8 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     if device is not None:
         text = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
         relation = f"ratio, speed-up and drop against {budget.baseline}{text}"
-        yield Line(f"on {device.name}, {device.threads} threads; {relation}")
+        compiled = "; decoding compiled" if budget.workload.compile else ""
+        yield Line(f"on {device.name}, {device.threads} threads{compiled}; {relation}")
     yield from _unforeseen(budget)
     yield from _shared(budget)
     yield from _cut_off(budget)

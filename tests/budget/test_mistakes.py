@@ -76,6 +76,7 @@ def test_a_mistake_in_the_file(tmp_path: Path, text: str, line: int, message: st
     ("baseline a number", "baseline: 16", 2, "baseline: must be text, not 16; quote it"),
     ("workload key", "workload:\n  batch: 2", 3, "workload has no key 'batch'; did you mean 'batch_size'?"),
     ("workload zero", "workload: {repeats: 0}", 2, "repeats: must be a whole number of at least 1, not 0"),
+    ("compile a word", "workload: {compile: fast}", 2, "compile: must be true or false, "),
     ("workload half", "workload: {repeats: 2.5}", 2, "repeats: must be a whole number of at least 1, not 2.5"),
     ("one new token", "workload: {new_tokens: 1}", 2, "new_tokens: must be a whole number of at least 2, not 1"),
     ("workload a list", "workload: [512]", 2, "workload takes keys (prompt_tokens, new_tokens, batch_size, repeats,"),

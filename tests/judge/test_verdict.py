@@ -10,7 +10,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.answers import INVALID, Answer, TaskResult
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.measurement import Failure, Measurement, Speed
-from pytest_quantbudget.core.request import LOAD, WORKLOAD
+from pytest_quantbudget.core.request import COMPILED_WORKLOAD, LOAD, WORKLOAD
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN
 from pytest_quantbudget.judge import intervals
 
@@ -290,6 +290,17 @@ def test_device_memory_without_a_gpu_is_skipped(load: Load) -> None:
     found = verdict(budget, measured(budget, "nf4", CPU))
     assert (found.outcome, found.for_want_of_gpu, found.limit_text) == (SKIPPED, True, "7 GiB")
     assert found.message == "nf4: max_vram not measured: no GPU was found: device memory has no peak here"
+
+
+def test_compiled_decoding_that_failed_costs_the_limits_on_it_and_no_others(load: Load) -> None:
+    why = "NotCompiled: the workload says `compile: true`, and torch needs a C++ compiler"
+    failed = Failure(COMPILED_WORKLOAD, "error", why, fatal=False)
+    eager = load("min_tokens_per_s: 1")
+    own = measured(eager, "nf4", failures=(failed,))
+    assert verdict(eager, own).outcome == WITHIN
+    compiled = replace(eager, workload=replace(eager.workload, compile=True))
+    told = verdict(compiled, own)
+    assert (told.outcome, told.message) == (FAILED, f"nf4: min_tokens_per_s not measured: {why}")
 
 
 MISSING = Failure(LOAD, "skip", "nf4 needs bitsandbytes: pip install 'pytest-quantbudget[bitsandbytes]'")

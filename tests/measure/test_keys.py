@@ -98,6 +98,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "max_new_tokens": (task(max_new_tokens=97), ANSWERS),
     "batch size": (task(batch_size=9), ANSWERS),
     "which extraction counts": (task(extract="flexible"), set()),
+    "compile": (lambda request, gpus: (with_part(request, Workload(16, 8, 1, 2, compile=True)), gpus), {"workload"}),
     "workload": (lambda request, gpus: (with_part(request, Workload(17, 8, 1, 2)), gpus), {"workload"}),
     "timeout": (lambda request, gpus: (replace(request, timeout_s=5.0), gpus), set()),
 }

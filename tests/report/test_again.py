@@ -66,6 +66,10 @@ def test_what_was_measured_as_the_budget_asks_is_judged(room: Path) -> None:
         ("sums.jsonl", "sums.jsonl, batch_size: 4", "batch_size is 4 here and not given in", TASK),
         ("sums.jsonl", "other.jsonl", "other.jsonl holds something else here than in report.json", TASK),
         ("sums.jsonl", "sums.jsonl, shots_file: other.jsonl", "other.jsonl here and not given in", TASK),
+        (
+            "workload: {", "workload: {compile: true, ",
+            "compiled workload: compile is true here and false in report.json", {"nf4 max_vram"},
+        ),
         ("new_tokens: 8", "new_tokens: 9", "workload: new_tokens is 9 here and 8 in report.json", {"nf4 max_vram"}),
         ("window: 64", "window: 80", "perplexity: window is 80 here and 64 in report.json", {"nf4 max_ppl_ratio"}),
         ("wiki.txt", "calibration.txt", "perplexity: file *calibration.txt holds", {"nf4 max_ppl_ratio"}),

@@ -62,6 +62,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "no windows": (of("perplexities", each_nll=()), "1 and 0 parts of single windows"),
     "repeats": (of("speeds", ttft_s=(0.1,)), "workload: 1 values of ttft_s, and the workload has 2 repeats"),
     "peaks": (of("speeds", peaks=(2**40, 1)), "workload: a repeat's peak is above that of all runs"),
+    "compiled": (of("speeds", decode="compiled"), "workload: its decoding was compiled, and `compile` is false"),
     "reserved": (of("speeds", peak_allocated=9, peak_reserved=8), "workload: more is allocated than reserved"),
     "repeats of reserved": (of("speeds", reserved_peaks=(2**40, 1)), "a repeat's peak is above that of all runs"),
     "fewer peaks": (of("speeds", reserved_peaks=(1,)), "workload: 1 values of reserved_peaks, and the workload has 2"),

@@ -16,7 +16,7 @@ from typing import Any
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import Layers, Receipt
-from pytest_quantbudget.core.measurement import Device, Speed
+from pytest_quantbudget.core.measurement import COMPILED, EAGER, Device, Speed
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
 from pytest_quantbudget.engine.out_of_memory import Batching
@@ -110,7 +110,8 @@ class Timed(Parrot):
     """Also times, in no time."""
 
     def time(self, workload: Workload) -> Speed:
-        return Speed(workload, (0.01,) * workload.repeats, (0.1,) * workload.repeats, None, None)
+        decode = COMPILED if workload.compile else EAGER
+        return Speed(workload, (0.01,) * workload.repeats, (0.1,) * workload.repeats, None, None, decode=decode)
 
 
 def load(subject: Subject, *_: Any) -> Parrot:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, GpuMemory
-from pytest_quantbudget.core.measurement import Speed
+from pytest_quantbudget.core.measurement import COMPILED, Speed
 from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.engine import out_of_memory
 from pytest_quantbudget.engine.base import check_positions
 from pytest_quantbudget.engine.hf import memory
+from pytest_quantbudget.engine.hf.compiled import Compiled, NotCompiled, difference
 from pytest_quantbudget.engine.hf.generation import greedy
 from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_weights
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
 
 STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
 MOST_WARMUPS = 3
+MOST_COMPILING = 3
 
 
 @dataclass(frozen=True)
 class Timing:
     """One run, seconds by the clock and by CUDA events (None on a CPU); its peaks of memory, summed over the GPUs.
 
-    `process` is what NVML says of this process after the run, where it does.
+    `process` is what NVML says of this process after the run, where it does; `tokens` are prompt and new tokens.
     `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
     """
 
@@ -41,6 +44,7 @@ class Timing:
     reserved: int = 0
     read: int | None = None
     process: int | None = None
+    tokens: torch.Tensor | None = None
 
     @property
     def seconds(self) -> float:
@@ -65,7 +69,10 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
     `weights` are the bytes of all weights as loaded, where they were counted before the first pass: with that,
     bitsandbytes moves scales out of sight, and gptqmodel adds what its layers need.
 
-    Raises ValueError where the model has fewer positions than the workload needs.
+    With `compile`, the workload is run eagerly once before, and its tokens are compared; then by compiled steps until a
+    run compiles nothing, three times at most. None of these runs is a warm-up or a repeat.
+
+    Raises ValueError where the model has fewer positions than the workload needs, and `compiled.NotCompiled`.
     """
     check_positions(positions(model), workload.prompt_tokens + workload.new_tokens, "the workload")
     ids = random_prompts(model, workload)
@@ -76,13 +83,45 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
         torch.cuda.empty_cache()
     gpus = gpus or Gpus()
     read = step_weights(model, weights or memory.weight_bytes(model))
+    if not workload.compile:
+        return _timed(model, ids, workload, gpus, read, None)
+    eager = _run(model, ids, workload, MemoryByPhase(gpus, on_gpu=on_gpu)).tokens
+    out_of_memory.release()
+    with Compiled(model, workload, on_gpu=on_gpu) as steps:
+        seconds, tokens = _compile(model, ids, workload, gpus, steps)
+        other = difference(model, eager, tokens, workload.prompt_tokens)
+        found = _timed(model, ids, workload, gpus, read, steps)
+        if steps.compiles():
+            raise NotCompiled("steps were compiled anew while they were timed")
+    return replace(found, decode=COMPILED, compile_s=seconds, other_tokens=other)
+
+
+def _compile(
+    model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, steps: Compiled
+) -> tuple[float, torch.Tensor | None]:
+    """Run until nothing is compiled any more: the seconds of the runs in which something was, and the last tokens."""
+    seconds = 0.0
+    for _ in range(MOST_COMPILING):
+        try:
+            timing = _run(model, ids, workload, MemoryByPhase(gpus, on_gpu=is_cuda(ids)), None, steps)
+        except Exception as error:
+            raise steps.explain(error) from error
+        if not steps.compiles():
+            return seconds, timing.tokens
+        seconds += timing.seconds
+    raise NotCompiled(f"each of {MOST_COMPILING} runs of the same shape compiled steps anew")
+
+
+def _timed(model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, read: int, steps: Compiled | None) -> Speed:
+    """Warm-ups and repeats, as `measure` has them; `read` bytes of weights are read at each step."""
+    on_gpu = is_cuda(ids)
     phases, looks, watch = MemoryByPhase(gpus, on_gpu=on_gpu), Looks(gpus), Watch(gpus.cards)
     with Sampler(gpus.cards if on_gpu else []) as sampler:
-        first = _run(model, ids, workload, phases, sampler)
+        first = _run(model, ids, workload, phases, sampler, steps)
     warmups: list[Timing] = [first]
     repeats: list[Timing] = []
     while len(repeats) < workload.repeats:
-        timing = _run(model, ids, workload, phases)
+        timing = _run(model, ids, workload, phases, None, steps)
         timing = replace(timing, process=phases.look(DECODE))
         watch.look()
         looks.look()
@@ -177,17 +216,26 @@ class _Clock:
 
 
 def _run(
-    model: Any, ids: torch.Tensor, workload: Workload, phases: MemoryByPhase, sampler: Sampler | None = None
+    model: Any,
+    ids: torch.Tensor,
+    workload: Workload,
+    phases: MemoryByPhase,
+    sampler: Sampler | None = None,
+    steps: Compiled | None = None,
 ) -> Timing:
-    """Time one run; with a sampler also ask NVML about its memory, and look at its cache.
+    """Time one run, by compiled `steps` if there are any.
 
-    When the first token is known, the GPU waits and neither span runs: peaks are read and set back there.
+    With a sampler NVML is also asked about its memory, and its cache is looked at. When the first token is known, the
+    GPU waits and neither span runs: peaks are read and set back there.
     """
     import torch
     from transformers import StoppingCriteriaList
 
     clock, last = _Clock(model, ids), ids.shape[1] + workload.new_tokens
-    lengths = {"min_new_tokens": workload.new_tokens, "return_dict_in_generate": sampler is not None}
+    lengths: dict[str, Any] = {"min_new_tokens": workload.new_tokens, "return_dict_in_generate": True}
+    cache: dict[str, Any] = {}
+    if steps is not None:
+        lengths["compile_config"], cache["past_key_values"] = steps.config, steps.empty_cache()
     prefill: list[GpuMemory] = []
 
     def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -207,6 +255,7 @@ def _run(
             attention_mask=torch.ones_like(ids),
             generation_config=greedy(model, workload.new_tokens, **lengths),
             stopping_criteria=StoppingCriteriaList([mark]),
+            **cache,
         )
     decode = phases.note(DECODE, sampler)
     (ttft, gpu_ttft), (decoding, gpu_decoding) = clock.seconds(0), clock.seconds(2)
@@ -219,4 +268,5 @@ def _run(
         sum(max(a.allocated, b.allocated) for a, b in pairs),
         sum(max(a.reserved, b.reserved) for a, b in pairs),
         cache_bytes(getattr(said, "past_key_values", None), workload) if sampler is not None else None,
+        tokens=said.sequences,
     )

@@ -9,7 +9,7 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import SIZE, number
 from pytest_quantbudget.core.gpu_usage import DECODE
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import DUMMY, LOAD, WORKLOAD, Part
+from pytest_quantbudget.core.request import DUMMY, LOAD, Part
 from pytest_quantbudget.core.units import format_size, size_unit
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE, Case, Column, Figure, Metric, column
 
@@ -48,12 +48,13 @@ class _OnGpu(_Size):
     def absolute(self, case: Case) -> Figure:
         """The peak over all runs. It is counted: other repeats would not make it less."""
         self.check_placement(case)
-        speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
+        phase = case.basis.workload.phase
+        speed = case.need(case.record.speed(case.basis.workload), phase)
         if speed.peak_allocated is None:
-            raise case.unmeasured(WORKLOAD, "no GPU was found: device memory has no peak here", "no-gpu")
+            raise case.unmeasured(phase, "no GPU was found: device memory has no peak here", "no-gpu")
         peak = self.peak(speed)
         if peak is None:
-            raise case.unmeasured(WORKLOAD, self.untold(speed), "no-gpu")
+            raise case.unmeasured(phase, self.untold(speed), "no-gpu")
         peaks = self.peaks(speed)
         low, high = min(peaks, default=0), max(peaks, default=0)
         detail, ends = (f"in the {len(peaks)} repeats", (low, high)) if low < high else ("", None)

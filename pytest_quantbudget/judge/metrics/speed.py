@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import TIME, number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import LOAD, WORKLOAD, LoadTime, Part
+from pytest_quantbudget.core.request import LOAD, LoadTime, Part
 from pytest_quantbudget.core.units import format_time, format_value, time_unit
 from pytest_quantbudget.judge import intervals, sample_size
 from pytest_quantbudget.judge.intervals import Interval
@@ -54,7 +54,7 @@ class _Timed(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The median of the repeats."""
-        speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
+        speed = case.need(case.record.speed(case.basis.workload), case.basis.workload.phase)
         repeats = self.repeats(speed)
         bounds = intervals.median_interval(repeats, case.confidence)
         remark = "; ".join(filter(None, [*doubts(speed), speed.shared, case.record.offloaded]))
@@ -124,8 +124,9 @@ class TokensPerS(_Timed):
 
 
 def _roofline(case: Case) -> str:
-    speed = case.need(case.record.speed(case.basis.workload), WORKLOAD)
-    return f"{format_value(100 * case.need(speed.roofline, WORKLOAD).fraction, '', 2)} %"
+    phase = case.basis.workload.phase
+    speed = case.need(case.record.speed(case.basis.workload), phase)
+    return f"{format_value(100 * case.need(speed.roofline, phase).fraction, '', 2)} %"
 
 
 class Ttft(_Timed):
