@@ -21,7 +21,7 @@ def speeds(report: str) -> list[dict[str, Any]]:
 
 def run(pytester: pytest.Pytester, *more: str) -> pytest.RunResult:
     """In a process of its own, whose fork server has the environment of now."""
-    return pytester.runpytest_subprocess("--quant-cache", "kept", "--quant-report", "r.json", *more)
+    return pytester.runpytest_subprocess("--quant-report", "r.json", *more)
 
 
 @pytest.mark.model
@@ -29,6 +29,7 @@ def run(pytester: pytest.Pytester, *more: str) -> pytest.RunResult:
 def test_both_ways_are_timed_kept_apart_and_used_again(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "kept"))
     for name, value in (("eager", "false"), ("compiled", "true")):
         (pytester.path / f"{name}.yaml").write_text(BUDGET.replace("COMPILE", value))
     with monkeypatch.context() as without:
@@ -52,6 +53,6 @@ def test_both_ways_are_timed_kept_apart_and_used_again(
     result.assert_outcomes(passed=3)
     assert speeds("r.json")[0]["origin"]["reused"]
     assert speeds("r.json")[0]["compile_s"] == speed["compile_s"]
-    result = run(pytester, "--quant-budget", "eager.yaml", "--quant-from", "r.json")
+    result = run(pytester, "--quant-budget", "eager.yaml", "--quant-from", "r.json", "--quant-report", "again.json")
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["*compile is false here and true in r.json*"])

@@ -12,8 +12,7 @@ from torch._dynamo.utils import counters
 
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Workload
-from pytest_quantbudget.engine.hf import compiled as compiled_
-from pytest_quantbudget.engine.hf import generation, speed
+from pytest_quantbudget.engine.hf import generation, placement, speed
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.hf.compiled import Compiled, NotCompiled, difference
 from pytest_quantbudget.engine.machine.gpus import Gpus
@@ -36,10 +35,9 @@ def model() -> Iterator[Any]:
     torch._dynamo.reset()
 
 
-def tokens(model: Any, workload: Workload, **more: Any) -> torch.Tensor:
+def tokens(model: Any, workload: Workload) -> torch.Tensor:
     ids = speed.random_prompts(model, workload)
-    found = speed._run(model, ids, workload, MemoryByPhase(Gpus({}), on_gpu=False), **more).tokens
-    assert found is not None
+    found: torch.Tensor = speed._run(model, ids, workload, MemoryByPhase(Gpus({}), on_gpu=False)).tokens
     return found
 
 
@@ -151,7 +149,7 @@ def fixed_run(model: Any, ids: torch.Tensor, *_: Any, **__: Any) -> speed.Timing
 
 
 def test_cuda_graphs_that_torch_left_out_are_no_compiled_decoding(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_.placement, "outside", lambda model: {})
+    monkeypatch.setattr(placement, "outside", lambda model: {})
     with Compiled(model, WORKLOAD, on_gpu=True) as steps:
         monkeypatch.setitem(counters, "stats", counters["stats"] | {"unique_graphs": steps.graphs + 1})
         assert steps.compiles()

@@ -59,7 +59,7 @@ class Compiled:
         self.config = CompileConfig(fullgraph=True)
         # transformers compiles on a CPU, and the models of quantizers that do not say that they can be compiled, only
         # on demand; whether they can, torch knows better than a flag.
-        self.config._compile_all_devices = True
+        self.config._compile_all_devices = True  # type: ignore[assignment]
         self.model._valid_auto_compile_criteria = lambda arguments, config: config.compile_config is not None
         self.graphs = self.before = _count("stats", "unique_graphs")
         self.skipped = _count("inductor", "cudagraph_skips")
@@ -71,7 +71,7 @@ class Compiled:
 
         for name in ("_valid_auto_compile_criteria", "_compiled_call", "_last_compile_config"):
             vars(self.model).pop(name, None)
-        self.cache = None
+        del self.cache
         torch._dynamo.reset()
         out_of_memory.release()
 

@@ -32,7 +32,8 @@ MOST_COMPILING = 3
 class Timing:
     """One run, seconds by the clock and by CUDA events (None on a CPU); its peaks of memory, summed over the GPUs.
 
-    `process` is what NVML says of this process after the run, where it does; `tokens` are prompt and new tokens.
+    `process` is what NVML says of this process after the run, where it does; `tokens` are prompt and new
+    tokens, token ids of shape (batch, tokens).
     `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
     """
 
@@ -44,7 +45,7 @@ class Timing:
     reserved: int = 0
     read: int | None = None
     process: int | None = None
-    tokens: torch.Tensor | None = None
+    tokens: Any = None
 
     @property
     def seconds(self) -> float:
@@ -98,7 +99,7 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
 
 def _compile(
     model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, steps: Compiled
-) -> tuple[float, torch.Tensor | None]:
+) -> tuple[float, torch.Tensor]:
     """Run until nothing is compiled any more: the seconds of the runs in which something was, and the last tokens."""
     seconds = 0.0
     for _ in range(MOST_COMPILING):
