@@ -54,13 +54,13 @@ def read_limit(
         targets.append(Target(pattern, float(base), str(value.plain), unit))
     if not targets:
         return None
-    return Limit(kind, tuple(targets), node.file, node.line, of_tasks.get(kind.task, judging))
+    return Limit(kind, tuple(targets), node.file, node.line, of_tasks.get(kind.task, judging), node.columns)
 
 
 def check_contradictions(of_method: Sequence[Limit], problems: Problems) -> None:
     """Note limits of one method that another limit of it makes redundant: they can never be the one that fails."""
     for inner, _, message in contradictions(of_method):
-        problems.add(Marked(None, inner.file, inner.line), message)
+        problems.add(inner, message)
 
 
 def contradictions(of_method: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]:

@@ -118,7 +118,7 @@ class _BudgetReader:
             return None
         judging = self.judging.under(keys.judging(values))
         of_tasks = {name: judging.under(task.judging) for name, task in tasks.items()}
-        entries: Marked = values["budget"] or Marked({}, node.file, node.line)
+        entries: Marked = values["budget"] or replace(node, value={})
         if not isinstance(entries.value, dict):
             self.problems.add(entries, f"budget takes limits ({', '.join(kinds)}), not {entries.plain!r}")
         read = [
@@ -234,18 +234,17 @@ class _BudgetReader:
 
     def check_limit(self, limit: Limit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:
         """Note a limit that the method or the rest of the file makes pointless."""
-        node = Marked(None, limit.file, limit.line)
         metric = metrics.metric_of(limit.kind)
         missing, baseline = metric.lacking(basis.tasks, basis.text), basis.baseline
         if metric.quantized_only and methods.spec(method.name).bits > QUANTIZED_BITS:
             missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
         if limit.kind.relation and method.name == baseline:
-            self.problems.add(node, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
+            self.problems.add(limit, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
         elif limit.kind.relation and baseline is None and "baseline" not in self.root.entries:
-            self.problems.add(node, f"{limit.name} compares with a baseline, and the file has no `baseline`")
+            self.problems.add(limit, f"{limit.name} compares with a baseline, and the file has no `baseline`")
         if missing:
-            self.problems.add(node, f"{limit.name} needs {missing}")
+            self.problems.add(limit, f"{limit.name} needs {missing}")
         elif method.subject.load_format != DUMMY or not metric.quality:
             why = resolution.pointless(limit, method.name, basis, totals)
             if why:
-                self.problems.add(node, why)
+                self.problems.add(limit, why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
             why = f"its limit {taken[0]} already has a meaning" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")
             continue
-        entry = Marked({}, settings.file, settings.line) if settings.value is None else settings
+        entry = replace(settings, value={}) if settings.value is None else settings
         declared[name] = (reader.harness if "harness" in entry.entries else reader.task)(name, entry)
     return declared
 
@@ -138,7 +138,7 @@ class _TaskReader:
         if isinstance(node.entries.get("questions", node).value, dict) and "questions" in node.entries:
             why = "the harness asks all questions of a task at once: `questions` must be a whole number here"
             self.problems.add(node.entries["questions"], why)
-            node = Marked({k: v for k, v in node.entries.items() if k != "questions"}, node.file, node.line)
+            node = replace(node, value={k: v for k, v in node.entries.items() if k != "questions"})
         values, judging = self.fields(name, node, keys.HARNESS)
         if values["limit"] and values["questions"]:
             self.problems.add(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ import yaml
 
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.files import path_from
-from pytest_quantbudget.core.problems import BudgetError, Marked, Problem
+from pytest_quantbudget.core.problems import ANYWHERE, BudgetError, Marked, Problem, at
 
 MAX_BYTES = 200_000  # PyYAML takes two seconds for that much
 MAX_DEPTH = 16
@@ -166,50 +167,59 @@ def _parse(loader: Any) -> Marked:
     root = loader.get_single_node()
     if root is None:
         raise BudgetError(Problem(loader.file, 0, "is empty; a budget needs at least `model` and `methods`"))
-    return _mark(loader, root, root.start_mark.line + 1, 0)
+    return _mark(loader, root, _place(loader.file, root), 0)
 
 
-def _mark(loader: _Composer, node: yaml.Node, line: int, depth: int) -> Marked:
+def _place(file: Path, first: yaml.Node, last: yaml.Node | None = None) -> Marked:
+    """Where a node stands, from its key, where it has one, to the end of a value on the same line; without a value."""
+    start, end = first.start_mark, first.end_mark
+    if isinstance(last, yaml.ScalarNode) and last.end_mark.line == start.line and last.end_mark.index > end.index:
+        end = last.end_mark
+    columns = (start.column, end.column) if end.line == start.line else ANYWHERE
+    return Marked(None, file, start.line + 1, columns)
+
+
+def _mark(loader: _Composer, node: yaml.Node, place: Marked, depth: int) -> Marked:
     loader.repeated += 1
-    loader.check(line, depth)
+    loader.check(place.line, depth)
     if isinstance(node, yaml.ScalarNode):
-        return Marked(_scalar(loader, node, line), loader.file, line)
+        return replace(place, value=_scalar(loader, node, place))
     if node.tag.rpartition(":")[2] not in ("map", "seq"):
-        raise BudgetError(Problem(loader.file, line, f"the tag {node.tag!r} is not allowed in a budget"))
+        raise BudgetError(at(place, f"the tag {node.tag!r} is not allowed in a budget"))
     if isinstance(node, yaml.MappingNode):
         loader.flatten_mapping(node)
         entries: dict[str, Marked] = {}
         for key, value in node.value:
-            entries[key.value] = _mark(loader, value, key.start_mark.line + 1, depth + 1)
-        return Marked(entries, loader.file, line)
-    items = (_mark(loader, item, item.start_mark.line + 1, depth + 1) for item in node.value)
-    return Marked(tuple(items), loader.file, line)
+            entries[key.value] = _mark(loader, value, _place(loader.file, key, value), depth + 1)
+        return replace(place, value=entries)
+    items = (_mark(loader, item, _place(loader.file, item), depth + 1) for item in node.value)
+    return replace(place, value=tuple(items))
 
 
-def _scalar(loader: Any, node: yaml.ScalarNode, line: int) -> object:
+def _scalar(loader: Any, node: yaml.ScalarNode, place: Marked) -> object:
     kind = node.tag.rpartition(":")[2]
     if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
-        raise BudgetError(Problem(loader.file, line, f"the number that begins with {node.value[:60]!r} is too long"))
+        raise BudgetError(at(place, f"the number that begins with {node.value[:60]!r} is too long"))
     try:
         value = node.value if kind == "str" else loader.construct_object(node)
     except (ValueError, LookupError, AttributeError, ArithmeticError):  # `2026-13-45` resolves to a date and is none
-        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is not a valid {kind}")) from None
+        raise BudgetError(at(place, f"{node.value[:60]!r} is not a valid {kind}")) from None
     if isinstance(value, str) and not _is_unicode(value):
-        raise BudgetError(Problem(loader.file, line, f"{node.value[:60]!r} is not a valid {kind}"))
+        raise BudgetError(at(place, f"{node.value[:60]!r} is not a valid {kind}"))
     return value
 
 
 def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:
     """Raise BudgetError where a key is no plain text, or is written twice in the mapping."""
     lines: dict[str, int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
+    for key, value in node.value:
+        place = _place(file, key, value)
         if not isinstance(key, yaml.ScalarNode) or not _is_unicode(key.value):
-            raise BudgetError(Problem(file, line, "a key must be plain text"))
+            raise BudgetError(at(place, "a key must be plain text"))
         if key.value in lines:
             message = f"{key.value!r} is written here and on line {lines[key.value]}; remove one of them"
-            raise BudgetError(Problem(file, line, message))
-        lines[key.value] = line
+            raise BudgetError(at(place, message))
+        lines[key.value] = place.line
 
 
 def _is_unicode(text: str) -> bool:
@@ -254,9 +264,9 @@ def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:
         target = _extended(parent, roots)
         if target.resolve() in seen:
             names = " -> ".join(p.name for p in [*seen, target.resolve()])
-            raise BudgetError(Problem(parent.file, parent.line, f"`extends` runs in a circle: {names}"))
+            raise BudgetError(at(parent, f"`extends` runs in a circle: {names}"))
         if len(seen) == MAX_EXTENDED:
-            raise BudgetError(Problem(parent.file, parent.line, f"`extends` joins more than {MAX_EXTENDED} files"))
+            raise BudgetError(at(parent, f"`extends` joins more than {MAX_EXTENDED} files"))
         node = read_yaml(target)
 
 
@@ -266,10 +276,10 @@ def _extended(parent: Marked, roots: files.Roots) -> Path:
     A file that is named like a shipped budget means that one, and not itself.
     """
     if not isinstance(parent.value, str):
-        raise BudgetError(Problem(parent.file, parent.line, "`extends` names one budget file"))
+        raise BudgetError(at(parent, "`extends` names one budget file"))
     outside = roots.refuse(parent.file.parent, parent.value)
     if outside is not None:
-        raise BudgetError(Problem(parent.file, parent.line, f"`extends`: {outside}"))
+        raise BudgetError(at(parent, f"`extends`: {outside}"))
     target = path_from(parent.file.parent, parent.value)
     shipped = {path.name: path for path in sorted(files.SHIPPED_BUDGETS.glob("*.yaml"))}
     own_name = parent.value == parent.file.name
@@ -281,14 +291,14 @@ def _extended(parent: Marked, roots: files.Roots) -> Path:
     near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
     hint = f"; there is {near}" if near else ""
     why = f"which is not a file{hint}; the package ships {', '.join(shipped)}"
-    raise BudgetError(Problem(parent.file, parent.line, f"`extends` names {parent.value!r}, {why}"))
+    raise BudgetError(at(parent, f"`extends` names {parent.value!r}, {why}"))
 
 
 def _without(node: Marked, names: tuple[str, ...]) -> Marked:
     if not isinstance(node.value, dict):
         return node
     kept = {key: _without(value, names) for key, value in node.value.items() if key not in names}
-    return Marked(kept, node.file, node.line)
+    return replace(node, value=kept)
 
 
 def _merge(base: Marked, over: Marked) -> Marked:
@@ -300,4 +310,4 @@ def _merge(base: Marked, over: Marked) -> Marked:
             del merged[key]
         else:
             merged[key] = _merge(merged[key], value) if key in merged else value
-    return Marked(merged, over.file, over.line)
+    return replace(over, value=merged)

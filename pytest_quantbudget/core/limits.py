@@ -10,6 +10,7 @@ from typing import Literal
 
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.fields import SIZE, TIME, Kind
+from pytest_quantbudget.core.problems import ANYWHERE, Columns
 
 ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
 Bound = Literal["min", "max"]
@@ -78,6 +79,7 @@ class Limit:
     file: Path
     line: int
     judging: Judging = Judging()
+    columns: Columns = ANYWHERE
 
     @property
     def name(self) -> str:

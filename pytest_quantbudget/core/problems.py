@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from pytest_quantbudget.core import files
-from pytest_quantbudget.core.safetext import printable
+from pytest_quantbudget.core.safetext import printable, width
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -50,18 +52,45 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
+Columns = tuple[int, int]  # of a line: the first character, and the one after the last
+ANYWHERE: Columns = (0, 0)
 MAX_PROBLEMS = 50
 MAX_MESSAGE = 1000
 MAX_QUOTED = 10_000_000  # bytes of a file from which a line is quoted
+MAX_LINE = 200  # characters of it that are shown
+MAX_MARKED = 96  # of one with a mark under it, which is only there where the line is not wrapped
+MORE = "\N{HORIZONTAL ELLIPSIS}"
+COMMENT = re.compile(r"(^|\s)#.*")
+BEFORE = 40  # of those, in front of what is marked in a longer line
+
+
+class Place(Protocol):
+    """Something that stands in a line of a file."""
+
+    @property
+    def file(self) -> Path:
+        """The file."""
+
+    @property
+    def line(self) -> int:
+        """Its line, from 1; 0 where it is the file as a whole."""
+
+    @property
+    def columns(self) -> Columns:
+        """Where in the line; ANYWHERE where that is not known."""
 
 
 @dataclass(frozen=True)
 class Marked:
-    """A YAML value with the file and line it was written on: for a mapping's entry, the line of its key."""
+    """A YAML value with the file, line and columns it was written in: of a mapping's entry, those of key and value.
+
+    A value that ends on another line has the columns of its key, or none.
+    """
 
     value: object
     file: Path
     line: int
+    columns: Columns = ANYWHERE
 
     @property
     def entries(self) -> Mapping[str, Marked]:
@@ -90,15 +119,38 @@ class Problem:
     file: Path
     line: int
     message: str
+    columns: Columns = ANYWHERE
 
     def __str__(self) -> str:
         """`FILE:LINE: message`, the user's own line under it."""
         where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
-        quoted = _line_of(self.file, self.line)
         message = printable(self.message)
         if len(message) > MAX_MESSAGE:  # it quotes what the user wrote, and what is wrong comes at the end
             message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"
-        return f"{where}: {message}" + (f"\n    {quoted}" if quoted else "")
+        return "\n    ".join([f"{where}: {message}", *self.excerpt])
+
+    @property
+    def excerpt(self) -> list[str]:
+        """The user's own line, and `^^^` under the place in it where more stands on it; nothing where there is none."""
+        line = _line_of(self.file, self.line)
+        indent = len(line) - len(line.lstrip())
+        start, end = max(self.columns[0], indent), min(self.columns[1], len(line.rstrip()))
+        others = line[:start] + COMMENT.sub("", line[end:])
+        if start >= end or not any(map(str.isalnum, others)):
+            return [printable(line.strip()[:MAX_LINE])] if line.strip() else []
+        first = indent if end - indent < MAX_MARKED else max(indent, start - BEFORE)
+        shown = printable(line[first:].rstrip())
+        before, marked = shown[: start - first], shown[start - first : min(end - first, MAX_MARKED)]
+        if first > indent:
+            shown = MORE + shown[1:]
+        if len(shown) > MAX_MARKED:
+            shown = shown[: MAX_MARKED - 1] + MORE
+        return [shown, " " * width(before) + "^" * width(marked)]
+
+
+def at(place: Place, message: str) -> Problem:
+    """A mistake at a place."""
+    return Problem(place.file, place.line, message, place.columns)
 
 
 class BudgetError(Exception):
@@ -115,9 +167,9 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, node: Marked, message: str) -> None:
-        """Note a mistake at a node. Raises BudgetError where it is one too many."""
-        self.extend([Problem(node.file, node.line, message)])
+    def add(self, place: Place, message: str) -> None:
+        """Note a mistake at a place. Raises BudgetError where it is one too many."""
+        self.extend([at(place, message)])
 
     def extend(self, problems: Sequence[Problem]) -> None:
         """Note mistakes. Raises BudgetError where they are too many."""
@@ -147,4 +199,4 @@ def _line_of(file: Path, line: int) -> str:
         lines = files.read(file, MAX_QUOTED).decode("utf-8").splitlines()
     except (OSError, files.TooLarge, UnicodeDecodeError):
         return ""
-    return printable(lines[line - 1].strip())[:200] if line <= len(lines) else ""
+    return lines[line - 1] if line <= len(lines) else ""

@@ -50,6 +50,17 @@ def printable(text: str, *, lines: bool = False) -> str:
     return COMMAND.sub(rf"\g<1>{INSTEAD}", plain)
 
 
+def width(text: str) -> int:
+    """How many columns of a terminal a printable text takes: East Asian wide characters two (UAX 11), marks none."""
+    return sum(map(_width, text))
+
+
+def _width(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
 def _is_space(character: str) -> bool:
     return character == "\t" or unicodedata.category(character) == "Zs"
 

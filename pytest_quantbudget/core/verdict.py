@@ -58,6 +58,11 @@ class Verdict:
     inside_noise: bool = False
 
 
+def happened(method: str, limit: str, message: str) -> str:
+    """A verdict's message without the names that it begins with: for where these stand already."""
+    return message.removeprefix(f"{method}: {limit} ")
+
+
 @dataclass(frozen=True)
 class LimitReport:
     """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""

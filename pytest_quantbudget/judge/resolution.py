@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Basis, Budget, Method
 from pytest_quantbudget.core.limits import ESTIMATE, PASS, Limit
-from pytest_quantbudget.core.problems import Problem
+from pytest_quantbudget.core.problems import Problem, at
 from pytest_quantbudget.core.request import DUMMY, Task
 from pytest_quantbudget.core.units import digits_apart, format_value
 from pytest_quantbudget.core.verdict import OVER, WITHIN
@@ -69,7 +69,7 @@ def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
             if limit.kind.relation == "drop" and asks and total is not None and values:
                 said = _doubt(budget, method, limit, min(values), total, known)
                 if said:
-                    yield Problem(limit.file, limit.line, said)
+                    yield at(limit, said)
 
 
 def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: int, known: FlipRates) -> str:

@@ -12,9 +12,9 @@ import pytest
 
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import Limit
-from pytest_quantbudget.core.problems import Problem
+from pytest_quantbudget.core.problems import at, display_path
 from pytest_quantbudget.core.safetext import quoted, safe
-from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
+from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict, happened
 from pytest_quantbudget.plugin.gpus import gpu_mark, gpu_need
 from pytest_quantbudget.plugin.stash import SESSION
 
@@ -141,7 +141,7 @@ class LimitItem(pytest.Function):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str | TerminalRepr:  # type: ignore[override]
         """The verdict's words and the user's line instead of a traceback through the plugin."""
         if isinstance(excinfo.value, LimitOver | LimitNotJudged) and self.verdict is not None:
-            return explain(self.limit, self.verdict)
+            return explain(excinfo, self.method, self.limit, self.verdict)
         return super().repr_failure(excinfo)
 
 
@@ -166,10 +166,22 @@ def _check(request: pytest.FixtureRequest) -> None:
         raise LimitNotJudged(verdict.message)
 
 
-def explain(limit: Limit, verdict: Verdict) -> str:
-    """A broken limit in words: the verdict, the user's line, and the last lines of the measuring process."""
-    text = f"{verdict.message}\n\n{Problem(limit.file, limit.line, 'this line')}"
-    return f"{text}\n\n{quoted(verdict.detail)}" if verdict.detail else text
+def explain(
+    excinfo: pytest.ExceptionInfo[BaseException], method: Method, limit: Limit, verdict: Verdict
+) -> TerminalRepr:
+    """A broken limit in words: what happened, the user's line, and the last lines of the measuring process.
+
+    What happened stands in pytest's summary, behind the test's id, as far as there is room.
+    """
+    message = happened(method.name, limit.name, verdict.message)
+    parts = [message, str(at(limit, "this line")), *([quoted(verdict.detail)] if verdict.detail else [])]
+    # Not a plain text: where `CI` is set, pytest would repeat all of it in its summary.
+    shown = excinfo.getrepr(style="native")
+    shown.reprtraceback.reprentries[0].lines = ["\n\n".join(parts), "\n"]
+    if shown.reprcrash is not None:
+        crash = shown.reprcrash
+        crash.path, crash.lineno, crash.message = display_path(limit.file), limit.line, message
+    return shown
 
 
 # By the names of their properties; `quant.name` and `quant.method` are beside these.

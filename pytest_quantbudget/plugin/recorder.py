@@ -13,7 +13,7 @@ import pytest
 from pytest_quantbudget.budget import update
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import display_path
-from pytest_quantbudget.core.safetext import Line, safe
+from pytest_quantbudget.core.safetext import Line, quoted, safe
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.measure import answers_file, flip_rates
 from pytest_quantbudget.plugin.collect import verdict_of
@@ -35,6 +35,7 @@ class Recorder:
         self.written: list[str] = []
         self.whole = True  # all that was to be written has been
         self.updated: list[Line] = []
+        self.printed: dict[str, str] = {}  # the last lines of a process, and the test under which they stand
 
     def pytest_sessionstart(self) -> None:
         """Get ready what the run will write and show.
@@ -48,6 +49,7 @@ class Recorder:
                 signal.signal(signal.SIGTERM, _interrupt)
                 self.config.add_cleanup(_restore)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A verdict from the test's own body, or from what kept the body from running."""
         # A worker that crashed leaves a report without properties.
@@ -62,6 +64,16 @@ class Recorder:
             verdict = Verdict(FAILED, safe(when + report.longreprtext.strip().splitlines()[-1]))
         if verdict is not None:
             self.session.record(report.nodeid, verdict)
+            self._print_once(report, verdict.detail)
+
+    def _print_once(self, report: pytest.TestReport, detail: str) -> None:
+        """What a process printed last stands under one test; the others that failed by it say which."""
+        first = self.printed.setdefault(detail, report.nodeid)
+        # What another plugin makes of a failure has no entries.
+        entries = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", ())
+        for entry in entries if detail and first != report.nodeid else ():
+            told = f"what was printed last stands under {first}"
+            entry.lines = [line.replace(quoted(detail), told) for line in entry.lines]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -18,9 +18,10 @@ from pytest_quantbudget.judge import resolution
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.measure import flip_rates
 from pytest_quantbudget.plugin import collect
+from pytest_quantbudget.plugin.doubts import Doubts
 from pytest_quantbudget.plugin.options import Options, read
 from pytest_quantbudget.plugin.session import Session
-from pytest_quantbudget.plugin.stash import SESSION, QuantBudgetWarning
+from pytest_quantbudget.plugin.stash import SESSION
 
 if TYPE_CHECKING:
     from pytest_quantbudget.plugin.session import Measurer
@@ -141,8 +142,5 @@ def _doubt(config: pytest.Config, budgets: Budgets, options: Options) -> None:
     doubts = [problem for budget in budgets.loaded.values() for problem in resolution.doubts(budget, known)]
     if doubts and options.strict:
         raise BudgetError(*doubts)
-    for problem in doubts:
-        try:
-            config.issue_config_time_warning(QuantBudgetWarning(str(problem)), stacklevel=2)
-        except QuantBudgetWarning:  # `-W error`
-            raise BudgetError(problem) from None
+    if doubts:
+        config.pluginmanager.register(Doubts(doubts), "quantbudget-doubts")

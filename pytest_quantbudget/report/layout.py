@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+
+from pytest_quantbudget.core.safetext import width
 
 LOG_COLUMNS = 100  # where there is no terminal
 GAP = "  "
 SHORT_HEAD = 12
 MORE = "\N{HORIZONTAL ELLIPSIS}"
-WIDE, NARROW = 2, 1
 
 
 def room(*, on_terminal: bool) -> int:
@@ -34,17 +34,6 @@ class Cells:
     def width(self) -> int:
         """Of its widest cell, in columns of a terminal."""
         return max(map(width, (self.head, *self.cells)))
-
-
-def width(text: str) -> int:
-    """How many columns of a terminal a printable text takes: East Asian wide characters two (UAX 11), marks none."""
-    return sum(map(_width, text))
-
-
-def _width(character: str) -> int:
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return WIDE if unicodedata.east_asian_width(character) in "WF" else NARROW
 
 
 def clipped(text: str, room: int) -> str:

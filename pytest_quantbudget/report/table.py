@@ -13,7 +13,7 @@ from pytest_quantbudget.core.answers import Origin
 from pytest_quantbudget.core.request import DUMMY
 from pytest_quantbudget.core.safetext import Line, printable
 from pytest_quantbudget.core.units import format_value, sizes_apart
-from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN
+from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, happened
 from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.metrics import METRICS
 from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
@@ -233,7 +233,7 @@ def _named(budget: BudgetReport) -> Iterator[Line]:
     for method, limit in ((each, limit) for each in budget.methods for limit in each.limits):
         outcome, why = limit.verdict.outcome, ""
         if outcome in (FAILED, SKIPPED):
-            why = limit.verdict.message.removeprefix(f"{method.name}: {limit.name} ").removeprefix("not measured: ")
+            why = happened(method.name, limit.name, limit.verdict.message).removeprefix("not measured: ")
             why = f" ({layout.clipped(why, REASON_CHARACTERS)})"
         if outcome != WITHIN:
             found.setdefault((outcome, why), {}).setdefault(method.name, []).append(limit.name)

@@ -300,7 +300,8 @@ def test_the_error_reads_as_file_line_message_and_the_users_line(
     with pytest.raises(BudgetError) as error:
         load_budget(Path("b.yaml"))
     assert str(error.value) == (
-        "b.yaml:4: there is no limit 'max_vran'; did you mean 'max_vram'?\n    budget: {max_vran: 7 GiB}  # tight"
+        "b.yaml:4: there is no limit 'max_vran'; did you mean 'max_vram'?\n    budget: {max_vran: 7 GiB}  # tight\n"
+        "             ^^^^^^^^^^^^^^^"
     )
 
 

@@ -291,6 +291,35 @@ def test_the_error_quotes_the_users_line(write: Write) -> None:
     assert str(error.value).splitlines()[1:] == ["    model: n # second"]  # U+0085 ends a line, in YAML as here
 
 
+@pytest.mark.parametrize(
+    ("text", "excerpt"),
+    [
+        ("{a: 1, a: 22}", ["{a: 1, a: 22}", "       ^^^^^"]),
+        ("x: {b: {a: 1, a: 22}, c: 3}  # why", ["x: {b: {a: 1, a: 22}, c: 3}  # why", "              ^^^^^"]),
+        ("x: {\n  a: 1,\n  a: 22, b: 3}", ["a: 22, b: 3}", "^^^^^"]),
+        ("a: 1\na: 22", ["a: 22"]),
+        ("a: 1\na: 22  # b", ["a: 22  # b"]),
+        ("a: 1\na: {b: 22}", ["a: {b: 22}", "^"]),
+        ("x: {a: 1, a: '2 2'}", ["x: {a: 1, a: '2 2'}", "          ^^^^^^^^"]),
+        ("x: {a: 1, a: 2\n  2}", ["x: {a: 1, a: 2", "          ^"]),
+        ("x: &y 1\nz: {a: 1, a: *y}", ["z: {a: 1, a: *y}", "          ^"]),
+        ("数学: {数: 1, 数: 22}", ["数学: {数: 1, 数: 22}", "              ^^^^^^"]),
+    ],
+)
+def test_on_a_line_with_more_on_it_the_place_is_marked(write: Write, text: str, excerpt: list[str]) -> None:
+    with pytest.raises(BudgetError) as error:
+        read_yaml(write(text + "\n"))
+    assert error.value.problems[0].excerpt == excerpt
+
+
+def test_of_a_long_line_the_part_is_shown_in_which_the_place_is(write: Write) -> None:
+    others = ", ".join(f"k{i}: 1" for i in range(50))
+    with pytest.raises(BudgetError) as error:
+        read_yaml(write(f"x: {{{others}, k0: 22, {others}}}\n"))
+    shown, under = error.value.problems[0].excerpt
+    assert (len(shown), shown[0], shown[40:47], shown[-1], under) == (96, "…", "k0: 22,", "…", " " * 40 + "^^^^^^")
+
+
 def test_a_quoted_line_is_short_and_steers_no_terminal(write: Write) -> None:
     with pytest.raises(BudgetError) as error:
         read_yaml(write(f"a: 1\n'a': \u202e{'x' * 500}\n"))

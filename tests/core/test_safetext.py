@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pytest_quantbudget.core.safetext import printable, quoted, redacted, safe
+from pytest_quantbudget.core.safetext import printable, quoted, redacted, safe, width
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,11 @@ def test_no_text_makes_redacting_slow(text: str) -> None:
     start = time.perf_counter()
     redacted(text, {})
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("nf4", 3), ("数学", 4), ("\N{LATIN SMALL LETTER E}\N{COMBINING ACUTE ACCENT}", 1), ("ﾊﾝ", 2), ("", 0)],
+)
+def test_wide_characters_take_two_columns_and_marks_none(text: str, columns: int) -> None:
+    assert width(text) == columns

@@ -26,7 +26,7 @@ def test_a_failed_phase_leaves_the_others_their_figures(pytester: pytest.Pyteste
     result = pytester.runpytest("--quant-budget", small.name, "-k", "fp32")
     result.assert_outcomes(passed=2, failed=1, deselected=3)
     result.stdout.fnmatch_lines(
-        ["fp32: max_ttft not measured: ValueError: the workload needs 608 tokens and the model has 512 positions"]
+        ["not measured: ValueError: the workload needs 608 tokens and the model has 512 positions"]
     )
 
 
@@ -40,9 +40,30 @@ def test_a_baseline_that_fails_is_named_in_what_is_compared_with_it(pytester: py
     )
     result = pytester.runpytest("--quant-budget", small.name, "-k", "drop")
     result.assert_outcomes(failed=1, deselected=4)
-    result.stdout.fnmatch_lines(
-        ["bf16: max_wordmath_drop not measured: the baseline fp32: ValueError: task wordmath needs *"]
-    )
+    result.stdout.fnmatch_lines(["not measured: the baseline fp32: ValueError: task wordmath needs *"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_one_load_error_prints_its_traceback_once(
+    pytester: pytest.Pytester,
+    small: Path,
+    simulated_engine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("SIMULATED_FAILURE", "bf16")
+    pytester.makeconftest(simulated_engine)
+    args = ("--quant-budget", small.name, "--quant-no-cache", "--junitxml", "j.xml")
+    result = pytester.runpytest_subprocess(*args, *workers)
+    result.assert_outcomes(passed=2, failed=3)
+    printed = [line for line in result.outlines if line.startswith("| Traceback")]
+    others = [
+        line for line in result.outlines if line.startswith("what was printed last stands under small.yaml::bf16::")
+    ]
+    happened = [line for line in result.outlines if line.startswith("not measured: RuntimeError: no kernel image")]
+    assert (len(printed), len(others), len(happened)) == (1, 2, 3)
+    (under,) = {line.rpartition("::")[2] for line in others}
+    result.stdout.fnmatch_lines([f"* bf16::{under} *", "| Traceback *", "| RuntimeError: no kernel image *"])
 
 
 def test_a_report_that_cannot_be_written_hides_no_verdict(pytester: pytest.Pytester, measured_small: Path) -> None:

@@ -26,12 +26,14 @@ def test_a_limit_past_the_measured_value_fails_alone_and_says_by_how_much(
     result.stdout.fnmatch_lines(
         [
             "*bf16::max_weights_ratio*",
-            "bf16: max_weights_ratio measured 0.5*, limit 0.49 (1.10 MiB against fp32's 2.19 MiB)",
+            "measured 0.5*, limit 0.49 (1.10 MiB against fp32's 2.19 MiB)",
             "",
             "small.yaml:12: this line",
-            "*budget: {max_weights_ratio: 0.49, *",
+            "    budget: {max_weights_ratio: 0.49, *",
+            "             ^^^^^^^^^^^^^^^^^^^^^^^",
             "bf16 * 2 within, 1 OVER",
             "over: bf16 max_weights_ratio",
+            "FAILED small.yaml::bf16::max_weights_ratio - measured 0.5*",
         ]
     )
     assert outcomes(Path("r.json")) == {**dict.fromkeys(IDS, "within"), IDS[2]: "over"}

@@ -254,7 +254,7 @@ def test_a_budget_with_a_broken_limit_fails_in_words_and_is_measured_once(
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "bf16: max_kl measured 0.00* nats, limit 0.0000000001 nats, 95 % bounds * (* tokens, at most *)",
+            "measured 0.00* nats, limit 0.0000000001 nats, 95 % bounds * (* tokens, at most *)",
             "b.yaml:10: this line",
             "method * agreement  ppl ratio  answer ppl * KL  verdict",
             "bf16 * % * 1.00* *1 OVER",
@@ -332,7 +332,7 @@ def test_a_baseline_that_cannot_be_loaded_again_costs_only_what_needs_it(room: p
     result, started, measured = run(room)
     assert started == ["fp32", "bf16"], "what failed once is not tried again in the same run"
     result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(["bf16: max_kl not measured: no logits of fp32: *File exists*"])
+    result.stdout.fnmatch_lines(["not measured: no logits of fp32: *File exists*"])
     assert measured["tasks"][0]["divergence"] is None
     assert measured["perplexities"]
 

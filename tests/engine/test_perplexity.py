@@ -184,7 +184,7 @@ def test_the_ratio_is_judged_stored_and_measured_again_when_the_file_changes(
     assert not any(found["origin"]["reused"] for found in first)
     result, again = run("0.5")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["bf16: max_ppl_ratio measured 1*, limit 0.5*(* against fp32's *)"])
+    result.stdout.fnmatch_lines(["measured 1*, limit 0.5*(* against fp32's *)"])
     assert all(found["origin"]["reused"] for found in again)
     assert [(f["nll"], f["tokens"]) for f in again] == [(f["nll"], f["tokens"]) for f in first]
     text.write_text(text.read_text() + "And more.")

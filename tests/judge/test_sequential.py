@@ -137,9 +137,8 @@ def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, s
     assert [answer["text"] for answer in found["bf16"]["answers"][:20]] == first
     done.stdout.fnmatch_lines(
         [
-            "*QuantBudgetWarning: small.yaml:*: bf16: max_wordmath_drop: with 60 questions, *",
-            "bf16: max_wordmath_drop measured 0.0 points, limit 2.0, 97.5 % bounds -6.* to 6.* "
-            "(0 newly wrong, 0 newly right of 60); undec*",
+            "*small.yaml:*: QuantBudgetWarning: bf16: max_wordmath_drop: with 60 questions, *",
+            "measured 0.0 points, limit 2.0, 97.5 % bounds -6.* to 6.* (0 newly wrong, 0 newly right of 60); undec*",
         ]
     )
 

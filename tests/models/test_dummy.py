@@ -230,7 +230,7 @@ def test_memory_and_speed_are_judged_and_quality_is_skipped(pytester: pytest.Pyt
     result.assert_outcomes(passed=4 + 2, failed=1, skipped=5 + 3, deselected=1)
     result.stdout.fnmatch_lines_random(
         [
-            "nf4: min_quantized_fraction measured 0.856, limit 0.86 (491,520 of 574,528 parameters; kept: embedding "
+            "measured 0.856, limit 0.86 (491,520 of 574,528 parameters; kept: embedding "
             "81,920 in 16 bits, norm 1,088 in 16 bits)",
             "*nf4: max_wordmath_drop not measured: dummy weights say nothing about quality",
             "*nf4: dummy weights have nothing to say, and no tokenizer",

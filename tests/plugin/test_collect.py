@@ -17,7 +17,9 @@ methods:
   fp32: {budget: {max_weights: 3 MiB, max_vram: 3 MiB, max_load_time: 60 s, max_ttft: 1 s}}
 """
 VERDICTS = {
-    "max_weights": Verdict(OVER, "fp32: max_weights 1.00 MiB, measured 2.19 MiB", 2298240, 1048576.0, "1 MiB", "MiB"),
+    "max_weights": Verdict(
+        OVER, "fp32: max_weights measured 2.19 MiB, limit 1.00 MiB", 2298240, 1048576.0, "1 MiB", "MiB"
+    ),
     "max_vram": Verdict(FAILED, "fp32: max_vram not measured: it crashed", detail="a traceback"),
     "max_load_time": Verdict(SKIPPED, "fp32: max_load_time not measured: no GPU was found", for_want_of_gpu=True),
     "max_ttft": Verdict(WITHIN, "fp32: max_ttft 1 s", 0.5, 1.0, "1 s", "s", low=0.4, high=0.6, confidence=0.95),
@@ -69,6 +71,43 @@ def test_a_limit_that_is_over_is_an_assertion_that_failed_and_one_that_was_not_j
     shown = [f"{type(error).__module__} {error}" for name, error in watch.raised.items() if name != "max_load_time"]
     assert shown == [f"builtins {VERDICTS[name].message}" for name in ("max_weights", "max_vram")]
     assert watch.described == dict.fromkeys(VERDICTS)
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_failure_begins_with_what_happened_and_so_does_its_line_in_the_summary(
+    judged: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    result = judged.runpytest("--quant-budget", "b.yaml")
+    result.stdout.fnmatch_lines(
+        [
+            "* fp32::max_weights *",
+            "measured 2.19 MiB, limit 1.00 MiB",
+            "",
+            "b.yaml:4: this line",
+            "    fp32: {budget: {max_weights: 3 MiB, max_vram: 3 MiB, max_load_time: 60 s, max_ttft: 1 s}}",
+            "                    ^^^^^^^^^^^^^^^^^^",
+            "* fp32::max_vram *",
+            "not measured: it crashed",
+            "",
+            "b.yaml:4: this line",
+            "    fp32: {budget: {max_weights: 3 MiB, max_vram: 3 MiB, max_load_time: 60 s, max_ttft: 1 s}}",
+            "                                        ^^^^^^^^^^^^^^^",
+            "",
+            "| a traceback",
+        ],
+        consecutive=True,
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "FAILED b.yaml::fp32::max_weights - measured 2.19 MiB, limit 1.00 MiB",
+            "FAILED b.yaml::fp32::max_vram - not measured: it crashed",
+            "*2 failed*",
+        ],
+        consecutive=True,
+    )
+    short = judged.runpytest("--quant-budget", "b.yaml", "--tb=line")
+    short.stdout.fnmatch_lines(["b.yaml:4: measured 2.19 MiB, limit 1.00 MiB", "b.yaml:4: not measured: it crashed"])
 
 
 @pytest.mark.parametrize("tries", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_quantbudget.core.safetext import width
 from pytest_quantbudget.report import layout
 from pytest_quantbudget.report.layout import Cells
 
@@ -44,7 +45,7 @@ def test_where_room_is_short_the_columns_that_stay_the_shortest_go_first(room: i
     kept, left_out = layout.fit(ALL, room)
     assert heads(left_out) == gone
     assert heads(kept) == [column.head for column in ALL if column.head not in gone]
-    assert room < 40 or max(map(layout.width, layout.rows(kept))) <= room
+    assert room < 40 or max(map(width, layout.rows(kept))) <= room
 
 
 def test_of_equal_columns_the_last_goes_first() -> None:
@@ -57,14 +58,6 @@ def test_a_long_head_is_clipped_before_a_column_goes() -> None:
     kept, left_out = layout.fit([NAMES, long, VERDICT], 59)
     assert (heads(kept), left_out) == (["method", "a_task_with…", "verdict"], [])
     assert heads(layout.fit([NAMES, long, VERDICT], 200)[0]) == ["method", "a_task_with_a_name_of_no_end", "verdict"]
-
-
-@pytest.mark.parametrize(
-    ("text", "width"),
-    [("nf4", 3), ("数学", 4), ("\N{LATIN SMALL LETTER E}\N{COMBINING ACUTE ACCENT}", 1), ("ﾊﾝ", 2), ("", 0)],
-)
-def test_wide_characters_take_two_columns_and_marks_none(text: str, width: int) -> None:
-    assert layout.width(text) == width
 
 
 def test_columns_with_wide_characters_are_aligned() -> None:
@@ -81,7 +74,7 @@ def test_long_lines_are_cut_between_words_and_indented() -> None:
     assert layout.wrapped("short", 20) == ["short"]
     lines = layout.wrapped("skipped: fp32 max_vram (not measured: no GPU was found)", 30)
     assert lines == ["skipped: fp32 max_vram (not", "  measured: no GPU was found)"]
-    assert all(layout.width(line) <= 20 for line in layout.wrapped("数学 " * 20, 20))
+    assert all(width(line) <= 20 for line in layout.wrapped("数学 " * 20, 20))
 
 
 @pytest.mark.parametrize(

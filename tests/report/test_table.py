@@ -11,8 +11,9 @@ from builders import REPORT
 
 from pytest_quantbudget.__main__ import main
 from pytest_quantbudget.core.request import Task
+from pytest_quantbudget.core.safetext import width
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, LimitReport, Verdict
-from pytest_quantbudget.report import document, layout, table
+from pytest_quantbudget.report import document, table
 from pytest_quantbudget.report.document import MethodReport, Report
 
 NO_GPU = "no GPU was found: device memory has no peak here"
@@ -105,7 +106,7 @@ def test_the_table_is_no_wider_than_the_terminal_and_says_what_it_leaves_out(
     tasks: tuple[Task, ...], room: int
 ) -> None:
     found = replace(MIXED, budgets=(replace(MIXED.budgets[0], tasks=tasks, text=None),))
-    assert max(map(layout.width, rows(found, room))) <= room
+    assert max(map(width, rows(found, room))) <= room
     told = [line for line in texts(found, room) if line.startswith("without ")]
     assert bool(told) == (room < 200)
     heads, shown = ([head for head in next(rows(found, many)).split("  ") if head] for many in (1000, room))

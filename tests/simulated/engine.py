@@ -1,7 +1,8 @@
 """An engine that runs no model: tokens are words, the questions of the built-in set are answered from its file.
 
 A run that measures with it, in a process of its own, has `CONFTEST` for its conftest, and nothing there imports torch.
-`SIMULATED_SECONDS`, `LOAD:ANSWER`, says how long it takes to load, and to answer a question.
+`SIMULATED_SECONDS`, `LOAD:ANSWER`, says how long it takes to load, and to answer a question; `SIMULATED_FAILURE` names
+a method that cannot be loaded.
 """
 
 import functools
@@ -117,6 +118,8 @@ class Timed(Parrot):
 def load(subject: Subject, *_: Any) -> Parrot:
     loading, answering = map(float, os.environ.get("SIMULATED_SECONDS", "0:0").split(":"))
     time.sleep(loading)
+    if subject.method == os.environ.get("SIMULATED_FAILURE"):
+        raise RuntimeError("no kernel image is available for execution on the device")
     Timed.seconds_an_answer = answering
     return Timed(int(methods.spec(subject.method).bits))
 

@@ -114,7 +114,7 @@ def test_too_many_cut_off_answers_are_not_judged(
         limit = more.rpartition(" ")[2] or "2"
         assert verdicts["max_math_drop"].message == (
             f"bf16: max_math_drop not measured: {whose}{cut}.0 % of 100 answers to math were truncated after "
-            f"64 tokens, and max_truncated is {limit} %"
+            f"64 tokens, and max_truncated is {limit}.0 %"
         )
 
 
