@@ -35,7 +35,7 @@ def test_skips_fail_where_a_gate_is_wanted(pytester: pytest.Pytester, skipped: P
     args = ("--quant-budget", skipped.name, "--quant-report", "r.json", *workers)
     result = pytester.runpytest_subprocess(*args, "--quant-fail-on-skip")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*max_weights needs a GPU*(--quant-fail-on-skip)*"])
+    result.stdout.fnmatch_lines(["needs a GPU*(--quant-fail-on-skip)"])
     assert "without a verdict" not in result.outlines[-1]
     assert set(outcomes(Path("r.json")).values()) == {"failed"}
 
