@@ -55,7 +55,7 @@ def run(context, target, arguments, hear, *, name, **more):
 process.run = run
 contexts = process.contexts
 
-def warm():
+def warm(ahead=()):
     found = contexts()
     found[0].set_forkserver_preload(os.environ["FAULT_PRELOAD"].split())
     return found

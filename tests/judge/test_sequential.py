@@ -138,7 +138,8 @@ def test_only_as_many_questions_are_asked_as_decide(pytester: pytest.Pytester, s
     done.stdout.fnmatch_lines(
         [
             "*small.yaml:*: QuantBudgetWarning: bf16: max_wordmath_drop: with 60 questions, *",
-            "bf16: max_wordmath_drop measured 0.0 points, limit 2.0, 97.5 % bounds -6.* to 6.* (0 newly wrong, 0 newly right of 60); undec*",
+            "bf16: max_wordmath_drop measured 0.0 points, limit 2.0, 97.5 % bounds -6.* to 6.* "
+            "(0 newly wrong, 0 newly right of 60); undec*",
         ]
     )
 

@@ -33,7 +33,7 @@ from pytest_quantbudget.measure import process
 
 contexts = process.contexts
 
-def preloaded():
+def preloaded(ahead=()):
     found = contexts()
     found[0].set_forkserver_preload(["simulated.preload"])
     return found
