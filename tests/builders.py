@@ -144,6 +144,7 @@ MEASUREMENT = Measurement(
             "compiled",
             12.5,
             "other tokens in 1 of 2 sequences",
+            ("AwqMarlinLinear",),
         ),
     ),
     tasks=(

@@ -45,7 +45,8 @@ class Speed:
     `occupants` are other processes on the GPUs between the runs; `busy_before` (percent) what others did there before.
     `decode` is how the tokens after the first were made, EAGER or COMPILED; `compile_s` is how long the runs took in
     which steps were compiled, which are neither warm-ups nor repeats; `other_tokens` says, in words, where compiled
-    steps gave other tokens than eager ones.
+    steps gave other tokens than eager ones; `opaque_layers` are classes of layers that torch could not trace, each of
+    which is one operation of the compiled step.
     """
 
     workload: Workload
@@ -69,6 +70,7 @@ class Speed:
     decode: str = EAGER
     compile_s: float | None = None
     other_tokens: str = ""
+    opaque_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""

@@ -58,7 +58,7 @@ def test_compiled_steps_give_the_tokens_of_eager_ones_and_their_time_is_kept_apa
     started = time.perf_counter()
     found = speed.measure(model, WORKLOAD, Gpus({}))
     took = time.perf_counter() - started
-    assert (found.decode, found.other_tokens) == ("compiled", "")
+    assert (found.decode, found.other_tokens, found.opaque_layers) == ("compiled", "", ())
     assert found.workload == WORKLOAD
     # The first run is eager, the next compiles, and none after it does.
     assert [compiled for compiled, _, _ in runs] == [False, *[True] * (len(runs) - 1)]
@@ -96,6 +96,32 @@ def test_a_layer_that_cannot_be_compiled_is_named_and_nothing_is_timed_instead(m
     assert "(test_compiled.py:" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert vars(model).keys().isdisjoint({"_compiled_call", "_valid_auto_compile_criteria"})
+
+
+class Untraceable(torch.nn.Module):
+    """A linear layer whose kernel torch cannot trace, as some of quantized layers."""
+
+    def __init__(self, inner: torch.nn.Linear) -> None:
+        super().__init__()
+        self.inner, self.out_features = inner, inner.out_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._dynamo.graph_break()
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+def test_a_linear_layer_that_torch_cannot_trace_is_one_operation_of_the_step(model: Any) -> None:
+    plain = tokens(model, EAGER)
+    for layer in model.model.layers:
+        layer.mlp.down_proj = Untraceable(layer.mlp.down_proj)
+        layer.mlp.up_proj = Untraceable(layer.mlp.up_proj)
+    hooked = model.model.layers[0].mlp.up_proj
+    hooked.forward = own = hooked.forward  # as accelerate's hooks leave it
+    found = speed.measure(model, WORKLOAD, Gpus({}))
+    assert (found.decode, found.opaque_layers, found.other_tokens) == ("compiled", ("Untraceable",), "")
+    assert [vars(layer.mlp.down_proj).get("forward") for layer in model.model.layers] == [None] * 3
+    assert vars(hooked)["forward"] is own
+    assert torch.equal(tokens(model, EAGER), plain)
 
 
 def test_without_a_compiler_that_is_what_is_missing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,15 @@
 
 As in "Static kv-cache and torch.compile" of transformers' documentation ("Optimizing inference"), with its own
 `CompileConfig` (mode `reduce-overhead`). The prefill stays eager, there as here. A step has to be one graph: where it
-falls into parts, the device waits for Python between them, and that is what compiling is to end.
+falls into parts, the device waits for Python between them, and that is what compiling is to end. A linear layer that
+torch cannot trace, such as a kernel of gptqmodel's, is made one operation of the graph, which a CUDA graph replays.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.request import Workload
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 # Tokens whose logits differ by so many units of rounding, at the size of the largest logit, may change places.
 NEAR_TIE = 8
+# The own forward of each opaque layer, by the number that its operation is given.
+FORWARDS: list[Callable[[Any], Any]] = []
 NO_COMPILER = ("InvalidCxxCompiler", "Failed to find C compiler", "TritonMissing", "Cannot find a working triton")
 
 
@@ -39,6 +43,8 @@ class Compiled:
 
     def __init__(self, model: Any, workload: Workload, *, on_gpu: bool) -> None:
         self.model, self.workload, self.on_gpu = model, workload, on_gpu
+        self.opaque: list[str] = []
+        self.replaced: list[tuple[Any, dict[str, Any]]] = []
 
     def __enter__(self) -> Compiled:
         """Raises NotCompiled where transformers has no static cache for the model, or parts of it are offloaded."""
@@ -69,6 +75,10 @@ class Compiled:
         """Forget what was compiled, and free the cache and the graphs' memory."""
         import torch
 
+        for layer, own in self.replaced:
+            vars(layer).pop("forward")
+            vars(layer).update(own)
+        FORWARDS.clear()
         for name in ("_valid_auto_compile_criteria", "_compiled_call", "_last_compile_config"):
             vars(self.model).pop(name, None)
         del self.cache
@@ -95,29 +105,79 @@ class Compiled:
             raise NotCompiled("torch left CUDA graphs out of the compiled steps: TORCH_LOGS=perf_hints says why")
         return self.graphs > known
 
+    def make_opaque(self, error: Exception) -> bool:
+        """Make the layers that could not be traced one operation each; False where that is no help.
+
+        They are those of the class in which torch stopped, if it is a linear layer; neighbours are not fused with them.
+        """
+        import torch
+
+        kind, _ = self._place(error)
+        layers = [module for module in self.model.modules() if type(module) is kind]
+        linear = all(isinstance(getattr(layer, "out_features", None), int) for layer in layers)
+        if kind is None or not linear or kind.__name__ in self.opaque:
+            return False
+        for layer in layers:
+            self.replaced.append((layer, {name: own for name, own in vars(layer).items() if name == "forward"}))
+            layer.forward = _opaque(layer.forward, layer.out_features)
+        self.opaque.append(kind.__name__)
+        torch._dynamo.reset()
+        return True
+
     def explain(self, error: Exception) -> Exception:
         """What stood in the way of compiling, in words, as NotCompiled; other errors as they are."""
         from torch._dynamo.exc import TorchDynamoException
 
-        chain = [error, *_causes(error)]
-        told = [f"{type(each).__name__}: {each}" for each in chain]
+        told = [f"{type(each).__name__}: {each}" for each in (error, *_causes(error))]
         if any(sign in line for sign in NO_COMPILER for line in told):
             needed = "Triton and a C compiler (gcc)" if self.on_gpu else "a C++ compiler (g++, or the one in CXX)"
             return NotCompiled(f"torch needs {needed} to compile decoding, and finds none that works")
         if not isinstance(error, TorchDynamoException) or out_of_memory.is_out_of_memory(error):
             return error
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        where = next((place for each in chain if (place := self._place(each))), "")
+        kind, line = self._place(error)
+        where = f" at {kind.__name__} ({line})" if kind else ""
         return NotCompiled(f"a decoding step cannot be compiled as a whole{where}: {safe(lines[0])}")
 
-    def _place(self, error: BaseException) -> str:
-        """The innermost layer in which torch stopped to trace, and the line: ` at Linear8bitLt (modules.py:1021)`."""
-        for frame in reversed(getattr(error, "real_stack", None) or ()):
+    def _place(self, error: Exception) -> tuple[type | None, str]:
+        """The class of the innermost layer in which torch stopped to trace, and the line: `modules.py:1021`."""
+        stacks = (getattr(each, "real_stack", None) or () for each in (error, *_causes(error)))
+        for frame in (frame for stack in stacks for frame in reversed(stack)):
             for kind in {type(module) for module in self.model.modules()}:
                 start, end = _lines(kind, frame.filename)
                 if start <= frame.lineno < end:
-                    return f" at {kind.__name__} ({frame.filename.rpartition('/')[2]}:{frame.lineno})"
-        return ""
+                    return kind, f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+        return None, ""
+
+
+def _opaque(forward: Callable[[Any], Any], outputs: int) -> Callable[[Any], Any]:
+    """A layer's forward, which is one operation where a step is compiled, and as it was in the prefill."""
+    import torch
+
+    operation, number = _opaque_operation(), len(FORWARDS)
+    FORWARDS.append(forward)
+
+    def either(x: torch.Tensor) -> Any:
+        return operation(x, number, outputs) if torch.compiler.is_compiling() else forward(x)
+
+    return either
+
+
+@functools.cache
+def _opaque_operation() -> Any:
+    """An operation that runs the forward of a layer by its number, of which torch knows the result's shape alone."""
+    import torch
+
+    def run(x: torch.Tensor, number: int, outputs: int) -> torch.Tensor:
+        return FORWARDS[number](x).contiguous()  # type: ignore[no-any-return]
+
+    def shape(x: torch.Tensor, number: int, outputs: int) -> torch.Tensor:
+        return x.new_empty((*x.shape[:-1], outputs))
+
+    schema = "(Tensor x, int number, int outputs) -> Tensor"
+    operation = torch.library.custom_op("quantbudget::layer", run, mutates_args=(), schema=schema)
+    operation.register_fake(shape)
+    return operation
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -94,19 +94,23 @@ def measure(model: Any, workload: Workload, gpus: Gpus | None = None, weights: i
         found = _timed(model, ids, workload, gpus, read, steps)
         if steps.compiles():
             raise NotCompiled("steps were compiled anew while they were timed")
-    return replace(found, decode=COMPILED, compile_s=seconds, other_tokens=other)
+        opaque = tuple(steps.opaque)
+    return replace(found, decode=COMPILED, compile_s=seconds, other_tokens=other, opaque_layers=opaque)
 
 
 def _compile(
     model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, steps: Compiled
 ) -> tuple[float, torch.Tensor]:
     """Run until nothing is compiled any more: the seconds of the runs in which something was, and the last tokens."""
-    seconds = 0.0
-    for _ in range(MOST_COMPILING):
+    seconds, left = 0.0, MOST_COMPILING
+    while left:
         try:
             timing = _run(model, ids, workload, MemoryByPhase(gpus, on_gpu=is_cuda(ids)), None, steps)
         except Exception as error:
+            if steps.make_opaque(error):
+                continue
             raise steps.explain(error) from error
+        left -= 1
         if not steps.compiles():
             return seconds, timing.tokens
         seconds += timing.seconds
