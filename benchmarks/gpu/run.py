@@ -108,7 +108,7 @@ def ways(eager: BudgetReport, compiled: BudgetReport) -> list[str]:
     """One row a method: decoding from Python, and by compiled steps."""
     head = [
         "method", "eager tokens/s", "compiled tokens/s", "of eager", "of compiled fp16", "roofline", "first token",
-        "compiled", "compiling took", "peak", "compiled", "tokens",
+        "compiled", "compiling took", "peak", "compiled", "tokens", "opaque layers",
     ]  # fmt: skip
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     base = _speed(compiled, "fp16")
@@ -128,7 +128,7 @@ def _both(name: str, eager: Speed | None, other: Speed | None, base: Speed | Non
         own = compiled.measured.get(name)
         failure = own.failure(compiled.workload.phase) if own else None
         why = failure.message if failure else "see the report"
-        return [name, f"{rate:.1f}" if rate else NONE, f"not compiled: {why}", *[NONE] * 9]
+        return [name, f"{rate:.1f}" if rate else NONE, f"not compiled: {why}", *[NONE] * 10]
     quick = other.median_tokens_per_s
     return [
         name, f"{rate:.1f}" if rate else NONE, f"{quick:.1f}", f"{quick / rate:.2f}x" if rate else NONE,
@@ -137,7 +137,7 @@ def _both(name: str, eager: Speed | None, other: Speed | None, base: Speed | Non
         f"{1000 * eager.median_ttft_s:.1f} ms" if eager else NONE, f"{1000 * other.median_ttft_s:.1f} ms",
         f"{other.compile_s:.1f} s" if other.compile_s else NONE,
         _size(eager.peak_allocated if eager else None), _size(other.peak_allocated),
-        other.other_tokens or "equal",
+        other.other_tokens or "equal", ", ".join(other.opaque_layers) or NONE,
     ]  # fmt: skip
 
 

@@ -124,12 +124,12 @@ def test_a_linear_layer_that_torch_cannot_trace_is_one_operation_of_the_step(mod
     assert torch.equal(tokens(model, EAGER), plain)
 
 
-def test_without_a_compiler_that_is_what_is_missing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_that_is_what_is_missing(model: Any) -> None:
     from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with fresh_cache(), pytest.raises(NotCompiled) as caught:
+    absent = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with absent, fresh_cache(), pytest.raises(NotCompiled) as caught:
         speed.measure(model, WORKLOAD, Gpus({}))
     assert str(caught.value) == (
         "the workload says `compile: true`, and torch needs a C++ compiler (g++, or the one in CXX) to compile "
@@ -172,6 +172,21 @@ def test_steps_that_are_compiled_anew_are_not_timed(
 
 def fixed_run(model: Any, ids: torch.Tensor, *_: Any, **__: Any) -> speed.Timing:
     return speed.Timing(0.1, 0.2, None, None, tokens=ids)
+
+
+def test_compiled_steps_that_change_the_answers_are_not_timed(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = tokens(model, EAGER)
+    wrong = right.clone()
+    wrong[1, 30] = (wrong[1, 30] + 1) % 600
+
+    def run(*arguments: Any) -> speed.Timing:
+        compiled = any(isinstance(each, Compiled) for each in arguments)
+        return speed.Timing(0.1, 0.2, None, None, tokens=wrong if compiled else right)
+
+    monkeypatch.setattr(Compiled, "compiles", lambda self: False)
+    monkeypatch.setattr(speed, "_run", run)
+    with pytest.raises(NotCompiled, match=r"compiled decoding changes the answers: token 7 of sequence 2 is another"):
+        speed.measure(model, WORKLOAD, Gpus({}))
 
 
 def test_cuda_graphs_that_torch_left_out_are_no_compiled_decoding(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class Compiled:
         import torch
 
         kind, _ = self._place(error)
-        layers = [module for module in self.model.modules() if type(module) is kind]
+        layers: list[Any] = [module for module in self.model.modules() if type(module) is kind]
         linear = all(isinstance(getattr(layer, "out_features", None), int) for layer in layers)
         if kind is None or not linear or kind.__name__ in self.opaque:
             return False
