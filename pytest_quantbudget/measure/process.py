@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from pytest_quantbudget.core.safetext import safe
 Context = ForkServerContext | SpawnContext
 
 GRACE_S = 3.0
+START_CHECK_S = 0.1  # between two looks at a process that is being started
 CHECK_S = 1.0  # between two checks of a process that sends nothing
 LOG_BYTES = 16_384
 LOG_LINES = 25
@@ -99,7 +101,7 @@ def run(
     with heard, logged:
         with tell, log:
             process = context.Process(target=target, args=(*arguments, tell, log), name=name)
-            _start(process)
+            _start(process, tick)
         try:
             ended = _listen(process, heard, logged, outcome, hear, until, tick)
             if not ended:
@@ -112,14 +114,36 @@ def run(
     return outcome
 
 
-def _start(process: BaseProcess) -> None:
-    try:
-        with warnings.catch_warnings():
-            # Who forbids a socket may also warn of it, and there is a way without one.
-            warnings.simplefilter("ignore")
+def _start(process: BaseProcess, tick: Callable[[], None]) -> None:
+    """Start it in a thread: the first start waits for what the fork server imports, and `tick` is called meanwhile."""
+    failed: list[BaseException] = []
+    given_up = threading.Event()
+
+    def start() -> None:
+        try:
             process.start()
+        except BaseException as error:  # noqa: BLE001  # it is raised again below
+            failed.append(error)
+        else:
+            if given_up.is_set():
+                end(process)
+
+    with warnings.catch_warnings():
+        # Who forbids a socket may also warn of it, and there is a way without one.
+        warnings.simplefilter("ignore")
+        thread = threading.Thread(target=start, name="quantbudget-start", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(START_CHECK_S)
+                tick()
+        except BaseException:
+            given_up.set()
+            raise
     # A plugin that forbids sockets raises what it likes; TMPDIR may be too long; the fork server may have died.
-    except Exception as error:
+    for error in failed:
+        if not isinstance(error, Exception):
+            raise error
         raise NotStarted(f"{type(error).__name__}: {error}") from error
 
 

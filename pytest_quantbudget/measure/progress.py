@@ -57,7 +57,7 @@ class Progress:
 
     def begin(self, method: str) -> None:
         """A process is about to be started."""
-        self._phase(method, "start")
+        self._phase(method, "imports")
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Count a message of the process."""

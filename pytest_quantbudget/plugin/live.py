@@ -1,4 +1,4 @@
-"""Progress on pytest's terminal: a line that is redrawn in place, or a line a minute in a log."""
+"""Progress on pytest's terminal: a line that is redrawn in place, or a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pytest_quantbudget.measure import progress
 from pytest_quantbudget.measure.progress import Clock, State, View
 
 REDRAW_S = 0.25
+FIRST_S = 10.0
 LINE_S = 60.0
 LOOK_S = 1.0
 WORKERS = "*.progress"  # the files in the exchange folder
@@ -41,6 +42,7 @@ class Terminal:
         self.reporter = reporter
         self.writer = config.get_terminal_writer()
         self.capture = config.pluginmanager.get_plugin("capturemanager")
+        self.verbose = config.get_verbosity(pytest.Config.VERBOSITY_TEST_CASES) > 0
 
     @property
     def width(self) -> int:
@@ -58,10 +60,13 @@ class Terminal:
             self.writer.write_raw(text, flush=True)
 
     def line(self, text: str) -> None:
-        """Write a line of its own; pytest begins its own line anew after it."""
+        """Write a line of its own, and after it once more what pytest had written of its line of dots."""
         with self._uncaptured():
-            self.reporter.ensure_newline()
-            self.writer.write(("\n" if self.column else "") + text + "\n", flush=True)
+            if self.verbose:
+                # Then pytest begins the line of each test anew by itself.
+                self.reporter.ensure_newline()
+            begun = self.writer._current_line
+            self.writer.write_raw(f"\n{text}\n{begun}" if begun else f"{text}\n", flush=True)
 
     def _uncaptured(self) -> AbstractContextManager[None]:
         # While a test runs, what goes to the terminal's file descriptor ends in the test's captured output.
@@ -98,19 +103,19 @@ class StatusLine:
 
 
 class Lines:
-    """A line a minute, the first after a minute: a short run prints none."""
+    """A line a minute, the first after ten seconds: a short run prints none."""
 
     def __init__(self, terminal: Terminal, prefix: str = "", clock: Clock = time.monotonic) -> None:
         self.terminal, self.prefix, self.clock = terminal, prefix, clock
-        self.at: float | None = None
+        self.due: float | None = None
 
     def show(self, state: State) -> None:
-        """Print a line when a minute is over."""
+        """Print a line when it is due."""
         now = self.clock()
-        if self.at is None:
-            self.at = now
-        if now - self.at >= LINE_S:
-            self.at = now
+        if self.due is None:
+            self.due = now + FIRST_S
+        if now >= self.due:
+            self.due = now + LINE_S
             self.terminal.line(self.prefix + progress.line(state))
 
     def clear(self) -> None:

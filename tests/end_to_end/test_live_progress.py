@@ -17,7 +17,7 @@ import pytest
 SOON = """
 from pytest_quantbudget.plugin import live
 
-live.LINE_S = 0.3
+live.FIRST_S = live.LINE_S = 0.3
 """
 
 
@@ -31,7 +31,7 @@ def longer(pytester: pytest.Pytester, small: Path, simulated_engine: str, monkey
 
 
 LINE = re.compile(
-    r"(\[gw\d\] )?(fp32|bf16): (start|load|workload|reply|task wordmath)( [\d,]+/200 \(\d+ %\),.*| \d+:\d\d)"
+    r"(\[gw\d\] )?(fp32|bf16): (imports|load|workload|reply|task wordmath)( [\d,]+/200 \(\d+ %\),.*| \d+:\d\d)"
 )
 
 
@@ -54,9 +54,9 @@ def test_a_log_shows_lines_and_intact_results(pytester: pytest.Pytester, longer:
             ["small.yaml::fp32::max_weights PASSED*", "small.yaml::bf16::max_weights_ratio PASSED*"]
         )
     else:
-        dots = [line for line in result.outlines if re.fullmatch(r"(small\.yaml )?\.+( +\[100%\])?", line)]
-        assert sum(line.replace(".yaml", "").count(".") for line in dots) == 5
-        assert dots[-1].endswith("[100%]")
+        begun = [line for line in result.outlines if re.fullmatch(r"(small\.yaml )?\.*( +\[100%\])?", line) and line]
+        assert all(line.startswith("small.yaml ") for line in begun)
+        assert re.fullmatch(r"small\.yaml \.{5} +\[100%\]", begun[-1]), "the line of dots is whole"
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_line_is_drawn_and_wiped_on_a_terminal(longer: Path, more: tuple[str, 
     run = Run(*more)
     said = run.read()
     assert run.process.wait() == 0
-    assert re.search(r"\rfp32: (start|load) 0:\d\d\x1b\[K", said)
+    assert re.search(r"\rfp32: (imports|load) 0:\d\d\x1b\[K", said)
     for method in ("fp32", "bf16"):
         assert re.search(rf"\r{method}: task wordmath \d+/200 \(\d+ %\), [\d.]+/s, 0:\d\d left\x1b\[K", said)
     lines = shown(said)
@@ -167,6 +167,16 @@ def test_a_line_is_drawn_and_wiped_on_a_terminal(longer: Path, more: tuple[str, 
         assert re.fullmatch(r"small\.yaml \.\.\.\.\. +\[100%\]", lines[before + 2])
         assert len(lines[before + 2]) == 99, "the percentage is where it would be without progress"
     assert lines[-2].endswith("=") or lines[-1].endswith("=")
+
+
+def test_what_is_imported_first_is_no_silence(longer: Path, simulated_engine: str) -> None:
+    Path("slow_imports.py").write_text("import time\n\ntime.sleep(1.5)\nimport simulated.preload\n")
+    Path("conftest.py").write_text(simulated_engine.replace("simulated.preload", "slow_imports"))
+    run = Run("-k", "fp32 and max_weights")
+    said = run.read()
+    assert run.process.wait() == 0
+    assert "\rfp32: imports 0:01\x1b[K" in said
+    assert not any("imports" in line for line in shown(said))
 
 
 def test_ctrl_c_leaves_a_clean_line(longer: Path) -> None:
@@ -185,4 +195,4 @@ def test_nothing_is_shown_with_q_or_while_collecting(longer: Path, more: tuple[s
     run = Run(*more, "-k", "fp32 and max_weights")
     said = run.read()
     assert run.process.wait() == 0
-    assert not re.search("fp32: (start|load|task)", said)
+    assert not re.search("fp32: (imports|load|task)", said)
