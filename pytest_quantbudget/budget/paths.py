@@ -42,7 +42,7 @@ class Paths:
         if name == questions.BUILTIN:
             return str(BUILTIN_DIR)
         hub_id = HUB_ID.fullmatch(name)
-        beside = entry.file.parent
+        beside = entry.file.resolve().parent
         outside = self.roots.refuse(beside, name)
         if outside is not None:
             # A link of the repository must not make a hub id of what lies behind it, nor tell whether it exists.
@@ -70,7 +70,7 @@ class Paths:
         name, entry = self._text(node, key), node.entries.get(key)
         if name is None or entry is None:
             return None
-        beside = entry.file.parent
+        beside = entry.file.resolve().parent
         outside = self.roots.refuse(beside, name) if name != questions.BUILTIN else None
         if outside is not None:
             self.problems.add(entry, f"{key}: {outside}")

@@ -78,7 +78,9 @@ def run(
         proposals = [proposal for proposal in asked if proposal is not None]
         _refuse_contradictions(budget, proposals)
         writable = [proposal for proposal in proposals if not proposal.why]
-        before, after = _write(budget.path, texts[budget.path], writable)
+        # Not the name that the budget has: a link stays one.
+        path = budget.path.resolve()
+        before, after = _write(path, texts[path], writable)
         lines.append(Line(f"--quant-update of {display_path(budget.path)}", title=True))
         for proposal in proposals:
             update = updates[proposal.report.id] = proposal.update(rate)
@@ -112,7 +114,7 @@ def _propose(
             raise Kept(report.verdict.message.removeprefix(f"{method.name}: {limit.name} "))
         if target is None:
             raise Kept(f"no entry is for {device!r}")
-        if limit.file.resolve() != budget.path:
+        if limit.file.resolve() != budget.path.resolve():
             raise Kept("it is in a file that this one extends; a run of that file writes it")
         unit = target.unit if target.value is not None else ""
         proposal.found = found = margin.calibrated(budget, method.name, limit, unit, measured, rate, runs)

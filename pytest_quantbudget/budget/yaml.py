@@ -277,18 +277,19 @@ def _extended(parent: Marked, roots: files.Roots) -> Path:
     """
     if not isinstance(parent.value, str):
         raise BudgetError(at(parent, "`extends` names one budget file"))
-    outside = roots.refuse(parent.file.parent, parent.value)
+    file = parent.file.resolve()
+    outside = roots.refuse(file.parent, parent.value)
     if outside is not None:
         raise BudgetError(at(parent, f"`extends`: {outside}"))
-    target = path_from(parent.file.parent, parent.value)
+    target = path_from(file.parent, parent.value)
     shipped = {path.name: path for path in sorted(files.SHIPPED_BUDGETS.glob("*.yaml"))}
-    own_name = parent.value == parent.file.name
+    own_name = parent.value == file.name
     if target.is_file() and not (own_name and parent.value in shipped):
         return target
     if parent.value in shipped:
         return shipped[parent.value]
     names = target.parent.glob("*.y*ml") if roots.hold(target.parent) else ()
-    near = ", ".join(sorted(p.name for p in names if p != parent.file)[:5])
+    near = ", ".join(sorted(p.name for p in names if p != file)[:5])
     hint = f"; there is {near}" if near else ""
     why = f"which is not a file{hint}; the package ships {', '.join(shipped)}"
     raise BudgetError(at(parent, f"`extends` names {parent.value!r}, {why}"))

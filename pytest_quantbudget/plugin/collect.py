@@ -36,8 +36,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> BudgetFile
 
 
 def _budget_file(path: Path, parent: pytest.Collector) -> BudgetFile | None:
-    loaded = parent.config.stash[SESSION].budgets.loaded
-    if path not in loaded and path.resolve() not in loaded:
+    if path.resolve() not in parent.config.stash[SESSION].budgets.loaded:
         return None
     root = parent.config.rootpath
     # pytest names no file outside its root directory; without a name, two such budgets would share their ids.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from pytest_quantbudget.plugin.stash import SESSION
 
-# The same as in budget/find.py, which is imported only once there is such a file.
+# The same as in budget/find.py and budget/yaml.py, which are imported only once there may be a budget.
 SUFFIXES = (".yaml", ".yml")
+MAX_BYTES = 200_000
+WORDS = re.compile(b"methods|extends")
 MARKER = (
     "gpu(min_vram=None, min_capability=None, count=1): skip, saying what was missing and what was found, "
     'without such GPUs; min_vram as "16 GiB", min_capability as "8.0".'
@@ -34,14 +39,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _names_budgets(config: pytest.Config) -> bool:
-    """Whether an option of ours is given, the ini file names budgets, or an argument is a YAML file."""
+    """Whether an option of ours is given, the ini file names budgets, or an argument is one."""
     given = (value for name, value in vars(config.option).items() if name.startswith("quant_"))
     if any(value not in (None, False, []) for value in given):
         return True
     if config.args_source is not pytest.Config.ArgsSource.ARGS and config.getini("quant_budget"):
         return True
     files = {name for argument in config.args for name in (argument, argument.split("::")[0])}
-    return any(file.endswith(SUFFIXES) and (config.invocation_params.dir / file).is_file() for file in files)
+    return any(_is_budget(config.invocation_params.dir / file) for file in files if file.endswith(SUFFIXES))
+
+
+def _is_budget(path: Path) -> bool:
+    """Whether a YAML file is a budget; other plugins have theirs. Only where it may be one is a reader imported."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            if not WORDS.search(file.read(MAX_BYTES)):
+                return False
+    except (OSError, ValueError):
+        return False
+    from pytest_quantbudget.budget.find import looks_like_budget
+
+    return looks_like_budget(path)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

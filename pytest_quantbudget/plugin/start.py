@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantbudget.budget.find import SUFFIXES, Budgets, escaped, is_odd
+from pytest_quantbudget.budget.find import SUFFIXES, Budgets, escaped, is_odd, looks_like_budget
 from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.judge import resolution
@@ -99,16 +99,16 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
     """Add the budgets of the options to the arguments, and read all that are named in either way."""
     base = config.invocation_params.dir
     given = config.args_source is pytest.Config.ArgsSource.ARGS
-    paths = [path for name in config.option.quant_budget for path in budgets.named(name, base)]
+    paths = budgets.all_named(config.option.quant_budget, base)
     if not paths and not given:
-        paths = [path for name in config.getini("quant_budget") for path in budgets.named(str(name), base)]
+        paths = budgets.all_named(map(str, config.getini("quant_budget")), base)
         config.args = config.args + _known_to_pytest(config, budgets, paths)
     elif paths:
         config.args = (config.args if given else []) + _known_to_pytest(config, budgets, paths)
     for path in paths:
         budgets.load(path)
     for argument in list(config.args):
-        if is_odd(argument) and argument.endswith(SUFFIXES) and (base / argument).is_file():
+        if is_odd(argument) and argument.endswith(SUFFIXES) and _is_budget(base / argument, budgets):
             # Workers get the options, and not an argument that pytest cannot read.
             config.args.remove(argument)
             config.option.quant_budget = [*config.option.quant_budget, argument]
@@ -118,12 +118,17 @@ def add_budgets(config: pytest.Config, budgets: Budgets) -> None:
             continue
         file = argument.split("::")[0]
         path = base / file
-        if path in budgets.loaded and file == argument:
+        if path.resolve() in budgets.loaded and file == argument:
             continue
-        if path.suffix in SUFFIXES and path.is_file():
+        if path.suffix in SUFFIXES and _is_budget(path, budgets):
             if path.resolve() not in budgets.loaded:
                 budgets.named(file, base)
             budgets.check_id(str(base / argument))
+
+
+def _is_budget(path: Path, budgets: Budgets) -> bool:
+    """Whether an argument is for us: another option names it, or it looks like a budget. Other plugins have theirs."""
+    return path.is_file() and (path.resolve() in budgets.loaded or looks_like_budget(path))
 
 
 def _known_to_pytest(config: pytest.Config, budgets: Budgets, paths: Sequence[Path]) -> list[str]:

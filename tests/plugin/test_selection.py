@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from builders import outcomes
 
 ALL = ["fp32::max_weights", "fp32::min_wordmath", "bf16::max_weights_ratio", "bf16::max_wordmath_drop"]
 ALL.append("bf16::max_wordmath_flips")
@@ -62,6 +63,25 @@ def test_two_budgets_of_one_name_outside_the_root_keep_ids_apart(pytester: pytes
     )
     ids = [line for line in result.outlines if "::" in line]
     assert len(ids) == len(set(ids)) == 10
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_ids_have_the_names_of_links(
+    pytester: pytest.Pytester, small: Path, simulated_engine: str, workers: tuple[str, ...]
+) -> None:
+    pytester.makeconftest(simulated_engine)
+    versions = pytester.mkdir("budgets") / "..2026"
+    versions.mkdir()
+    small.rename(versions / "small.yaml")
+    (pytester.path / "budgets/..data").symlink_to("..2026")
+    (pytester.path / "budgets/small.yaml").symlink_to("..data/small.yaml")
+    (pytester.path / "budgets/notes.yaml").write_text("of: others\n")
+    arguments = ("-v", "--quant-report", "r.json", *workers)
+    for names in (["--quant-budget", "budgets"], ["budgets/small.yaml"], ["--quant-budget", "budgets/small.yaml", "."]):
+        result = pytester.runpytest_subprocess(*names, *arguments)
+        result.assert_outcomes(passed=5)
+        result.stdout.fnmatch_lines(["*quantization budget budgets/small.yaml*"])
+        assert set(outcomes(pytester.path / "r.json")) == {f"budgets/small.yaml::{id_}" for id_ in ALL}
 
 
 @pytest.mark.model

@@ -57,6 +57,62 @@ def test_a_budget_that_is_named_is_read(room: Path, named: str) -> None:
     assert {"pytest_quantbudget.budget", "yaml"} <= loaded
 
 
+FOREIGN = """
+import pytest
+
+def pytest_collect_file(file_path, parent):
+    if file_path.name.endswith(".tavern.yaml"):
+        return Foreign.from_parent(parent, path=file_path)
+
+class Foreign(pytest.File):
+    def collect(self):
+        yield ForeignItem.from_parent(self, name="stage")
+
+class ForeignItem(pytest.Item):
+    def runtest(self):
+        assert True
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "test_name: a\nstages: []\n",
+        "test_name: a\n---\ntest_name: b\n",
+        "test_name: !anything {methods: 1}\n",
+        "request: {methods: {GET: 1}}\n",
+        "methods: [GET]\nextends: recommended\n",
+        "a: [\n",
+    ],
+)
+@pytest.mark.parametrize("beside", [(), ("budget.yaml",), ("--quant-budget", "budget.yaml")])
+def test_an_argument_that_is_no_budget_is_left_to_other_plugins(room: Path, text: str, beside: tuple[str, ...]) -> None:
+    (room / "x.tavern.yaml").write_text(text)
+    (room / "conftest.py").write_text(FOREIGN)
+    for name in ("x.tavern.yaml", "x.tavern.yaml::stage"):
+        output, loaded = run(room, "--co", "-q", name, *beside)
+        assert "x.tavern.yaml::stage" in output
+        assert ("budget.yaml::fp16::max_weights" in output) == bool(beside)
+        assert beside or "methods" in text or not loaded
+
+
+@pytest.mark.parametrize("text", ["model: m\nmethods: {fp61: {}}\n", "methods:\n  fp16: [\n", "methods:\n\tfp16: {}\n"])
+def test_an_argument_that_is_a_budget_with_a_mistake_is_told(pytester: pytest.Pytester, text: str) -> None:
+    (pytester.path / "b.yaml").write_text(text)
+    result = pytester.runpytest("b.yaml")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: b.yaml:[1-3]: *"])
+
+
+def test_an_option_names_a_file_whatever_it_looks_like(pytester: pytest.Pytester) -> None:
+    (pytester.path / "b.yaml").write_text("services: {}\n")
+    result = pytester.runpytest("--quant-budget", "b.yaml")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: b.yaml:1: a budget has no key 'services'*"])
+    pytester.makeini("[pytest]\nquant_budget = b.yaml\n")
+    assert pytester.runpytest().ret == pytest.ExitCode.USAGE_ERROR
+
+
 def test_the_ini_files_budgets_are_not_read_where_others_tests_are_named(room: Path) -> None:
     (room / "pytest.ini").write_text("[pytest]\nquant_budget = budget.yaml\n")
     assert not run(room, "test_mine.py")[1]
@@ -81,8 +137,9 @@ def test_no_home_is_no_matter_without_a_budget(room: Path) -> None:
     assert "1 passed" in run(room, PYTHONPATH=path, XDG_CACHE_HOME="")[0]
 
 
-def test_the_hooks_know_the_suffixes_of_budgets() -> None:
+def test_the_hooks_know_the_suffixes_and_the_size_of_budgets() -> None:
     assert hooks.SUFFIXES == find.SUFFIXES
+    assert hooks.MAX_BYTES == find.MAX_BYTES
 
 
 def test_public_names_are_imported_when_they_are_asked_for() -> None:
