@@ -180,7 +180,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
 
 
 def _is_meant(match: Path, folder: Path, pattern: Sequence[str]) -> bool:
-    """Whether a match of a pattern lies in no folder that is skipped, but for those whose names stand in the pattern."""
+    """Whether a match of a pattern lies in no folder that is skipped, other than those that the pattern names."""
     parents = match.parents[: len(match.relative_to(folder).parts) - 1] if match.is_relative_to(folder) else ()
     return all(parent.name in pattern or not _is_skipped(parent) for parent in parents)
 

@@ -200,10 +200,17 @@ def _umask() -> int:
     return mask
 
 
-def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/pytest-quantbudget`, by default under `~/.cache`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pytest-quantbudget"
+def default_cache() -> Path | None:
+    """`$XDG_CACHE_HOME/pytest-quantbudget`, by default under `~/.cache`; None for a user without a home.
+
+    A relative `$XDG_CACHE_HOME` is ignored, as the XDG Base Directory Specification 0.8 says.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        base = named if named.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base.absolute() / "pytest-quantbudget"
 
 
 def file_hash(path: Path) -> str:

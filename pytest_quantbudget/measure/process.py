@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_quantbudget.core.safetext import safe
 
-Context = ForkServerContext | SpawnContext
+if TYPE_CHECKING:
+    # Where there is no fork, the first does not exist, and reports are judged all the same.
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
+    Context: TypeAlias = ForkServerContext | SpawnContext
 
 GRACE_S = 3.0
 START_CHECK_S = 0.1  # between two looks at a process that is being started

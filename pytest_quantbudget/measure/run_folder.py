@@ -105,11 +105,8 @@ def sweep_half_made(cache: Path) -> None:
 
 def device_locks(otherwise: Path) -> Path:
     """Where all runs of this user lock their devices, whatever cache they use."""
-    try:
-        folder = files.default_cache() / "locks"
-    except RuntimeError:  # a user without a home
-        return otherwise
-    return folder if unwritable(folder) is None else otherwise
+    cache = files.default_cache()
+    return cache / "locks" if cache is not None and unwritable(cache / "locks") is None else otherwise
 
 
 def unwritable(folder: Path) -> str | None:

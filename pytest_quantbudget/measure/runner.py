@@ -28,15 +28,15 @@ from pytest_quantbudget.models.estimate import fit
 class Runner:
     """Measures what one process of a run needs.
 
-    `cache` is a local directory for checkpoints and hashes; `store` is where results are kept, a directory or URL, None
-    for nowhere; with `refresh`, results that are kept are not used. The run has to end at `deadline`, on the monotonic
-    clock. `folder` is where the processes of the run share measurements, given to workers. `view` shows the
+    `cache` is a local directory for checkpoints and hashes, and `store` where results are kept, a directory or URL;
+    None for nowhere. With `refresh`, results that are kept are not used. The run has to end at `deadline`, on the
+    monotonic clock. `folder` is where the processes of the run share measurements, given to workers. `view` shows the
     progress.
     """
 
     needs: Needs
     gpus: LocalGpus
-    cache: Path
+    cache: Path | None
     store: str | None = None
     refresh: bool = False
     trust: Trust = NO_TRUST
@@ -52,17 +52,18 @@ class Runner:
         if self.folder is None:
             self._run_folder = run_folder.RunFolder()
             self.folder = self._run_folder.path
-            run_folder.sweep_cache(self.cache)
+            if self.cache is not None:
+                run_folder.sweep_cache(self.cache)
         return self.folder
 
     @cached_property
     def bench(self) -> bench.Bench:
         """What starts the measuring processes."""
-        keeps = self.store is not None and run_folder.unwritable(self.cache) is None
+        keeps = self.store is not None and self.cache is not None and run_folder.unwritable(self.cache) is None
         run_folder.note_sockets(self.exchange)
         return bench.Bench(
             self.exchange,
-            self.cache if keeps else self.exchange,
+            self.cache if self.cache is not None and keeps else self.exchange,
             run_folder.device_locks(self.exchange),
             Store(self.store or str(self.exchange / "results"), refresh=self.refresh),
             self.gpus.usable,

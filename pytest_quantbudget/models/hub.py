@@ -45,14 +45,14 @@ def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     return Path(path), Path(path).name
 
 
-def revision_of(name: str, revision: str | None, memo: Path, *, kind: str = "model") -> str:
+def revision_of(name: str, revision: str | None, memo: Path | None, *, kind: str = "model") -> str:
     """The revision that `fetch` will give, without downloading: from the hub, or from its cache where that is silent.
 
     Raises OSError where it cannot be found out.
     """
     folder = Path(name)
     if folder.is_absolute():
-        return _remembered_hash(folder, memo)
+        return _remembered_hash(folder, memo) if memo is not None else content_hash(folder)
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
     return _asked_of_the_hub(name, revision, kind)[0] or snapshot(name, revision, kind).name

@@ -22,14 +22,14 @@ MEASURING = ("--quant-cache", "--quant-no-cache", "--quant-refresh", "--quant-ti
 class Options:
     """What the command line and the ini file say about a run with budgets.
 
-    `cache` is a local directory for checkpoints; `store` is where results are kept, a directory or URL, None for
-    nowhere; `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
+    `cache` is a local directory for checkpoints, and `store` where results are kept, a directory or URL; None for
+    nowhere. `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
     clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
     is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
     `load_format` replaces that of the budgets.
     """
 
-    cache: Path
+    cache: Path | None
     store: str | None
     refresh: bool
     require_gpu: bool
@@ -149,7 +149,7 @@ def read(config: pytest.Config) -> Options:
 
     try:
         return _read(config)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: the default cache of a user without a home
+    except (ValueError, RuntimeError) as error:  # RuntimeError: `~` of a user without a home
         raise pytest.UsageError(safe(str(error))) from None
 
 
@@ -189,13 +189,13 @@ def _repository(config: pytest.Config) -> Path:
     return config.inipath.parent if config.inipath else config.invocation_params.dir
 
 
-def _cache(named: str | None) -> tuple[Path, str]:
-    """A local directory, and where results are kept."""
+def _cache(named: str | None) -> tuple[Path | None, str | None]:
+    """A local directory, and where results are kept; None for what has no place."""
     from pytest_quantbudget.core import files
 
     if not named:
-        folder = files.default_cache().absolute()
-        return folder, str(folder / "results")
+        default = files.default_cache()
+        return default, str(default / "results") if default is not None else None
     from pytest_quantbudget.measure import store
 
     if not store.is_url(named):
@@ -205,7 +205,7 @@ def _cache(named: str | None) -> tuple[Path, str]:
         store.Remote(named)
     except (ValueError, ImportError, OSError) as error:
         raise ValueError(f"--quant-cache {named}: {error}") from None
-    return files.default_cache().absolute(), named
+    return files.default_cache(), named
 
 
 def _timeout(text: str | None) -> float:
@@ -232,11 +232,12 @@ def _stored(config: pytest.Config) -> Stored | None:
             raise ValueError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
     base = config.invocation_params.dir
     path = files.path_from(base, named)
+    cache = files.default_cache()
     target = config.option.quant_report
     if target is not None and files.path_from(base, target).resolve() == path.resolve():
         raise ValueError("--quant-report would overwrite the measurements that --quant-from judges")
     try:
-        return again.read(path, problems.display_path(path), files.default_cache().absolute() / "hashes")
+        return again.read(path, problems.display_path(path), cache / "hashes" if cache is not None else None)
     except FileNotFoundError:
         near = problems.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
         raise ValueError(f"--quant-from: there is no report {named!r}{near}") from None

@@ -98,8 +98,9 @@ class Recorder:
             if not self.whole and session.exitstatus == pytest.ExitCode.OK:
                 # What reads the report must not take an old one, or none, for this run's.
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.options.store is not None and self.options.stored is None:
-            flip_rates.remember(self.options.cache, self.session.budgets.loaded.values(), measurements)
+        cache = self.options.cache if self.options.store is not None else None
+        if cache is not None and self.options.stored is None:
+            flip_rates.remember(cache, self.session.budgets.loaded.values(), measurements)
 
     def update(self, measurements: Mapping[str, Measurement]) -> None:
         """Write measured values into the budgets, as --quant-update asks."""

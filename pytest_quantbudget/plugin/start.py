@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 def start(config: pytest.Config) -> None:
     """Make the run's session, register the hooks that work on it, and read the budgets."""
     options = read(config)
+    controller = not hasattr(config, "workerinput")
+    if controller and not config.option.collectonly and options.stored is None:
+        _prepare_to_measure(config, options)
     budgets = _budgets(options)
 
     def make_measurer(needs: Needs) -> Measurer:
@@ -43,13 +47,36 @@ def start(config: pytest.Config) -> None:
     )
     config.stash[SESSION] = session
     config.pluginmanager.register(collect, "quantbudget-collect")
-    controller = not hasattr(config, "workerinput")
     if controller and not config.option.collectonly:
         _register_recorder(config, session, options)
     with _usage_errors():
         add_budgets(config, budgets)
         if controller:
             _doubt(config, budgets, options)
+
+
+def _prepare_to_measure(config: pytest.Config, options: Options) -> None:
+    """Raise pytest.UsageError on a platform on which nothing can be measured; warn where nothing will be kept."""
+    if not (hasattr(os, "killpg") and hasattr(signal, "SIGUSR1")):
+        raise pytest.UsageError(
+            f"budgets are measured on Linux, with its process groups and signals, which {sys.platform} has not: on "
+            "Windows, use WSL; --collect-only, --quant-estimate and --quant-from work here too"
+        )
+    if options.cache is None and not config.option.quant_no_cache:
+        lost = "checkpoints that are quantized here" if options.store is not None else "results"
+        _warn(
+            config,
+            f"{lost} are not kept: this user has no home directory (HOME is not set, and its id has no account); "
+            "--quant-cache DIR or XDG_CACHE_HOME names a place, and --quant-no-cache says that none is wanted",
+        )
+
+
+def _warn(config: pytest.Config, message: str) -> None:
+    """Warn as pytest does; raises pytest.UsageError with `-W error`."""
+    try:
+        config.issue_config_time_warning(QuantBudgetWarning(message), stacklevel=2)
+    except QuantBudgetWarning:
+        raise pytest.UsageError(message) from None
 
 
 def _register_recorder(config: pytest.Config, session: Session, options: Options) -> None:
@@ -143,7 +170,8 @@ def _id(config: pytest.Config, path: Path) -> str:
 
 def _doubt(config: pytest.Config, budgets: Budgets, options: Options) -> None:
     """Warn of limits that have too few questions to be decided; with --quant-strict, raise BudgetError."""
-    known = resolution.NONE_KNOWN if options.store is None else flip_rates.remembered(options.cache)
+    cache = options.cache if options.store is not None else None
+    known = flip_rates.remembered(cache) if cache is not None else resolution.NONE_KNOWN
     doubts = [problem for budget in budgets.loaded.values() for problem in resolution.doubts(budget, known)]
     if doubts and options.strict:
         raise BudgetError(*doubts)

@@ -32,11 +32,14 @@ COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 @dataclass(frozen=True)
 class Stored:
-    """A report that is judged again. `name` is what messages call it; `hashes` remembers those of large directories."""
+    """A report that is judged again. `name` is what messages call it.
+
+    `hashes` is a folder that remembers those of large directories, None for nowhere.
+    """
 
     name: str
     report: Report
-    hashes: Path
+    hashes: Path | None
     _states: dict[tuple[str, str], str | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -270,7 +273,7 @@ class _Comparison:
             self.value("revision", revision, written)
 
 
-def read(path: Path, name: str, hashes: Path) -> Stored:
+def read(path: Path, name: str, hashes: Path | None) -> Stored:
     """The report in a file, to be judged again. Raises as `document.read` does, and for one that contradicts itself."""
     report = document.read(path)
     consistency.check(report)

@@ -128,13 +128,103 @@ def test_fixtures_and_marker_are_there_without_a_budget(room: Path) -> None:
     assert "needs 99 GPUs; no GPU was found" in output
 
 
-def test_no_home_is_no_matter_without_a_budget(room: Path) -> None:
-    (room / "sitecustomize.py").write_text(
-        "import pathlib\ndef home(): raise RuntimeError('Could not determine home directory.')\n"
-        "pathlib.Path.home = home\n"
-    )
-    path = os.pathsep.join([str(room), os.environ.get("PYTHONPATH", "")])
-    assert "1 passed" in run(room, PYTHONPATH=path, XDG_CACHE_HOME="")[0]
+NO_ACCOUNT = """
+import pwd
+
+def nobody(key):
+    raise KeyError(f"getpwuid(): uid not found: {key}")
+
+pwd.getpwuid = pwd.getpwnam = nobody
+"""
+# What Python lacks on Windows, and what some systems are built without.
+NO_POSIX = """
+import multiprocessing.context, os, signal, sys
+
+for name in ("fcntl", "pwd", "grp", "resource", "termios"):
+    sys.modules[name] = None
+for place, names in (
+    (os, ("fork", "forkpty", "getuid", "geteuid", "killpg", "setpgid", "getpgid", "setsid", "sched_getaffinity")),
+    (signal, ("SIGUSR1", "SIGUSR2", "SIGKILL", "SIGALRM", "alarm", "setitimer")),
+    (multiprocessing.context, ("ForkServerContext", "ForkContext")),
+):
+    for name in names:
+        delattr(place, name)
+"""
+HOMES = {
+    "none": {},
+    "empty": {"HOME": ""},
+    "relative": {"HOME": "somewhere"},
+    "not there": {"HOME": "/nonexistent"},
+    "a file": {"HOME": "/dev/null"},
+    "of nobody in a relative cache": {"XDG_CACHE_HOME": "caches"},
+    "a cache that is a file": {"XDG_CACHE_HOME": "/dev/null", "HOME": "/root"},
+}
+
+
+def alone(room: Path, prelude: str, *args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A pytest of its own whose Python has been changed by a `prelude`, with nothing else in its environment."""
+    (room / "sitecustomize.py").write_text(prelude)
+    path = os.pathsep.join([str(room), *filter(None, [os.environ.get("PYTHONPATH")])])
+    kept = {"PYTHONPATH": path, "PATH": os.environ["PATH"], "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environ}
+    command = [sys.executable, "-m", "pytest", "-p", "quantbudget", "-p", "no:cacheprovider", *args]
+    return subprocess.run(command, cwd=room, env=kept, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("prelude", [NO_ACCOUNT, NO_POSIX], ids=["no account", "no POSIX"])
+@pytest.mark.parametrize("home", HOMES)
+def test_without_a_budget_neither_home_nor_system_matters(room: Path, prelude: str, home: str) -> None:
+    ended = alone(room, prelude, **HOMES[home])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
+    assert "warning" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_a_budget_is_measured_without_a_home(
+    pytester: pytest.Pytester, small: Path, simulated_engine: str, home: str
+) -> None:
+    pytester.makeconftest(simulated_engine)
+    ended = alone(pytester.path, NO_ACCOUNT, "--quant-budget", small.name, "-W", "default", **HOMES[home])
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "5 passed" in ended.stdout
+    assert ("results are not kept: this user has no home directory" in ended.stdout) == ("HOME" not in HOMES[home])
+    assert {path.name for path in pytester.path.iterdir()} & {"~", "caches", "nonexistent"} == set()
+
+
+def test_without_a_home_a_place_is_named_or_none_wanted(
+    pytester: pytest.Pytester, small: Path, simulated_engine: str
+) -> None:
+    pytester.makeconftest(simulated_engine)
+    for options in (["--quant-cache", "kept"], ["--quant-no-cache"]):
+        ended = alone(pytester.path, NO_ACCOUNT, "--quant-budget", small.name, "-W", "error", *options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (pytester.path / "kept/results").is_dir()
+    ended = alone(pytester.path, NO_ACCOUNT, "--quant-budget", small.name, "-W", "error")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert ended.stderr.startswith("ERROR: results are not kept: this user has no home directory")
+    for options in (["--co", "-W", "error"], ["--quant-estimate"]):
+        ended = alone(pytester.path, NO_ACCOUNT, "--quant-budget", small.name, *options)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_on_a_system_without_process_groups_a_budget_says_what_is_supported(room: Path) -> None:
+    ended = alone(room, NO_POSIX, "budget.yaml")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert ended.stderr.startswith("ERROR: budgets are measured on Linux, with its process groups")
+    assert len(ended.stderr.strip().splitlines()) == 1
+    collected = alone(room, NO_POSIX, "budget.yaml", "--co", "-q")
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    assert "budget.yaml::fp16::max_weights" in collected.stdout
+
+
+@pytest.mark.model
+def test_a_report_is_judged_again_on_a_system_without_process_groups(
+    pytester: pytest.Pytester, measured_small: Path
+) -> None:
+    pytester.runpytest("--quant-budget", measured_small.name, "--quant-report", "r.json").assert_outcomes(passed=5)
+    ended = alone(pytester.path, NO_POSIX, "--quant-budget", measured_small.name, "--quant-from", "r.json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "5 passed" in ended.stdout
 
 
 def test_the_hooks_know_the_suffixes_and_the_size_of_budgets() -> None:
