@@ -22,7 +22,7 @@ from pytest_quantbudget.plugin import collect
 from pytest_quantbudget.plugin.doubts import Doubts
 from pytest_quantbudget.plugin.options import Options, read
 from pytest_quantbudget.plugin.session import Session
-from pytest_quantbudget.plugin.stash import SESSION
+from pytest_quantbudget.plugin.stash import SESSION, QuantBudgetWarning
 
 if TYPE_CHECKING:
     from pytest_quantbudget.plugin.session import Measurer
@@ -64,19 +64,14 @@ def _prepare_to_measure(config: pytest.Config, options: Options) -> None:
         )
     if options.cache is None and not config.option.quant_no_cache:
         lost = "checkpoints that are quantized here" if options.store is not None else "results"
-        _warn(
-            config,
+        message = (
             f"{lost} are not kept: this user has no home directory (HOME is not set, and its id has no account); "
-            "--quant-cache DIR or XDG_CACHE_HOME names a place, and --quant-no-cache says that none is wanted",
+            "--quant-cache DIR or XDG_CACHE_HOME names a place, and --quant-no-cache says that none is wanted"
         )
-
-
-def _warn(config: pytest.Config, message: str) -> None:
-    """Warn as pytest does; raises pytest.UsageError with `-W error`."""
-    try:
-        config.issue_config_time_warning(QuantBudgetWarning(message), stacklevel=2)
-    except QuantBudgetWarning:
-        raise pytest.UsageError(message) from None
+        try:
+            config.issue_config_time_warning(QuantBudgetWarning(message), stacklevel=2)
+        except QuantBudgetWarning:  # `-W error`
+            raise pytest.UsageError(message) from None
 
 
 def _register_recorder(config: pytest.Config, session: Session, options: Options) -> None:

@@ -13,4 +13,4 @@ SESSION: pytest.StashKey[Session] = pytest.StashKey()
 
 
 class QuantBudgetWarning(pytest.PytestWarning):
-    """A limit that its questions cannot decide."""
+    """A limit that its questions cannot decide, or a run that cannot keep its results."""

@@ -9,6 +9,7 @@ import pytest
 
 import pytest_quantbudget
 from pytest_quantbudget.budget import find
+from pytest_quantbudget.budget.yaml import MAX_BYTES
 from pytest_quantbudget.plugin import hooks
 
 PARTS = ["budget", "core", "engine", "judge", "measure", "models", "report", "tasks"]
@@ -229,7 +230,7 @@ def test_a_report_is_judged_again_on_a_system_without_process_groups(
 
 def test_the_hooks_know_the_suffixes_and_the_size_of_budgets() -> None:
     assert hooks.SUFFIXES == find.SUFFIXES
-    assert hooks.MAX_BYTES == find.MAX_BYTES
+    assert hooks.MAX_BYTES == MAX_BYTES
 
 
 def test_public_names_are_imported_when_they_are_asked_for() -> None:
