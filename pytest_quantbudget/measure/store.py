@@ -18,6 +18,9 @@ from pytest_quantbudget.core.units import ISO
 
 MAGIC = "quantbudget-entry-1"
 MAX_BYTES = 200_000_000
+# Where one request puts an object whole or not at all (Amazon S3 User Guide, "Data consistency model"; Cloud Storage,
+# "Consistency"), and a rename would be a copy and a removal, which needs the right to delete.
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos"}
 
 
 class Damaged(ValueError):
@@ -134,12 +137,14 @@ class Folder:
 
 
 class Remote:
-    """Any URL that fsspec knows. Half-written entries get a name of their own, and a rename at the end."""
+    """Any URL that fsspec knows. But on object stores, an entry that is being written has another name until the end."""
 
     def __init__(self, url: str) -> None:
         import fsspec
 
         self.system, self.root = fsspec.core.url_to_fs(url)
+        names = self.system.protocol
+        self._whole = not OBJECT_STORES.isdisjoint([names] if isinstance(names, str) else names)
 
     @contextlib.contextmanager
     def _as_os_error(self) -> Any:
@@ -161,8 +166,11 @@ class Remote:
     def write(self, name: str, data: bytes) -> None:
         """Put bytes under a name: a reader sees all of them or none."""
         target = f"{self.root}/{name}"
-        half = f"{target}.half-{os.getpid()}"
         with self._as_os_error():
+            if self._whole:
+                self.system.pipe_file(target, data)
+                return
+            half = f"{target}.half-{os.getpid()}"
             self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
             self.system.pipe_file(half, data)
             self.system.mv(half, target)

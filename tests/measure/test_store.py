@@ -114,6 +114,47 @@ def test_a_remote_file_system_that_fails_in_its_own_way_costs_reuse(monkeypatch:
     assert [note.partition("(")[2].partition(")")[0] for note in kept.notes] == ["RuntimeError: no credentials"] * 2
 
 
+@pytest.mark.parametrize(
+    ("protocol", "requests"),
+    [
+        ("s3", ["pipe_file"]),
+        (("gs", "gcs"), ["pipe_file"]),
+        ("sftp", ["makedirs", "pipe_file", "mv"]),
+        (("memory",), ["makedirs", "pipe_file", "mv"]),
+    ],
+)
+def test_an_object_store_is_asked_once_an_entry_and_needs_no_right_to_delete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str | tuple[str, ...], requests: list[str]
+) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    asked: list[str] = []
+
+    class Recorded(MemoryFileSystem):
+        cachable = False
+
+        def makedirs(self, *args: Any, **more: Any) -> None:
+            asked.append("makedirs")
+
+        def pipe_file(self, *args: Any, **more: Any) -> None:
+            asked.append("pipe_file")
+            super().pipe_file(*args, **more)
+
+        def mv(self, *args: Any, **more: Any) -> None:
+            asked.append("mv")
+            super().mv(*args, **more)
+
+    monkeypatch.setattr(Recorded, "protocol", protocol)
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url: (Recorded(), str(tmp_path)))
+    kept = at("any://place")
+    kept.put(KEY, PAYLOAD)
+    assert asked == requests
+    entry = kept.get(KEY)
+    assert entry is not None
+    assert entry.payload == PAYLOAD
+
+
 def test_a_writer_that_dies_leaves_the_old_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = at(tmp_path)
     kept.put(KEY, PAYLOAD)
