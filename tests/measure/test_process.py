@@ -48,7 +48,7 @@ def test_without_sockets_a_process_is_started_in_the_way_that_needs_none(
         assert process.run(fresh, print, (), lambda message: None, name="x").code == 0
 
 
-def slow_to_start(monkeypatch: pytest.MonkeyPatch) -> process.Context:
+def slow_to_start(monkeypatch: pytest.MonkeyPatch) -> "process.Context":
     """A way whose processes are there after half a second, as a fork server that imports first."""
     start = SpawnProcess.start
 
