@@ -56,7 +56,8 @@ class Noise:
     """What `runs` repeat runs of a baseline showed.
 
     `values` has, by metric, a value of each run that has one, in base units: of the first run and the equal ones for
-    `tokens_per_s`, `ttft`, `load_time` (medians of the repeats where there are any), `vram` and `ppl`; of the equal
+    `tokens_per_s`, `ttft`, `load_time` (medians of the repeats where there are any), `ppl` and the three of memory on a
+    GPU; of the equal
     ones against the first for `agreement`, `answer_ppl`, `kl` and `top1`. `notes` say what went wrong.
     """
 
