@@ -235,7 +235,7 @@ def _named(budget: BudgetReport) -> Iterator[Line]:
         if outcome in (FAILED, SKIPPED):
             why = happened(method.name, limit.name, limit.verdict.message).removeprefix("not measured: ")
             why = f" ({layout.clipped(why, REASON_CHARACTERS)})"
-        if outcome != WITHIN:
+        if outcome in OUTCOMES[1:]:
             found.setdefault((outcome, why), {}).setdefault(method.name, []).append(limit.name)
     for outcome, why in sorted(found, key=lambda key: OUTCOMES.index(key[0])):
         names = "; ".join(f"{name} {', '.join(limits)}" for name, limits in found[outcome, why].items())
