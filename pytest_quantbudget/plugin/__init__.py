@@ -5,6 +5,7 @@ from pytest_quantbudget.plugin.hooks import (
     pytest_cmdline_main,
     pytest_configure,
     pytest_generate_tests,
+    pytest_load_initial_conftests,
     pytest_runtest_setup,
 )
 from pytest_quantbudget.plugin.options import pytest_addoption
@@ -15,6 +16,7 @@ __all__ = [
     "pytest_cmdline_main",
     "pytest_configure",
     "pytest_generate_tests",
+    "pytest_load_initial_conftests",
     "pytest_runtest_setup",
     "quant_measurement",
     "quant_method",

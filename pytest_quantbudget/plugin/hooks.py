@@ -20,6 +20,16 @@ MARKER = (
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+    """Where an option of ours has a value of its own (`--quant-cache DIR`), find the root directory without it."""
+    options = {argument for argument in args if argument.startswith("--quant-") and "=" not in argument}
+    if options - {"--quant-budget"}:
+        from pytest_quantbudget.plugin.root import settle
+
+        settle(early_config, args)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """`--quant-estimate` instead of a run."""
     if not config.option.quant_estimate:
