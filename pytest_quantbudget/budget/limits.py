@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_quantbudget.core import units
+from pytest_quantbudget.core.gpus import covers
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.judge.metrics import limits, metric_of
@@ -39,7 +39,7 @@ def read_limit(
     targets: list[Target] = []
     for pattern, value in by_name.items():
         for earlier in targets:
-            if fnmatch.fnmatchcase(pattern, earlier.pattern):
+            if covers(earlier.pattern, pattern):
                 problems.add(value, f"{pattern!r} is never reached: {earlier.pattern!r} above matches all of it")
                 break
         if value.value == AUTO and metric_of(kind).numeric:

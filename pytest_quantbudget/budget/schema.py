@@ -56,5 +56,9 @@ def _limits() -> dict[str, Any]:
 
 def _limit(kind: LimitKind) -> dict[str, Any]:
     value = {"anyOf": [dict(kind.kind.schema), {"const": limits.AUTO}]}
-    by_gpu = {"type": "object", "additionalProperties": value, "description": "By GPU name, * and ? allowed."}
+    by_gpu = {
+        "type": "object",
+        "additionalProperties": value,
+        "description": "By GPU name; `*` and `?` are allowed, and a `*` behind a digit ends the word.",
+    }
     return {"description": kind.doc, "anyOf": [value, by_gpu, {"type": "null"}]}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +52,31 @@ class Commit:
 
     sha: str
     dirty: bool
+
+
+# A `*` behind a digit, and not in `[ab]`, which is found first and kept.
+DIGIT_STAR = re.compile(r"(\[!?\]?[^]]*\])|(?<=[0-9])\*")
+WORD_END = "\ue000"  # a character of no name, which stands in a pattern for the end of a word
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a GPU's name matches a pattern of `*`, `?` and `[ab]`, case as written.
+
+    A `*` behind a digit does not go on with the word: `NVIDIA L4*` is the L4 in all of its sizes, and no L40 or L40S.
+    """
+    return _compiled(pattern).match(name) is not None
+
+
+@functools.lru_cache(maxsize=1000)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    marked = DIGIT_STAR.sub(lambda found: found[1] or f"{WORD_END}*", pattern)
+    return re.compile(fnmatch.translate(marked).replace(WORD_END, "(?![A-Za-z0-9])"))
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Whether a pattern matches all that another one does, as far as their texts tell."""
+    # What stands for one character may be one that goes on with a word.
+    return matches(other.replace("?", "0").replace("[", "0["), pattern)
 
 
 def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> list[Gpu]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Literal
 
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.fields import SIZE, TIME, Kind
+from pytest_quantbudget.core.gpus import matches
 from pytest_quantbudget.core.problems import ANYWHERE, Columns
 
 ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
@@ -88,4 +88,4 @@ class Limit:
 
     def target(self, device: str) -> Target | None:
         """The value for a device, or None where the budget has none for it."""
-        return next((t for t in self.targets if fnmatch.fnmatchcase(device, t.pattern)), None)
+        return next((t for t in self.targets if matches(device, t.pattern)), None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_quantbudget.core.gpus import matches
 from pytest_quantbudget.core.request import Request, Rule
 from pytest_quantbudget.core.verdict import UNDECIDED
 from pytest_quantbudget.judge import intervals
@@ -88,7 +88,7 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
 def _values(rule: Rule, device: str) -> list[float | None]:
     """The value that holds for a device, if any."""
     pairs = zip(rule.patterns, rule.values, strict=True)
-    return [value for pattern, value in pairs if fnmatch.fnmatchcase(device, pattern)][:1]
+    return [value for pattern, value in pairs if matches(device, pattern)][:1]
 
 
 EARLY = 0.025  # that may go wrong before the last look, however low the confidence that is asked for

@@ -324,3 +324,14 @@ def test_same_as_source_is_about_checkpoints(write: Write) -> None:
         load_budget(write(text.replace("nf4: {}", "nf4: {same_as_source: [tensors]}")))
     with pytest.raises(BudgetError, match=r"'tokeniser' is not one of .*; did you mean 'tokenizer'?"):
         load_budget(write(text.replace("[tokenizer]", "[tokeniser]")))
+
+
+def test_a_limit_by_gpu_holds_for_one_family(load: Callable[[str], Budget]) -> None:
+    (limit,) = load("max_vram: {'NVIDIA L4*': 7 GiB, 'NVIDIA L40*': 8 GiB}").method("nf4").limits
+    found = {name: limit.target(f"NVIDIA {name}") for name in ("L4", "L4 24GB", "L40", "L40S")}
+    assert {name: target.text if target else None for name, target in found.items()} == {
+        "L4": "7 GiB",
+        "L4 24GB": "7 GiB",
+        "L40": "8 GiB",
+        "L40S": None,
+    }
