@@ -137,7 +137,7 @@ class Folder:
 
 
 class Remote:
-    """Any URL that fsspec knows. But on object stores, an entry that is being written has another name until the end."""
+    """Any URL that fsspec knows. But on object stores, an entry being written has another name until the end."""
 
     def __init__(self, url: str) -> None:
         import fsspec
