@@ -10,6 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pytest
+from builders import last
 
 from pytest_quantbudget.measure import process
 
@@ -78,7 +79,7 @@ def test_a_process_that_is_started_while_the_run_is_interrupted_is_ended(monkeyp
 
     context = slow_to_start(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        process.run(context, time.sleep, (60,), lambda message: None, name="late", tick=interrupt)
+        process.run(context, last, (), lambda message: None, name="late", tick=interrupt)
     for thread in threading.enumerate():
         if thread.name == "quantbudget-start":
             thread.join(20)
