@@ -131,7 +131,7 @@ def test_an_object_store_is_asked_once_an_entry_and_needs_no_right_to_delete(
 
     asked: list[str] = []
 
-    class Recorded(MemoryFileSystem):
+    class Recorded(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
         cachable = False
 
         def makedirs(self, *args: Any, **more: Any) -> None:
