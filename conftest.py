@@ -19,6 +19,13 @@ import pytest_quantbudget.plugin.recorder
 import pytest_quantbudget.plugin.start  # noqa: F401  # all modules, for the same reason: two copies of one would differ
 from pytest_quantbudget.core.budget import Budget
 
+# Tests mean a CPU: on a card, memory has peaks, nothing is skipped, and times are others. Those that mean a card take
+# the fixture `with_card`. A worker of pytest-xdist finds the variable as its controller has left it.
+CARDS = "QUANTBUDGET_TEST_CARDS"
+if CARDS not in os.environ:
+    os.environ[CARDS] = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # Coverage is measured in the workers and in the measuring processes that they fork, and not in what is started afresh:
 # tracing the imports of torch and transformers takes longer than the tests.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -63,6 +70,18 @@ def small(pytester: pytest.Pytester) -> Path:
     path = pytester.path / "small.yaml"
     path.write_text(SMALL)
     return path
+
+
+@pytest.fixture
+def with_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a test starts see the GPUs that are hidden from all others; without one the test is skipped."""
+    from pytest_quantbudget.measure.hardware import LocalGpus
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ[CARDS])
+    if os.environ[CARDS] == "all":
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if not LocalGpus().usable:
+        pytest.skip("needs a GPU; no GPU was found")
 
 
 @pytest.fixture

@@ -353,7 +353,7 @@ def test_a_link_among_budgets_that_leads_elsewhere_is_no_budget(tmp_path: Path) 
     (tmp_path / "secret.yaml").write_text("password: x\n")
     folder = tmp_path / "repository" / "budgets"
     folder.mkdir(parents=True)
-    (folder / "own.yaml").write_text("model: builtin\n")
+    (folder / "own.yaml").write_text("model: builtin\nmethods: {}\n")
     (folder / "link.yaml").symlink_to(tmp_path / "secret.yaml")
     (folder / "dangling.yaml").symlink_to(tmp_path / "nowhere.yaml")
     assert find_budgets("budgets", tmp_path / "repository") == [folder / "own.yaml"]
