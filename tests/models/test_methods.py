@@ -135,6 +135,8 @@ def test_what_was_quantized_here_is_kept_and_found_again(measured: Measurement, 
     before = (kept / "model.safetensors").stat().st_mtime_ns
     again = room.quantized(measured.subject)
     assert again.quantized == measured.quantized
+    other = subject(measured.subject.method, options={**measured.subject.options, "backend": "torch"})
+    assert room.quantized(other).quantized == measured.quantized
     assert (kept / "model.safetensors").stat().st_mtime_ns == before
 
 

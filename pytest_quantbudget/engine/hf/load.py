@@ -18,7 +18,7 @@ from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.models import checkpoint, dummy, hub, methods, tensors
 from pytest_quantbudget.models.dummy import Dummy
-from pytest_quantbudget.models.methods import Spec
+from pytest_quantbudget.models.methods import Prepared, Spec
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,11 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
         notes = _compared(own, source, subject, trust)
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
-    start = time.perf_counter()
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
-    model = spec.load(source, {**spec.filled(subject.options), **known}, device, trust)
+    options = {**spec.filled(subject.options), **known}
+    prepared = spec.prepare(source, options, device, trust) if spec.prepare else Prepared()
+    start = time.perf_counter()
+    model = spec.load(source, {**options, **prepared.options}, device, trust)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -96,6 +98,7 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
     if spec.bits < 16 and receipt.main_bits != spec.bits:
         raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
     notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
+    notes = (*notes, *prepared.notes)
     weights = memory.weight_bytes(model)
     outside = placement.outside(model) if device != "cpu" else {}
     description = Description(

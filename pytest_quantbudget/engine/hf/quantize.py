@@ -23,7 +23,8 @@ from pytest_quantbudget.models.methods import Spec
 def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path, trust: Trust) -> Path:
     """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
 
-    The key holds what the result depends on: weights, method, options, calibration text and library versions. A
+    The key holds what the result depends on: weights, method, options, calibration text and library versions, and not
+    the options that only say how it runs. A
     directory appears under its final name only when it is complete, so a killed run leaves none that is half made; one
     whose files are not what they were is set aside and made again.
     """
@@ -34,7 +35,7 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     identity = {
         "revision": revision,
         "method": subject.method,
-        "options": subject.options,
+        "options": {name: value for name, value in subject.options.items() if name not in spec.inference},
         "calibration": file_hash(calibration),
         "libraries": {name: versions.get(name) for name in ("gptqmodel", "transformers", "torch")},
     }

@@ -60,6 +60,24 @@ class Quantize(Protocol):
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """What was settled before a model is loaded: `options` that replace given ones, and `notes` for the report."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Prepare(Protocol):
+    """Gets ready what loading needs and is no part of it."""
+
+    def __call__(
+        self, source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST
+    ) -> Prepared:
+        """Choose and compile the kernels for the checkpoint `source` on `device`; what was compiled is found again."""
+        ...
+
+
+@dataclass(frozen=True)
 class Spec:
     """What is known of a method before anything is loaded; the method's own file says it all.
 
@@ -71,7 +89,8 @@ class Spec:
     before the packages are imported. `checkpoint_format` is the `quant_method` of the checkpoints that the method
     loads. Only methods that need calibration have a `quantize`, and `packed`: the `quantization_config` that their
     checkpoints have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and
-    values by the names of options.
+    values by the names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called
+    before the model is loaded. `inference` names the options that only say how the quantized model runs.
     """
 
     name: str
@@ -88,6 +107,8 @@ class Spec:
     quantize: Quantize | None = None
     packed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     told: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    prepare: Prepare | None = None
+    inference: Sequence[str] = ()
 
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""

@@ -81,22 +81,26 @@ class Packed(Format):
         return replace(self, group=group)
 
 
-def load(
-    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST, **settings: Any
-) -> nn.Module:
-    """A packed checkpoint in float16, the type of the 4-bit kernels, of which transformers has gptqmodel choose one.
+def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST) -> nn.Module:
+    """A packed checkpoint in float16, the type of the 4-bit kernels, with those that the option `backend` names.
 
     Where transformers cannot read it, gptqmodel does. Raises ValueError for dummy weights whose group size would make a
     checkpoint fail in use, and for a directory that does not hold every tensor of its model.
     """
     import torch
+    from transformers.quantizers.auto import AutoQuantizationConfig
 
+    backend = options["backend"]
     if isinstance(source, Path) and only_its_own(source):
-        return _load_own(source, device, trust, **settings)
+        return _load_own(source, backend, device, trust)
 
+    told = source.config["quantization_config"] if isinstance(source, Dummy) else checkpoint.quantization(source)
     if isinstance(source, Dummy):
-        check_group_size(source.config, source.config["quantization_config"].get("group_size", -1))
-    return from_source(source, device, trust, dtype=torch.float16, **settings)
+        check_group_size(source.config, told.get("group_size", -1))
+    config: Any = AutoQuantizationConfig.from_dict(dict(told))
+    # Not given to the class: AWQ's refuses names that gptqmodel, which gets it, knows.
+    config.backend = backend
+    return from_source(source, device, trust, dtype=torch.float16, quantization_config=config)
 
 
 def only_its_own(source: Path | Dummy) -> bool:
@@ -110,15 +114,15 @@ def only_its_own(source: Path | Dummy) -> bool:
     return bool(told.get("dynamic") or told.get("lm_head")) or checkpoint.is_old_form(source)
 
 
-def _load_own(source: Path, device: str, trust: Trust, **settings: Any) -> nn.Module:
+def _load_own(source: Path, backend: str, device: str, trust: Trust) -> nn.Module:
     """The model as gptqmodel's own loader reads it."""
     import torch
     from gptqmodel import GPTQModel
 
     check_source(source, trust)
     where: dict[str, Any] = {"device_map": "auto"} if device == BALANCED else {"device": device}
-    code = trust.remote_code
-    model: Any = GPTQModel.load(str(source), **where, dtype=torch.float16, trust_remote_code=code, **settings).model
+    settings: dict[str, Any] = {**where, "backend": backend, "dtype": torch.float16}
+    model: Any = GPTQModel.load(str(source), trust_remote_code=trust.remote_code, **settings).model
     tensors.check_names(source, model, trust)
     return model  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.estimate.formats import WIDTHS
-from pytest_quantbudget.models.methods import Spec, _gptqmodel
+from pytest_quantbudget.models.methods import Spec, _gptqmodel, _kernels
 
 
 def quantize(
@@ -45,6 +45,7 @@ SPECS = {
         options=(
             *_gptqmodel.OPTIONS,
             Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),
+            _kernels.OPTION,
         ),
         packages=_gptqmodel.PACKAGES,
         ahead=_gptqmodel.AHEAD,
@@ -55,5 +56,7 @@ SPECS = {
         quantize=quantize,
         packed=packed,
         told=told,
+        prepare=_kernels.prepare,
+        inference=(_kernels.OPTION.name,),
     )
 }
