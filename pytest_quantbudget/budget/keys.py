@@ -175,6 +175,7 @@ TASKS_SCHEMA = {
 SAME = Field(
     "same_as_source", some_of(*SAME_AS_SOURCE), "What a ready checkpoint must have in common with `model`, or fail."
 )
+FOR_ANCHORS = "x-"  # top-level keys that begin so are not read, as in Compose files
 FILE: Sequence[Field] = (
     Field("model", TEXT, "Hub id, directory, or `builtin`."),
     Field("revision", TEXT, "Commit, branch or tag of a hub model."),

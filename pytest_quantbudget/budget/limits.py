@@ -45,6 +45,9 @@ def read_limit(
         if value.value == AUTO and metric_of(kind).numeric:
             targets.append(Target(pattern, None, AUTO, kind.unit))
             continue
+        if value.value == AUTO:
+            problems.add(value, f"{name} takes no `auto`: what it allows is for you to say, such as `{name}: Marlin*`")
+            continue
         try:
             base = kind.kind.read(value.plain)
         except ValueError as error:

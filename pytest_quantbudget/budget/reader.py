@@ -45,6 +45,9 @@ def load_budget(
     root = read_extended(path, roots)
     if not isinstance(root.value, dict):
         raise BudgetError(Problem(path, root.line, "a budget is a mapping with `model` and `methods`"))
+    # What stands there is for anchors, which the rest refers to.
+    own = {key: node for key, node in root.entries.items() if not key.startswith(keys.FOR_ANCHORS)}
+    root = replace(root, value=own)
     problems = Problems()
     paths = Paths(roots, problems, elsewhere=elsewhere)
     budget = _BudgetReader(path, root, problems, paths, load_format).read_budget()

@@ -26,8 +26,14 @@ def budget_schema() -> dict[str, Any]:
         "anyOf": [{"required": ["model", "methods"]}, {"required": ["extends"]}],
         "properties": {
             **{field.name: field.schema for field in keys.FILE},
-            "methods": {"type": "object", "additionalProperties": False, "properties": of_methods},
+            "methods": {
+                "type": "object",
+                "additionalProperties": False,
+                "minProperties": 1,
+                "properties": of_methods,
+            },
         },
+        "patternProperties": {f"^{keys.FOR_ANCHORS}": {"description": "Not read: a place for anchors."}},
         "$defs": {"limits": _limits()},
     }
 
@@ -55,9 +61,12 @@ def _limits() -> dict[str, Any]:
 
 
 def _limit(kind: LimitKind) -> dict[str, Any]:
-    value = {"anyOf": [dict(kind.kind.schema), {"const": limits.AUTO}]}
+    auto = {"const": limits.AUTO}
+    numeric = metrics.metric_of(kind).numeric
+    value = {"anyOf": [dict(kind.kind.schema), auto]} if numeric else {**kind.kind.schema, "not": auto}
     by_gpu = {
         "type": "object",
+        "minProperties": 1,
         "additionalProperties": value,
         "description": "By GPU name; `*` and `?` are allowed, and a `*` behind a digit ends the word.",
     }

@@ -129,7 +129,7 @@ def read_yaml(path: Path) -> Marked:
         raise BudgetError(Problem(path, 0, f"cannot be read: {error.strerror or error}")) from None
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise BudgetError(Problem(path, 0, f"line {line} is not UTF-8 text")) from None
+        raise BudgetError(Problem(path, line, "is not UTF-8 text")) from None
     except files.TooLarge as error:
         raise BudgetError(Problem(path, 0, f"is {error}; a budget has at most {MAX_BYTES:,}")) from None
     return parse(text, path)
@@ -198,15 +198,40 @@ def _mark(loader: _Composer, node: yaml.Node, place: Marked, depth: int) -> Mark
 
 def _scalar(loader: Any, node: yaml.ScalarNode, place: Marked) -> object:
     kind = node.tag.rpartition(":")[2]
+    if not node.style and EXPONENT.fullmatch(node.value):
+        kind = "float"
     if kind in ("int", "float") and len(node.value) > MAX_DIGITS:
         raise BudgetError(at(place, f"the number that begins with {node.value[:60]!r} is too long"))
+    ambiguous = _ambiguous(node, kind)
+    if ambiguous:
+        raise BudgetError(at(place, f"{node.value!r} is ambiguous: {ambiguous}, or put it in quotes"))
     try:
-        value = node.value if kind == "str" else loader.construct_object(node)
+        if kind == "float" and kind not in node.tag:
+            value: object = float(node.value.replace("_", ""))
+        else:
+            value = node.value if kind == "str" else loader.construct_object(node)
     except (ValueError, LookupError, AttributeError, ArithmeticError):  # `2026-13-45` resolves to a date and is none
         raise BudgetError(at(place, f"{node.value[:60]!r} is not a valid {kind}")) from None
     if isinstance(value, str) and not _is_unicode(value):
         raise BudgetError(at(place, f"{node.value[:60]!r} is not a valid {kind}"))
     return value
+
+
+# A number in YAML 1.2 and in JSON, and text in YAML 1.1, which wants a point and a sign.
+EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)[eE][-+]?[0-9]+")
+LEADING_ZERO = re.compile(r"[-+]?0[0-9_]*[0-9]")
+BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+
+
+def _ambiguous(node: yaml.ScalarNode, kind: str) -> str:
+    """What a scalar that YAML's versions read differently may mean; empty for all others."""
+    if node.style or kind not in ("int", "float", "str"):
+        return ""
+    if LEADING_ZERO.fullmatch(node.value):
+        return "YAML 1.1 reads digits behind a 0 in base 8, and YAML 1.2 in base 10; write the number without the 0"
+    if BASE_60.fullmatch(node.value):
+        return "YAML 1.1 reads a number in base 60, and YAML 1.2 text; write a number without colons"
+    return ""
 
 
 def _refuse_duplicates(node: yaml.MappingNode, file: Path) -> None:

@@ -91,6 +91,8 @@ def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Ki
     schema["minimum" if "low" in closed else "exclusiveMinimum"] = minimum
     if math.isfinite(maximum):
         schema["maximum" if "high" in closed else "exclusiveMaximum"] = maximum
+    else:
+        schema["maximum"] = sys.float_info.max
     return Kind(read, schema)
 
 
@@ -162,7 +164,7 @@ def _read_capability(value: object) -> str:
 
 def _quantity(known: Mapping[str, float]) -> str:
     """A positive number with one of the units, as a pattern for JSON Schema."""
-    return rf"^\+?(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*({'|'.join(known)})$"
+    return rf"^\+?(?=[\d._]*[1-9])(\d[\d_]*(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*({'|'.join(known)})$"
 
 
 def _read_flag_or_auto(value: object) -> bool | None:
@@ -177,7 +179,7 @@ def _read_whole_or_auto(value: object) -> int | None:
     return None if value == "auto" else int(whole(1).read(value))
 
 
-TEXT = Kind(_read_text, {"type": "string", "minLength": 1})
+TEXT = Kind(_read_text, {"type": "string", "pattern": r"\S"})
 FLAG = Kind(_read_flag, {"type": "boolean"})
 FLAG_OR_AUTO = Kind(_read_flag_or_auto, {"enum": [True, False, "auto"]})
 WHOLE_OR_AUTO = Kind(_read_whole_or_auto, {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]})

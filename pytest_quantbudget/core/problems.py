@@ -42,7 +42,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     Nothing where there are so many that comparing takes long.
     """
-    names = list(known)
+    names = [name for name in known if name != word]
     if len(names) > MAX_NAMES:
         return ""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
@@ -114,7 +114,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in one place; `line` is 0 where it is the file as a whole."""
+    """One mistake in one place; `line` is 0 where it is the file as a whole, which is shown as its first line."""
 
     file: Path
     line: int
@@ -123,7 +123,8 @@ class Problem:
 
     def __str__(self) -> str:
         """`FILE:LINE: message`, the user's own line under it."""
-        where = f"{display_path(self.file)}:{self.line}" if self.line else display_path(self.file)
+        whole = ":1" if os.path.isfile(self.file) else ""  # noqa: PTH113  # no error where a folder may not be entered
+        where = f"{display_path(self.file)}:{self.line}" if self.line else f"{display_path(self.file)}{whole}"
         message = printable(self.message)
         if len(message) > MAX_MESSAGE:  # it quotes what the user wrote, and what is wrong comes at the end
             message = f"{message[: MAX_MESSAGE // 2]} ... {message[-MAX_MESSAGE // 2 :]}"

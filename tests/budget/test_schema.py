@@ -12,6 +12,7 @@ import yaml
 import pytest_quantbudget
 from pytest_quantbudget.budget import schema
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.budget.yaml import read_yaml
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 
@@ -128,6 +129,8 @@ LIMIT = "model: m\nbaseline: fp32\ntasks: {gsm8k: }\nmethods: {fp32: {}, nf4: {b
         LIMIT % "max_vram: 7 GiB, max_weights: 7.5GB, max_ttft: 80 ms, max_load_time: 1.5 min",
         LIMIT % "max_vram: 1e-3 TiB, max_ttft: +5e1 ms",
         LIMIT % "max_vram_ratio: 0.45, min_speedup: 2, min_tokens_per_s: 1.0e+3",
+        LIMIT % "min_tokens_per_s: 1e3, max_vram_ratio: 45E-2, min_speedup: .5e1, max_ttft_ratio: 1.e+0",
+        "x-ours: &drop {max_gsm8k_drop: 3.0}\nx-list: [1, {methods: 2}]\n" + LIMIT % "<<: *drop, min_speedup: 1e0",
         LIMIT % "min_gsm8k: 100, max_gsm8k_drop: 0, max_gsm8k_flips: 99.9",
         LIMIT % "max_vram: {'NVIDIA H100*': 7 GiB, '*': 8 GiB}",
         LIMIT % "min_quantized_fraction: 0.85, kernel: Marlin*",
@@ -142,7 +145,8 @@ def test_what_the_reader_takes_the_schema_takes(
     path = tmp_path / "b.yaml"
     path.write_text(text)
     assert load_budget(path)
-    budget_schema.validate(yaml.safe_load(text))
+    # As editors do, which read YAML 1.2: `1e3` is a number.
+    budget_schema.validate(read_yaml(path).plain)
 
 
 def test_a_limit_may_be_taken_out_by_null(budget_schema: jsonschema.Draft202012Validator) -> None:
@@ -180,7 +184,25 @@ def test_a_limit_may_be_taken_out_by_null(budget_schema: jsonschema.Draft202012V
         LIMIT % "max_ttft: -80 ms",
         LIMIT % "max_vram_ratio: 0",
         LIMIT % "max_vram_ratio: 45 %",
-        LIMIT % "min_tokens_per_s: 1e3",
+        LIMIT % "min_tokens_per_s: '1e3'",
+        LIMIT % "min_tokens_per_s: .inf",
+        LIMIT % "min_tokens_per_s: 1e3000",
+        LIMIT % "min_tokens_per_s: 1e3 tokens",
+        LIMIT % "max_vram: 0 GiB",
+        LIMIT % "max_vram: 0.0e9 GiB",
+        LIMIT % "max_vram: {}",
+        LIMIT % "kernel: auto",
+        LIMIT % "kernel: {cpu: auto}",
+        f"model: '  '\n{METHODS}",
+        "model: m\nmethods: {}",
+        "model: m\nmethods: {fp32: {budget: []}}",
+        f"model: m\nX-ours: 1\n{METHODS}",
+        "model: m\nmethods: {fp32: {x-ours: 1}}",
+        f"model: m\ntimeout: 0 s\n{METHODS}",
+        f"model: m\nrevision: 1e5\n{METHODS}",
+        f"model: m\nconfidence: 1\n{METHODS}",
+        f"model: m\ntasks: {{gsm8k: {{questions: {{max: 50}}}}}}\n{METHODS}",
+        "model: m\nmethods: {nf4: {marks: [skip]}}",
         LIMIT % "min_gsm8k: 101",
         LIMIT % "max_gsm8k_drop: -1",
         LIMIT % "max_gsm8k_drop: 100",
@@ -196,6 +218,6 @@ def test_what_the_schema_refuses_the_reader_refuses(
 ) -> None:
     path = tmp_path / "b.yaml"
     path.write_text(text)
-    assert not budget_schema.is_valid(yaml.safe_load(text))
+    assert not budget_schema.is_valid(read_yaml(path).plain)
     with pytest.raises(pytest_quantbudget.BudgetError):
         load_budget(path)

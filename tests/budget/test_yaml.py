@@ -69,11 +69,11 @@ def test_items_of_a_list_know_their_lines(write: Write) -> None:
     assert [(item.value, item.line) for item in root.entries["marks"].items] == [("slow", 2), ("gpu", 3)]
 
 
-def test_values_are_those_of_safe_load(write: Write) -> None:
-    text = "a: [1, 2.5, true, null, text]\nb: 1e3\nc: 0x10\nd: 'quoted: text'\n1: one\n"
+def test_values_are_those_of_safe_load_but_for_powers_of_ten(write: Write) -> None:
+    text = "a: [1, 2.5, true, null, text]\nb: [1e3, -1E-4, .5e1, 1_0.e+2, 1.0e3]\nc: 0x10\nd: 'quoted: text'\n1: one\n"
     expected = {
         "a": [1, 2.5, True, None, "text"],
-        "b": "1e3",  # text in YAML 1.1, which writes 1.0e+3
+        "b": [1000.0, -0.0001, 5.0, 1000.0, 1000.0],  # text in YAML 1.1, which wants a point and a sign
         "c": 16,
         "d": "quoted: text",
         "1": "one",
@@ -90,8 +90,8 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(write: Write, ending: st
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "is empty; a budget needs at least `model` and `methods`"),
-        ("# only a comment\n", "is empty"),
+        ("", "1: is empty; a budget needs at least `model` and `methods`"),
+        ("# only a comment\n", "1: is empty"),
         ("a: 1\nb: 2\na: 3\n", "3: 'a' is written here and on line 1; remove one of them"),
         ("a: 1\nb:\n  c: 1\n  c: 1\n", "4: 'c' is written here and on line 3"),
         ("a:\n\tb: 1\n", "2: a tab cannot indent YAML; use spaces"),
@@ -110,12 +110,12 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(write: Write, ending: st
         ("a: !!python/name:os.system\n", "1: could not determine a constructor for the tag"),
         ("a: !secret {b: 1}\n", "1: the tag '!secret' is not allowed in a budget"),
         ("a: 1\nb: \x07\n", "2: character '\\x07' is not allowed in YAML"),
-        (b"a: 1\nb: \xff\n", "line 2 is not UTF-8 text"),
-        (b"\xff\xfea\x00:\x00", "line 1 is not UTF-8 text"),
+        (b"a: 1\nb: \xff\n", "2: is not UTF-8 text"),
+        (b"\xff\xfea\x00:\x00", "1: is not UTF-8 text"),
         ("a: &a [*a]\n", "1: more than 16 levels or 20,000 keys and values"),
         (f"a:\n  {'[' * 30}{']' * 30}\n", "2: more than 16 levels or 20,000 keys and values"),
         ("[" * 1500 + "]" * 1500, "1: more than 16 levels or 20,000 keys and values"),
-        ("a: " + "x" * 200_000, "is 200,003 bytes long; a budget has at most 200,000"),
+        ("a: " + "x" * 200_000, "1: is 200,003 bytes long; a budget has at most 200,000"),
     ],
     ids=[
         *["empty", "comment", "duplicate", "nested duplicate", "tab", "indent", "open list", "undefined alias"],
@@ -125,6 +125,17 @@ def test_line_ends_and_a_byte_order_mark_change_nothing(write: Write, ending: st
 )
 def test_what_is_no_budget_is_refused_with_its_line(write: Write, text: str | bytes, error: str) -> None:
     assert error_of(write(text)).startswith(error)
+
+
+@pytest.mark.parametrize("value", ["010", "+0_7", "08", "00", "1:30", "-1:30:00.5", "190:20:30"])
+def test_a_number_that_versions_of_yaml_read_differently_is_refused(write: Write, value: str) -> None:
+    assert error_of(write(f"a: 1\nb: [{value}]\n")).startswith(f"2: {value!r} is ambiguous: ")
+    assert read_yaml(write(f"a: '{value}'\n")).plain == {"a": value}
+
+
+@pytest.mark.parametrize("value", ["0", "-0", "0.5", "0x1F", "10:75", "a:30", "2026-01-02", "1e", "e3", "0e0"])
+def test_what_is_not_ambiguous_is_not_refused(write: Write, value: str) -> None:
+    read_yaml(write(f"a: {value}\n"))
 
 
 def test_a_file_that_is_missing_says_so(tmp_path: Path) -> None:
@@ -333,8 +344,8 @@ def test_a_file_is_named_as_it_would_be_typed_from_here(
     path = write("")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BudgetError, match=r"^b\.yaml: is empty"):
+    with pytest.raises(BudgetError, match=r"^b\.yaml:1: is empty"):
         read_yaml(path)
     monkeypatch.chdir(tmp_path / "elsewhere")
-    with pytest.raises(BudgetError, match=f"^{re.escape(str(path))}: is empty"):
+    with pytest.raises(BudgetError, match=f"^{re.escape(str(path))}:1: is empty"):
         read_yaml(path)

@@ -126,7 +126,7 @@ def healthy(ended: Ended, budget: str = "healthy.yaml") -> list[str]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param(lambda data: b"", "questions.jsonl: holds no questions", id="empty-questions"),
+        pytest.param(lambda data: b"", "questions.jsonl:1: holds no questions", id="empty-questions"),
         pytest.param(lambda data: data[:5000], "questions.jsonl:*: *was the file truncated*", id="cut-questions"),
         pytest.param(
             lambda data: data + data[:400].split(b"\n")[0] + b"\n",

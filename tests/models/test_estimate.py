@@ -201,13 +201,13 @@ def test_gpus_of_the_machine_are_in_the_list(pytester: pytest.Pytester, monkeypa
     [
         (
             "model: acme/x",
-            "ERROR: b.yaml: no estimate: no configuration of acme/x is on this machine: *",
+            "ERROR: b.yaml:1: no estimate: no configuration of acme/x is on this machine: *",
         ),
         (
             "model: gpt",
-            "ERROR: b.yaml: no estimate: the architecture 'gpt2' is not known to the estimate; *",
+            "ERROR: b.yaml:1: no estimate: the architecture 'gpt2' is not known to the estimate; *",
         ),
-        ("model: odd", "ERROR: b.yaml: no estimate: config.json: vocab_size must be a whole number *"),
+        ("model: odd", "ERROR: b.yaml:1: no estimate: config.json: vocab_size must be a whole number *"),
         (
             "model: s\ncalibration: builtin",
             "ERROR: b.yaml:3: gptq-int4: no estimate: gptq-int4 in groups of 128 cannot hold a layer of 192 inputs *",
