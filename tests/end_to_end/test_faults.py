@@ -86,7 +86,7 @@ def test_where_the_fork_server_cannot_start_processes_start_afresh(
 def test_a_fork_that_cannot_use_the_gpu_is_started_afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[tuple[str, int | None]] = []
 
-    def run(context: process.Context, *args: Any, **more: Any) -> process.Outcome:
+    def run(context: "process.Context", *args: Any, **more: Any) -> process.Outcome:
         outcome = original(context, *args, **more)
         codes.append((type(context).__name__, outcome.code if codes else 78))
         return replace(outcome, code=codes[-1][1])

@@ -191,6 +191,7 @@ def test_the_estimate_needs_no_torch(pytester: pytest.Pytester) -> None:
 
 def test_gpus_of_the_machine_are_in_the_list(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "all_gpus", lambda: [T4])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (pytester.path / "b.yaml").write_text(f"model: {QWEN}\nmethods: {{fp16: {{gpus: 2}}, int8: {{}}}}\n")
     result = pytester.runpytest("b.yaml", "--quant-estimate")
     result.stdout.fnmatch_lines(["fits Tesla T4, of this machine (15.0 GiB): fp16 on 2, int8"])
@@ -262,6 +263,7 @@ def test_configurations_are_looked_for_in_the_hub_cache_first(tmp_path: Path, mo
 
 def test_fixtures_heed_it_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "all_gpus", lambda: [T4])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     (pytester.path / "b.yaml").write_text(f"model: {QWEN}\nmethods: {{fp16: {{}}}}\n")
     pytester.makepyfile("def test_one(quant_measurement): pass\ndef test_two(quant_model): pass\n")
     result = pytester.runpytest("--quant-budget", "b.yaml", "-rs", *pytester.path.glob("test_*.py"))
