@@ -75,10 +75,11 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     heads = {column.head for column in columns}
     device = next((record.device for record in budget.measured.values() if record.device), None)
     if device is not None:
-        text = f"; perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
-        relation = f"ratio, speed-up and drop against {budget.baseline}{text}"
-        compiled = "; decoding compiled" if budget.workload.compile else ""
-        yield Line(f"on {device.name}, {device.threads} threads{compiled}; {relation}")
+        threads = f"{device.threads} thread{'s' if device.threads != 1 else ''}"
+        compiled = "decoding compiled" if budget.workload.compile else ""
+        relation = f"ratio, speed-up and drop against {budget.baseline}" if budget.baseline else ""
+        text = f"perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
+        yield Line("; ".join(filter(None, (f"on {device.name}, {threads}", compiled, relation, text))))
     yield from _unforeseen(budget)
     yield from _shared(budget)
     yield from _cut_off(budget)

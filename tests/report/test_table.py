@@ -81,6 +81,13 @@ def test_the_table_counts_and_names_and_reasons_stand_below_it() -> None:
     ]
 
 
+def test_without_a_baseline_nothing_is_said_to_be_against_it() -> None:
+    (line,) = [line for line in texts(report(*REPORT.budgets[0].methods)) if line.startswith("on ")]
+    assert f"against {REPORT.budgets[0].baseline}" in line
+    (line,) = [line for line in texts(report(*REPORT.budgets[0].methods, baseline=None)) if line.startswith("on ")]
+    assert "against" not in line
+
+
 def test_a_reason_without_end_is_cut() -> None:
     (line,) = [
         line
