@@ -2,11 +2,13 @@
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest_quantbudget
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
 from pytest_quantbudget.core.budget import Budget
@@ -117,6 +119,7 @@ MEASUREMENT = Measurement(
     device=Device("NVIDIA L4", "GPU-1", 24 * 2**30, "8.9", "13.0", 4),
     quantized="/cache/x",
     quantize_s=12.5,
+    kernels_s=140.5,
     load_time_s=2.0,
     weights=6 * 2**30,
     receipt=Receipt(
@@ -221,3 +224,16 @@ REPORT = Report(
     ),
     judged_from=JudgedFrom("old.json", "2025-12-31T00:00:00+00:00"),
 )
+
+
+def with_method(folder: Path, name: str, file: str) -> None:
+    """A copy of the package in a folder that has one method more: a file of `tests/data`, and a line of the mapping."""
+    package = folder / "pytest_quantbudget"
+    shutil.copytree(Path(pytest_quantbudget.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    module = file.removesuffix("_method.py")
+    shutil.copy(Path(__file__).parent / "data" / file, package / "models" / "methods" / f"{module}.py")
+    mapping = package / "models" / "methods" / "__init__.py"
+    before, line = mapping.read_text(), f'    "{name}": "{module}",\n'
+    after = before.replace('    "awq-int4": "awq",\n', f'    "awq-int4": "awq",\n{line}')
+    assert len(after) == len(before) + len(line)
+    mapping.write_text(after)

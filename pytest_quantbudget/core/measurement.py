@@ -179,6 +179,7 @@ class Measurement:
     device: Device | None = None
     quantized: str | None = None  # name, in the cache, of the method's own quantization
     quantize_s: float | None = None
+    kernels_s: float | None = None  # choosing kernels, and compiling them or finding them compiled
     load_time_s: float | None = None
     weights: int | None = None
     receipt: Receipt | None = None

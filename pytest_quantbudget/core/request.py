@@ -18,7 +18,8 @@ REAL, DUMMY = "auto", "dummy"
 SAME_AS_SOURCE = ("tokenizer", "chat_template", "generation_config", "tensors")
 
 # The phases, besides one for each task.
-QUANTIZE, LOAD, REPLY, WORKLOAD, PERPLEXITY = "quantize", "load", "reply", "workload", "perplexity"
+QUANTIZE, KERNELS, LOAD = "quantize", "kernels", "load"
+REPLY, WORKLOAD, PERPLEXITY = "reply", "workload", "perplexity"
 COMPILED_WORKLOAD = "compiled workload"
 
 

@@ -18,7 +18,17 @@ from filelock import FileLock, Timeout
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
-from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, QUANTIZE, DivergenceOf, Request, Subject, Trust
+from pytest_quantbudget.core.request import (
+    DUMMY,
+    KERNELS,
+    LOAD,
+    NO_TRUST,
+    QUANTIZE,
+    DivergenceOf,
+    Request,
+    Subject,
+    Trust,
+)
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.judge.metrics.speed import doubts
@@ -40,6 +50,7 @@ class Gathered:
 
     subject: Subject
     parts: list[Measurement] = field(default_factory=list)
+    prepared: methods.Prepared | None = None
 
     def __post_init__(self) -> None:
         """Begin with an empty measurement, which says what the subject is."""
@@ -149,7 +160,7 @@ class Bench:
         """The record of the subject's own quantization, made unless the cache has it; `quantized` is its name."""
         keys = keys_of(Request(subject), self.gpus[: subject.gpus], self.trust, self.cache / "hashes")
         gathered = Gathered(subject)
-        self._child(Request(subject), keys, math.inf, gathered, quantize=True)
+        self._child(Request(subject), keys, math.inf, gathered, only=QUANTIZE)
         return self._whole(gathered)
 
     def quantized_path(self, name: str) -> Path:
@@ -241,20 +252,24 @@ class Bench:
         return self._whole(gathered)
 
     def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, gathered: Gathered, **more: Any) -> None:
-        """Measure, after the method's own quantization where it has one; both within the request's time."""
+        """Measure, after quantizing and compiling kernels where the method does; all within the request's time."""
         if time.monotonic() >= self.deadline:
             raise Timeout("")
         until = time.monotonic() + request.timeout_s
         path = None
         subject = request.subject
         if spec.quantize is not None and subject.checkpoint is None and subject.load_format != DUMMY:
-            self._child(request, keys, until, gathered, quantize=True)
+            self._child(request, keys, until, gathered, only=QUANTIZE)
             made = gathered.parts[-1]
             if made.quantized is None:
                 run_folder.sweep_half_made(self.cache)
                 return
             path = str(self.quantized_path(made.quantized))
-        self._child(request, keys, until, gathered, quantized=path, **more)
+        if spec.prepare is not None and self.gpus:
+            self._child(request, keys, until, gathered, only=KERNELS, quantized=path)
+            if gathered.prepared is None:
+                return
+        self._child(request, keys, until, gathered, quantized=path, prepared=gathered.prepared, **more)
 
     def _child(self, request: Request, keys: Keys | None, until: float, gathered: Gathered, **more: Any) -> None:
         """Run one measuring process to its end; the phases that it reported count, however it ended."""
@@ -303,7 +318,7 @@ class Bench:
                 break
         if outcome.code == 0 and outcome.done:
             return
-        at = outcome.phase or (QUANTIZE if job.quantize else LOAD)
+        at = outcome.phase or job.only or LOAD
         if outcome.code is not None:
             why = f"the measuring process {outcome.death} during phase {at!r}"
         elif self.deadline <= until:
@@ -316,6 +331,8 @@ class Bench:
         self.progress.hear(message)
         if "part" in message:
             gathered.parts.append(codec.from_builtins(Measurement, message["part"]))
+        if "prepared" in message:
+            gathered.prepared = codec.from_builtins(methods.Prepared, message["prepared"])
 
 
 def read(path: Path) -> Measurement:

@@ -17,7 +17,7 @@ import traceback
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 
-from pytest_quantbudget.core.request import QUANTIZE
+from pytest_quantbudget.core.request import KERNELS, QUANTIZE
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.measure.job import FORK_SPOILED, Job
 from pytest_quantbudget.measure.phases import Phases
@@ -34,8 +34,9 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
     if not job.last and _spoiled():
         os._exit(FORK_SPOILED)
     run = Phases(job, tell, gpus)
-    if job.quantize:
-        run.phase(QUANTIZE, run.quantize, fatal=True)
+    alone = {QUANTIZE: run.quantize, KERNELS: run.prepare}
+    if job.only is not None:
+        run.phase(job.only, alone[job.only], fatal=True)
     else:
         run.measure()
     run.say(done=True)

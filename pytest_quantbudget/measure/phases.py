@@ -109,11 +109,24 @@ class Phases:
         folder = engines.module().quantize(self.subject, self.job.trust, pin, cache, temporary)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
 
+    def prepare(self) -> Measurement:
+        """Choose the kernels and compile them, unless an earlier run has; the parent passes on what was chosen."""
+        start = time.perf_counter()
+        prepared = engines.module().prepare(self.subject, self.job.quantized, self.job.trust, self.pins)
+        self.say(prepared=codec.to_builtins(prepared))
+        return Measurement(self.subject, kernels_s=time.perf_counter() - start)
+
+    @property
+    def pins(self) -> tuple[str, str | None] | None:
+        """The revisions of model and checkpoint, where they are known already."""
+        keys = self.job.keys
+        return (keys.revision, keys.checkpoint_revision) if keys else None
+
     def load(self) -> Measurement:
         """Load the model, and describe what was loaded."""
-        keys = self.job.keys
-        pins = (keys.revision, keys.checkpoint_revision) if keys else None
-        self.engine = engines.module().load(self.subject, self.gpus, self.job.quantized, self.job.trust, pins)
+        keys, job = self.job.keys, self.job
+        load = engines.module().load
+        self.engine = load(self.subject, self.gpus, job.quantized, job.trust, self.pins, job.prepared)
         loaded = self.engine.describe()
         part = Measurement(
             self.subject,

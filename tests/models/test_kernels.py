@@ -1,25 +1,33 @@
 """Which kernels run a packed model where some cannot be built. On a CPU, where those in torch alone work."""
 
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import pytest
 
 from pytest_quantbudget.core.files import BUILTIN_DIR
-from pytest_quantbudget.core.request import DUMMY, Subject
+from pytest_quantbudget.core.gpus import Gpu
+from pytest_quantbudget.core.request import DUMMY, LoadTime, Request, Subject
 from pytest_quantbudget.engine.base import Description
+from pytest_quantbudget.measure.bench import Bench
+from pytest_quantbudget.measure.store import Store
 from pytest_quantbudget.models import methods
 
 pytestmark = pytest.mark.model
 METHODS = ("gptq-int4", "awq-int4")
 
 
+def subject(method: str, backend: str) -> Subject:
+    options = {"group_size": 32, "backend": backend}
+    return Subject(str(BUILTIN_DIR), None, method, None, options, None, load_format=DUMMY)
+
+
 def described(method: str, backend: str) -> Description:
     """What was loaded of a model with dummy weights."""
     from pytest_quantbudget.engine.hf import load
 
-    options = {"group_size": 32, "backend": backend}
-    return load.load(Subject(str(BUILTIN_DIR), None, method, None, options, None, load_format=DUMMY), None).description
+    return load.load(subject(method, backend), None).description
 
 
 def unreachable(*arguments: object, **contract: object) -> Any:
@@ -115,3 +123,19 @@ def test_where_nothing_works_each_reason_is_named(
         ValueError, match=r"has no kernels that can be used here: torch_aten \(URLError.*; torch \(URLE"
     ):
         described(method, "auto")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_a_gpu_a_process_of_its_own_chooses_for_the_one_that_loads(method: str, tmp_path: Path) -> None:
+    cards = [Gpu(0, "NVIDIA H200", "GPU-0", 1, 1, "9.0", "580")]
+    bench = Bench(tmp_path, tmp_path / "cache", tmp_path, Store(str(tmp_path / "results")), cards)
+    measured = bench.measure(Request(subject(method, "auto"), (LoadTime(),)))
+    assert measured.failures == ()
+    assert measured.kernels_s is not None
+    assert measured.receipt is not None
+    family = method.partition("-")[0]
+    assert {layers.kernel for layers in measured.receipt.layers if layers.quantized} == {f"{family}_torch_aten"}
+    refused = bench.measure(Request(subject(method, "marlin"), (LoadTime(),)))
+    (failure,) = refused.failures
+    assert (failure.phase, failure.fatal) == ("kernels", True)
+    assert failure.message.startswith("ValueError: backend marlin cannot be used here: ")

@@ -3,18 +3,15 @@
 import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from builders import with_method
 
-import pytest_quantbudget
 from pytest_quantbudget.core.files import BUILTIN_DIR
 
-FILE = Path(__file__).parents[1] / "data" / "torchao_method.py"
-LINE = '    "int8-torchao": "torchao",\n'
 BUDGET = """
 model: builtin
 baseline: fp32
@@ -29,14 +26,7 @@ methods:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of the package, the method added, and a budget."""
     folder = tmp_path_factory.mktemp("room")
-    package = folder / "pytest_quantbudget"
-    shutil.copytree(Path(pytest_quantbudget.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(FILE, package / "models" / "methods" / "torchao.py")
-    mapping = package / "models" / "methods" / "__init__.py"
-    before = mapping.read_text()
-    after = before.replace('    "awq-int4": "awq",\n', f'    "awq-int4": "awq",\n{LINE}')
-    assert len(after) == len(before) + len(LINE)
-    mapping.write_text(after)
+    with_method(folder, "int8-torchao", "torchao_method.py")
     (folder / "b.yaml").write_text(BUDGET)
     return folder
 

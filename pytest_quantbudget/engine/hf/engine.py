@@ -16,6 +16,7 @@ from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.models import hub, methods
+from pytest_quantbudget.models.methods import Prepared
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +31,25 @@ def load(
     quantized: str | None = None,
     trust: Trust = NO_TRUST,
     pins: tuple[str, str | None] | None = None,
+    prepared: Prepared | None = None,
 ) -> Transformers:
     """Load a subject, and check that it computes numbers; arguments and errors as those of `load.load`.
 
     Raises NotFinite besides, where its logits are NaN, infinite, or all the same.
     """
-    loaded = loading.load(subject, quantized, trust, pins, gpus)
+    loaded = loading.load(subject, quantized, trust, pins, gpus, prepared)
     logits.check(loaded.model)
     return Transformers(loaded, gpus)
+
+
+def prepare(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Prepared:
+    """Choose and compile the subject's kernels; arguments as those of `load.load`.
+
+    Raises Lacking where the weights will not fit: compiling takes minutes.
+    """
+    found = loading.find(subject, quantized, trust, pins)
+    loading.check_room(found.spec, found.source, found.device, trust)
+    return loading.prepare(found, trust)
 
 
 def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, temporary: Path) -> Path:

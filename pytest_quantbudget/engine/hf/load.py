@@ -36,30 +36,46 @@ def load(
     trust: Trust = NO_TRUST,
     pins: tuple[str, str | None] | None = None,
     gpus: Gpus | None = None,
+    prepared: Prepared | None = None,
 ) -> Loaded:
     """Load a subject; `quantized` is the directory of its own quantization, where it has one.
 
     `pins` are the revisions of model and checkpoint, where they are known already; `gpus` are asked for the memory
-    in use meanwhile.
+    in use meanwhile. Kernels are chosen and compiled first, unless they were `prepared`.
 
-    The time runs from local files to a model ready on its device; downloads and imports come before it. Dummy weights
-    come from no file: they are drawn within that time. Raises Lacking where the weights do not fit, ValueError where a
-    directory must not be loaded, is not whole or is of another format, or nothing ended up quantized, and whatever the
-    libraries raise.
+    The time runs from local files to a model ready on its device; downloads, imports and kernels come before it. Dummy
+    weights come from no file: they are drawn within that time. Raises Lacking where the weights do not fit, ValueError
+    where a directory must not be loaded, is not whole or is of another format, or nothing ended up quantized, and
+    whatever the libraries raise.
     """
     gpus = gpus or Gpus({})
     with Sampler(gpus.cards) as sampler:
-        loaded = _load(subject, quantized, trust, pins)
+        loaded = _load(subject, quantized, trust, pins, prepared)
         phases = MemoryByPhase(gpus, on_gpu=loaded.description.device.name != "cpu")
         phases.note(LOAD, sampler)
     memory = next(iter(phases.phases()), None)
     return replace(loaded, description=replace(loaded.description, load_memory=memory))
 
 
-def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Loaded:
-    import torch
+@dataclass(frozen=True)
+class Found:
+    """What is to be loaded: `source`, with `options`, on `device`. `own` is the directory of the subject's own model.
 
-    from pytest_quantbudget.engine.hf import generation, layers, memory, placement, speed
+    `made_with` is as in `Description`.
+    """
+
+    spec: Spec
+    device: str
+    own: Path | None
+    source: Path | Dummy
+    revision: str
+    options: dict[str, Any]
+    made_with: dict[str, Any] | None
+
+
+def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Found:
+    """What is to be loaded, checked before that; arguments and errors as those of `load`."""
+    import torch
 
     spec = methods.spec(subject.method)
     settle(spec)
@@ -76,18 +92,36 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
             source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
         ready = subject.checkpoint is not None or quantized is not None
     check_format(spec, source, ready=ready, trust=trust)
-    made_with: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-    if subject.checkpoint is not None:
-        made_with = made_as(spec, source, subject.options)
-        notes = _compared(own, source, subject, trust)
+    made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
+    known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
+    return Found(spec, device, own, source, revision, {**spec.filled(subject.options), **known}, made_with)
+
+
+def prepare(found: Found, trust: Trust) -> Prepared:
+    """Choose and compile the kernels of what is to be loaded, where its method has any to compile."""
+    spec = found.spec
+    return spec.prepare(found.source, found.options, found.device, trust) if spec.prepare else Prepared()
+
+
+def _load(
+    subject: Subject,
+    quantized: str | None,
+    trust: Trust,
+    pins: tuple[str, str | None] | None,
+    prepared: Prepared | None,
+) -> Loaded:
+    import torch
+
+    from pytest_quantbudget.engine.hf import generation, layers, memory, placement, speed
+
+    found = find(subject, quantized, trust, pins)
+    spec, own, source, device = found.spec, found.own, found.source, found.device
+    notes = _compared(own, source, subject, trust) if subject.checkpoint is not None else ()
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
-    known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
-    options = {**spec.filled(subject.options), **known}
-    prepared = spec.prepare(source, options, device, trust) if spec.prepare else Prepared()
+    prepared = prepared or prepare(found, trust)
     start = time.perf_counter()
-    model = spec.load(source, {**options, **prepared.options}, device, trust)
+    model = spec.load(source, {**found.options, **prepared.options}, device, trust)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -102,7 +136,7 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
     weights = memory.weight_bytes(model)
     outside = placement.outside(model) if device != "cpu" else {}
     description = Description(
-        revision,
+        found.revision,
         describe(device),
         seconds,
         weights,
@@ -112,7 +146,7 @@ def _load(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str
         notes,
         positions=speed.positions(model),
         end_tokens=tuple(generation.end_tokens(model)),
-        made_with=made_with,
+        made_with=found.made_with,
         unread=getattr(model, tensors.UNREAD, ()),
         disk=checkpoint.size(source, trust) if isinstance(source, Path) else None,
     )

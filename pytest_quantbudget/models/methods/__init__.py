@@ -63,7 +63,7 @@ class Quantize(Protocol):
 class Prepared:
     """What was settled before a model is loaded: `options` that replace given ones, and `notes` for the report."""
 
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
