@@ -46,7 +46,7 @@ def read_limit(
             targets.append(Target(pattern, None, AUTO, kind.unit))
             continue
         if value.value == AUTO:
-            problems.add(value, f"{name} takes no `auto`: what it allows is for you to say, such as `{name}: Marlin*`")
+            problems.add(value, f"{name} takes no `auto`; name what is allowed, as in `{name}: Marlin*`")
             continue
         try:
             base = kind.kind.read(value.plain)

@@ -59,8 +59,8 @@ def _prepare_to_measure(config: pytest.Config, options: Options) -> None:
     """Raise pytest.UsageError on a platform on which nothing can be measured; warn where nothing will be kept."""
     if not (hasattr(os, "killpg") and hasattr(signal, "SIGUSR1")):
         raise pytest.UsageError(
-            f"budgets are measured on Linux, with its process groups and signals, which {sys.platform} has not: on "
-            "Windows, use WSL; --collect-only, --quant-estimate and --quant-from work here too"
+            f"budgets are measured on Linux, with its process groups and signals, which {sys.platform} "
+            "does not have; on Windows, use WSL; --collect-only, --quant-estimate and --quant-from work here too"
         )
     if options.cache is None and not config.option.quant_no_cache:
         lost = "checkpoints that are quantized here" if options.store is not None else "results"
