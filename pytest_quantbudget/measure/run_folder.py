@@ -37,7 +37,10 @@ class RunFolder:
         unnamed.rename(self.path / LOCK)
 
     def remove(self) -> None:
-        """The run is over."""
+        """The run is over: so are the tests that a plugin has forked, each with a fork server of its own."""
+        for note in self.path.glob(f"{SOCKETS}*"):
+            if not _is_running(int(note.name.removeprefix(SOCKETS))):
+                _remove_sockets(note, self.path.parent)
         self._alive.release()
         shutil.rmtree(self.path, ignore_errors=True)
 
@@ -54,7 +57,7 @@ def sweep() -> None:
                 continue
             with FileLock(folder / LOCK, timeout=0):
                 for note in folder.glob(f"{SOCKETS}*"):
-                    _remove_sockets(Path(note.read_text(encoding="utf-8")), folder.parent)
+                    _remove_sockets(note, folder.parent)
                 shutil.rmtree(folder, ignore_errors=True)
         except (OSError, ValueError, Timeout):
             continue
@@ -66,7 +69,18 @@ def note_sockets(folder: Path) -> None:
         (folder / f"{SOCKETS}{os.getpid()}").write_text(util.get_temp_dir(), encoding="utf-8")
 
 
-def _remove_sockets(sockets: Path, temporary: Path) -> None:
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove_sockets(note: Path, temporary: Path) -> None:
+    sockets = Path(note.read_text(encoding="utf-8"))
     if sockets.parent == temporary and sockets.name.startswith("pymp-"):
         shutil.rmtree(sockets, ignore_errors=True)
 

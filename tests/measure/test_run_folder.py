@@ -29,6 +29,20 @@ with files.replacing(Path(sys.argv[1], "entry")) as half:
     time.sleep(600)
 """
 
+# Measures in a fork that ends without clearing up, as plugins that fork each test have it.
+FORKED = """
+import os, sys
+from pytest_quantbudget.measure import run_folder
+
+folder = run_folder.RunFolder()
+if not (fork := os.fork()):
+    run_folder.note_sockets(folder.path)
+    os._exit(0)
+os.waitpid(fork, 0)
+print(*sorted(path.name.partition("-")[0] for path in folder.path.parent.iterdir()))
+folder.remove()
+"""
+
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -75,6 +89,12 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next_and_a_living_one_keep
     assert list(temporary.iterdir()) == [next_run.path]
     assert not half.exists()
     next_run.remove()
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_sockets_of_forks_that_have_ended_go_with_the_run(temporary: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
+    assert ended.stdout.split() == ["pymp", "quantbudget"], ended.stderr
     assert list(temporary.iterdir()) == []
 
 
