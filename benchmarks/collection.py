@@ -49,7 +49,7 @@ def prepare(folder: Path, files: int) -> int:
     """Write both kinds of tests; gives how many limits the budgets hold."""
     (folder / "budgets").mkdir()
     (folder / "plain").mkdir()
-    (folder / "budgets/texts.txt").write_text("A text.\n")
+    (folder / "budgets/texts.txt").write_text("A text.\n" * 128)
     for number in range(files):
         (folder / f"budgets/model{number}.yaml").write_text(budget(f"model{number}"))
     count = files * sum(len(limits_of(method)) for method in METHODS)

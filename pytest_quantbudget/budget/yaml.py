@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -132,6 +133,12 @@ def read_yaml(path: Path) -> Marked:
         raise BudgetError(Problem(path, line, "is not UTF-8 text")) from None
     except files.TooLarge as error:
         raise BudgetError(Problem(path, 0, f"is {error}; a budget has at most {MAX_BYTES:,}")) from None
+    return _parsed(text, path)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str, path: Path) -> Marked:
+    # A file is looked at before it is read as a budget, and one that others extend is read for each of them.
     return parse(text, path)
 
 
