@@ -25,6 +25,8 @@ from filelock import FileLock, Timeout
 TESTS = Path(__file__).resolve().parent.parent
 SCHEMA = TESTS.parent / "pytest_quantbudget" / "schemas" / "report.schema.json"
 LEAVE_S = 15.0
+# Folders among temporary files that others make and keep: torch when it is imported, pytest for `tmp_path`.
+NOT_OURS = ("torchinductor_", "pytest-of-")
 
 # Notes each measuring process that is started, and names it after its method and model, which tells the fault in it.
 CONFTEST = """
@@ -247,8 +249,7 @@ class Running:
             seconds,
             orphans,
             held_locks(room.base) if leave else [],
-            # torch's own folder is every program's that imports it.
-            [str(path) for path in room.temporary.iterdir() if not path.name.startswith("torchinductor_")],
+            [str(path) for path in room.temporary.iterdir() if not path.name.startswith(NOT_OURS)],
         )
 
     def _orphans(self) -> list[str]:
