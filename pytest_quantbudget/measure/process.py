@@ -125,7 +125,7 @@ def _start(process: BaseProcess, tick: Callable[[], None]) -> None:
     def start() -> None:
         try:
             process.start()
-        except BaseException as error:  # noqa: BLE001  # it is raised again below
+        except BaseException as error:  # noqa: BLE001  # whatever a plugin that forbids sockets raises
             failed.append(error)
         else:
             if given_up.is_set():
@@ -143,10 +143,8 @@ def _start(process: BaseProcess, tick: Callable[[], None]) -> None:
         except BaseException:
             given_up.set()
             raise
-    # A plugin that forbids sockets raises what it likes; TMPDIR may be too long; the fork server may have died.
+    # Sockets may be forbidden, TMPDIR may be too long, the fork server may have died.
     for error in failed:
-        if not isinstance(error, Exception):
-            raise error
         raise NotStarted(f"{type(error).__name__}: {error}") from error
 
 

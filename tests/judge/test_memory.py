@@ -42,6 +42,19 @@ def test_what_torch_holds_and_what_the_process_takes_are_limits_of_their_own(
     assert (told.outcome, told.message) == (outcome, f"nf4: {limit.partition(':')[0]} {words}")
 
 
+def test_what_repeats_differ_by_is_told_of_the_memory_that_is_limited(load: Load) -> None:
+    def message(limit: str) -> str:
+        budget = load(limit)
+        allocated, reserved, process = (6 * GIB, 7 * GIB), (8 * GIB, 9 * GIB), (9 * GIB, 10 * GIB)
+        speed = on_gpu(budget, 10 * GIB)
+        speed = replace(speed, peaks=allocated, reserved_peaks=reserved, process_peaks=process)
+        return verdict(budget, measured(budget, "nf4", speeds=(speed,))).message
+
+    assert "(6.00 to 7.00 in the 2 repeats)" in message("max_vram: 20 GiB")
+    assert "(8.00 to 9.00 in the 2 repeats)" in message("max_vram_reserved: 20 GiB")
+    assert "(9.00 to 10.0 in the 2 repeats)" in message("max_vram_process: 20 GiB")
+
+
 def test_a_process_whose_memory_nvml_does_not_tell_is_not_judged(load: Load) -> None:
     budget = load("max_vram_process: 999 GiB")
     told = verdict(budget, measured(budget, "nf4", speeds=(on_gpu(budget, None),)))

@@ -24,6 +24,10 @@ def refuse(*_: Any, **__: Any) -> Any:
     raise Blocked("a test tried to use a socket")
 
 
+def fail(*_: Any, **__: Any) -> Any:
+    pytest.fail("Blocked: a test tried to use a socket")
+
+
 class NoSocket(socket.socket):
     """As of pytest-socket with --disable-socket."""
 
@@ -33,8 +37,8 @@ class NoSocket(socket.socket):
 
 @pytest.mark.parametrize(
     ("where", "name", "what"),
-    [(socket, "socket", NoSocket), (socket.socket, "connect", refuse)],
-    ids=["all", "connect"],
+    [(socket, "socket", NoSocket), (socket.socket, "connect", refuse), (socket.socket, "connect", fail)],
+    ids=["all", "connect", "failure"],
 )
 @pytest.mark.filterwarnings("error")
 def test_without_sockets_a_process_is_started_in_the_way_that_needs_none(

@@ -29,9 +29,11 @@ with files.replacing(Path(sys.argv[1], "entry")) as half:
     time.sleep(600)
 """
 
-# Measures in a fork that ends without clearing up, as plugins that fork each test have it.
+# Measures in a fork that ends without clearing up, as plugins that fork each test have it, and itself goes on.
 FORKED = """
-import os, sys
+import os
+from multiprocessing import util
+from pathlib import Path
 from pytest_quantbudget.measure import run_folder
 
 folder = run_folder.RunFolder()
@@ -39,8 +41,10 @@ if not (fork := os.fork()):
     run_folder.note_sockets(folder.path)
     os._exit(0)
 os.waitpid(fork, 0)
+run_folder.note_sockets(folder.path)
 print(*sorted(path.name.partition("-")[0] for path in folder.path.parent.iterdir()))
 folder.remove()
+print(*(path == Path(util.get_temp_dir()) for path in folder.path.parent.iterdir()))
 """
 
 
@@ -94,7 +98,7 @@ def test_what_a_killed_run_has_left_is_removed_by_the_next_and_a_living_one_keep
 
 def test_the_sockets_of_forks_that_have_ended_go_with_the_run(temporary: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True)
-    assert ended.stdout.split() == ["pymp", "quantbudget"], ended.stderr
+    assert ended.stdout.split() == ["pymp", "pymp", "quantbudget", "True"], ended.stderr
     assert list(temporary.iterdir()) == []
 
 
