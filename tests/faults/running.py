@@ -249,7 +249,10 @@ class Running:
             seconds,
             orphans,
             held_locks(room.base) if leave else [],
-            [str(path) for path in room.temporary.iterdir() if not path.name.startswith(NOT_OURS)],
+            [
+                *(str(path) for path in room.temporary.iterdir() if not path.name.startswith(NOT_OURS)),
+                *map(str, (room.base / "cache").glob("quantized/*.making")),
+            ],
         )
 
     def _orphans(self) -> list[str]:

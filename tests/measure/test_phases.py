@@ -1,21 +1,23 @@
 """The phases of a measurement on an engine that runs no model: they use nothing but the engine's verbs."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from simulated import engine as simulated
-from simulated.engine import UNKNOWN, Parrot
+from simulated.engine import UNKNOWN, Parrot, Timed
 
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.files import BUILTIN_DIR
-from pytest_quantbudget.core.measurement import Measurement, merge
+from pytest_quantbudget.core.measurement import Measurement, Speed, merge
+from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.core.verdict import SKIPPED, WITHIN
 from pytest_quantbudget.engine.base import NotOffered
 from pytest_quantbudget.engine.machine.gpus import Gpus
@@ -46,9 +48,14 @@ class Ran:
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
-    """A budget, its methods measured by the parrot, and the messages that the parent process got."""
+    """What the parrot measures."""
+    return run(tmp_path, monkeypatch, Parrot)
+
+
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Callable[[], Parrot]) -> Ran:
+    """A budget, its methods measured by an engine, and the messages that the parent process got."""
     monkeypatch.setitem(engines.ENGINES, engines.TRANSFORMERS, simulated.__name__)
-    monkeypatch.setattr(simulated, "load", lambda *_: Parrot())
+    monkeypatch.setattr(simulated, "load", lambda *_: engine())
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "b.yaml").write_text(BUDGET)
     budget = load_budget(tmp_path / "b.yaml")
@@ -93,6 +100,15 @@ def test_what_the_engine_does_not_offer_is_a_skip_in_its_words_and_costs_nothing
     assert {name for name, verdict in verdicts.items() if verdict.outcome == WITHIN} == {
         *("max_math_drop", "max_ppl_ratio", "max_weights")
     }
+
+
+def test_tokens_that_compiled_steps_have_changed_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Timed):
+        def time(self, workload: Workload) -> Speed:
+            return replace(super().time(workload), other_tokens="compiled decoding gives other tokens")
+
+    own = run(tmp_path, monkeypatch, lambda: Other(4)).measurements["nf4"]
+    assert own.notes == ("nf4: compiled decoding gives other tokens",)
 
 
 def test_an_unknown_verb_names_the_engine() -> None:
