@@ -11,6 +11,7 @@ from pathlib import Path
 from pytest_quantbudget.budget import schema
 from pytest_quantbudget.budget.find import find_budgets
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.core.files import Roots, named_folder
 from pytest_quantbudget.core.problems import BudgetError, display_path
 from pytest_quantbudget.core.safetext import printable
@@ -56,7 +57,7 @@ def check(options: argparse.Namespace) -> None:
     for name in options.budget:
         roots = Roots([Path.cwd(), *options.allow_path, named_folder(Path.cwd(), name)])
         for path in find_budgets(name, Path.cwd()):
-            budget = load_budget(path, roots)
+            budget = load_budget(path, roots, permissions=Permissions(everything=True))
             limits = sum(len(method.limits) for method in budget.methods)
             print(f"{display_path(path)}: {len(budget.methods)} methods, {limits} limits")
 

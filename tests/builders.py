@@ -12,6 +12,7 @@ import pytest_quantbudget
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.engines import EngineFacts, Server
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
 from pytest_quantbudget.core.layers import Layers, Receipt
@@ -108,7 +109,8 @@ AGREEMENT, DIVERGENCE = (
 )
 SUBJECT = Subject(
     "Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c",
-    same_as_source=("tokenizer",), against="00ff",
+    same_as_source=("tokenizer",), against="00ff", kind="nf4", engine="openai", engine_options={"max_model_len": 8},
+    python="/venv/bin/python", server=Server("http://127.0.0.1:1/v1", ("serve", "8"), "/data", "q", "KEY", 60.0),
 )  # fmt: skip
 RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
 MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
@@ -185,6 +187,8 @@ MEASUREMENT = Measurement(
     disk=6 * 2**30,
     took_s=60.0,
     allowed_s=7200.0,
+    engine=EngineFacts("vllm", "0.32", {"kv": 9}, 4096, {"seed": "yes"}, {"backend": "x"}),
+    untold={"disk": "the server does not tell"},
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(

@@ -13,6 +13,7 @@ from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.budget.yaml import MAX_BYTES, read_yaml
 from pytest_quantbudget.core import files, problems
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.engines import NO_PERMISSIONS, Permissions
 from pytest_quantbudget.core.files import EVERYWHERE, Roots, named_folder, path_from
 from pytest_quantbudget.core.problems import BudgetError, Problem
 
@@ -27,14 +28,15 @@ class Budgets:
     """The budgets of a run, by resolved path.
 
     `roots` are the folders that budgets may refer to; `named` adds those of the files that it finds. `load_format`
-    replaces that of the files. Where measuring was done `elsewhere`, models and files need not be on this machine.
-    `texts` are the files' bytes as they were read. `odd` are those that pytest cannot be given as arguments, by the
-    names that their tests' ids begin with.
+    replaces that of the files; `permissions` say what they may start and reach. Where measuring was done `elsewhere`,
+    models and files need not be on this machine. `texts` are the files' bytes as they were read. `odd` are those that
+    pytest cannot be given as arguments, by the names that their tests' ids begin with.
     """
 
     roots: Roots = EVERYWHERE
     load_format: str | None = None
     elsewhere: bool = False
+    permissions: Permissions = NO_PERMISSIONS
     loaded: dict[Path, Budget] = field(default_factory=dict)
     texts: dict[Path, bytes] = field(default_factory=dict)
     odd: dict[str, Path] = field(default_factory=dict)
@@ -58,7 +60,9 @@ class Budgets:
             if SURROGATE.search(f"{named}{path}"):
                 raise BudgetError(Problem(named, 0, f"its path is not UTF-8 ({escaped(str(named))}); rename it"))
         if path not in self.loaded:
-            self.loaded[path] = load_budget(named, self.roots, self.load_format, elsewhere=self.elsewhere)
+            self.loaded[path] = load_budget(
+                named, self.roots, self.load_format, elsewhere=self.elsewhere, permissions=self.permissions
+            )
             self.texts[path] = files.read(path, MAX_BYTES)
         return self.loaded[path]
 

@@ -19,6 +19,7 @@ from pytest_quantbudget.core.fields import (
     Field,
     Kind,
     choice,
+    command,
     mapping_schema,
     nested,
     number,
@@ -27,7 +28,7 @@ from pytest_quantbudget.core.fields import (
 )
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, REAL, SAME_AS_SOURCE
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import engines, methods
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ FILE: Sequence[Field] = (
     Field("extends", TEXT, "Another budget file, whose entries hold where this one is silent."),
     Field(
         "baseline",
-        Kind(TEXT.read, {"enum": list(methods.MODULES)}),
+        TEXT,
         "The method that ratios, speed-ups and drops are against.",
     ),
     Field("workload", nested(mapping_schema(WORKLOAD)), "What memory and speed are measured on."),
@@ -203,6 +204,18 @@ FILE: Sequence[Field] = (
     Field("perplexity", nested(mapping_schema(PERPLEXITY)), "A text whose perplexity is measured."),
     Field("methods", nested({"type": "object"}), ""),
 )
+METHOD_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}"
+SERVER: Sequence[Field] = (
+    Field(
+        "url", TEXT, "Of a server that runs, such as http://127.0.0.1:8000/v1; this machine's unless more is allowed."
+    ),
+    Field(
+        "command", command(), "What starts the server, word by word; `{port}` is a free port, and `{model}` the model."
+    ),
+    Field("model", TEXT, "The name under which the server serves the model; its only one where not given."),
+    Field("api_key_env", TEXT, "The environment variable that holds the server's key."),
+    Field("start_timeout", TIME, "How long it may take until the server answers.", 600.0),
+)
 METHOD: Sequence[Field] = (
     Field("checkpoint", TEXT, "A ready checkpoint: hub id or directory."),
     Field("options", nested({"type": "object"}), ""),
@@ -211,6 +224,11 @@ METHOD: Sequence[Field] = (
     Field("gpu", GPU_NEED, ""),
     GPUS,
     Field("timeout", TIME, "Time for this method, instead of the file's."),
+    Field("kind", choice(*methods.MODULES), "What the method is, where its name is one of your own."),
+    Field("engine", choice(*engines.SPECS), "What runs it; transformers where nothing is said and it can."),
+    Field("engine_options", nested({"type": "object"}), "Options of the engine, by the engine's own names."),
+    Field("python", TEXT, "Another interpreter that measures it, one of the ini file's `quant_interpreters`."),
+    Field("server", nested(mapping_schema(SERVER)), "The server that the engine `openai` measures."),
     SAME,
     *JUDGING,
 )

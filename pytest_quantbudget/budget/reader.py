@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.budget import keys, limits
+from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import read_extended
 from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
+from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.layers import QUANTIZED_BITS
@@ -21,18 +23,24 @@ from pytest_quantbudget.core.limits import Judging, Limit, LimitKind
 from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, Subject, Text, Workload
 from pytest_quantbudget.judge import metrics, resolution
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.models.calibration import calibration_texts
 from pytest_quantbudget.models.config import find_config
+from pytest_quantbudget.models.methods import Spec
 from pytest_quantbudget.tasks import questions, texts
 
 REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 
 def load_budget(
-    path: Path, roots: Roots = EVERYWHERE, load_format: str | None = None, *, elsewhere: bool = False
+    path: Path,
+    roots: Roots = EVERYWHERE,
+    load_format: str | None = None,
+    *,
+    elsewhere: bool = False,
+    permissions: Permissions = NO_PERMISSIONS,
 ) -> Budget:
-    """The budget in a file, which may name what lies in `roots`.
+    """The budget in a file, which may name what lies in `roots`, and start and reach what `permissions` allow.
 
     A `load_format` that is given holds instead of the file's.
 
@@ -50,7 +58,8 @@ def load_budget(
     root = replace(root, value=own)
     problems = Problems()
     paths = Paths(roots, problems, elsewhere=elsewhere)
-    budget = _BudgetReader(path, root, problems, paths, load_format).read_budget()
+    runs = Runs(problems, Permissions(everything=True) if elsewhere else permissions)
+    budget = _BudgetReader(path, root, problems, paths, runs, load_format).read_budget()
     problems.raise_any()
     return budget
 
@@ -58,8 +67,10 @@ def load_budget(
 class _BudgetReader:
     """Makes a Budget from the merged nodes of a file. Every step notes mistakes and goes on with what is left."""
 
-    def __init__(self, path: Path, root: Marked, problems: Problems, paths: Paths, load_format: str | None) -> None:
-        self.path, self.root, self.problems, self.paths = path, root, problems, paths
+    def __init__(
+        self, path: Path, root: Marked, problems: Problems, paths: Paths, runs: Runs, load_format: str | None
+    ) -> None:
+        self.path, self.root, self.problems, self.paths, self.runs = path, root, problems, paths, runs
         self.file = keys.read_fields(root, keys.FILE, "a budget", problems)
         self.load_format: str = load_format or self.file["load_format"]
         self.judging = Judging().under(keys.judging(self.file))
@@ -101,13 +112,10 @@ class _BudgetReader:
     def methods(self, tasks: Mapping[str, Declared]) -> tuple[Method, ...]:
         node: Marked = self.file["methods"] or Marked({}, self.path, self.root.line)
         if not node.entries:
-            self.problems.add(node, f"a budget needs `methods`: {', '.join(methods.MODULES)}")
+            self.problems.add(node, f"a budget needs `methods`: {', '.join(methods.run_by(TRANSFORMERS))}")
         kinds = metrics.limit_kinds(tasks)
         read = []
         for name, entry in node.entries.items():
-            if name not in methods.MODULES:
-                self.problems.add(entry, f"there is no method {name!r}{nearest(name, methods.MODULES)}")
-                continue
             method = self.method(name, entry, kinds, tasks)
             if method is not None:
                 read.append(method)
@@ -117,8 +125,10 @@ class _BudgetReader:
         self, name: str, node: Marked, kinds: Mapping[str, LimitKind], tasks: Mapping[str, Declared]
     ) -> Method | None:
         values = keys.read_fields(node, keys.METHOD, name, self.problems)
-        if not isinstance(node.value, dict):
+        run = self.runs.read(name, node, values)
+        if not isinstance(node.value, dict) or run is None:
             return None
+        spec, engine = methods.spec(run["kind"]), engines.SPECS[run["engine"]]
         judging = self.judging.under(keys.judging(values))
         of_tasks = {name: judging.under(task.judging) for name, task in tasks.items()}
         entries: Marked = values["budget"] or replace(node, value={})
@@ -134,7 +144,11 @@ class _BudgetReader:
         need = self.gpu_need(values["gpu"]) if values["gpu"] else self.gpu
         if need is not None or gpus > 1:
             need = replace(need or GpuNeed(), count=max(need.count if need else 1, gpus))
-        given = keys.read_fields(values["options"], methods.spec(name).options, f"{name}'s options", self.problems)
+        options = spec.options if engine.quantizes else ()
+        given = keys.read_fields(values["options"], options, f"{name}'s options", self.problems)
+        lacks = needs_checkpoint(engine, spec, list(node.entries))
+        if lacks is not None:
+            self.problems.add(node, lacks)
         if "checkpoint" in node.entries:
             # Which options a ready checkpoint was made with, it says itself.
             given = {key: value for key, value in given.items() if key in (values["options"] or node).entries}
@@ -142,12 +156,13 @@ class _BudgetReader:
             model=self.model,
             revision=self.file["revision"],
             method=name,
-            checkpoint=self.checkpoint(name, node),
+            checkpoint=self.checkpoint(spec, engine.name, node),
             options=given,
-            calibration=self.calibration(name, node, given),
+            calibration=self.calibration(spec, node, given) if engine.quantizes else None,
             gpus=gpus,
             load_format=self.load_format,
             same_as_source=self.same_as_source(node, values["same_as_source"]),
+            **run,
         )
         timeout = values["timeout"] or self.file["timeout"] or keys.TIMEOUT_S
         return Method(name, subject, of_method, values["marks"] or (), need, timeout, node.line)
@@ -161,19 +176,22 @@ class _BudgetReader:
             self.problems.add(node.entries["same_as_source"], why)
         return ()
 
-    def checkpoint(self, name: str, node: Marked) -> str | None:
+    def checkpoint(self, spec: Spec, engine: str, node: Marked) -> str | None:
         entry = node.entries.get("checkpoint")
-        if entry is not None and methods.spec(name).checkpoint_format is None:
-            self.problems.add(entry, f"{name} takes no checkpoint: its weights are those of `model`")
+        if entry is not None and spec.checkpoint_format is None:
+            self.problems.add(entry, f"{spec.name} takes no checkpoint: its weights are those of `model`")
             return None
+        if entry is not None and is_file(engine, entry.value):
+            found = self.paths.file(node, "checkpoint")
+            return str(found) if found is not None else None
         return self.paths.model(node, "checkpoint")
 
-    def calibration(self, name: str, node: Marked, options: Mapping[str, Any]) -> str | None:
+    def calibration(self, spec: Spec, node: Marked, options: Mapping[str, Any]) -> str | None:
         """The file of calibration texts, for a method that quantizes the model itself; it must hold enough of them."""
-        if methods.spec(name).quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
+        if spec.quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
             return None
         if "calibration" not in self.root.entries:
-            why = f"{name} has no `checkpoint`, and the file has no `calibration` texts to quantize it with"
+            why = f"{spec.name} has no `checkpoint`, and the file has no `calibration` texts to quantize it with"
             self.problems.add(node, why)
             return None
         path = Path(self.calibration_file)
@@ -239,7 +257,7 @@ class _BudgetReader:
         """Note a limit that the method or the rest of the file makes pointless."""
         metric = metrics.metric_of(limit.kind)
         missing, baseline = metric.lacking(basis.tasks, basis.text), basis.baseline
-        if metric.quantized_only and methods.spec(method.name).bits > QUANTIZED_BITS:
+        if metric.quantized_only and methods.spec(method.subject.kind).bits > QUANTIZED_BITS:
             missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
         if limit.kind.relation and method.name == baseline:
             self.problems.add(limit, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")

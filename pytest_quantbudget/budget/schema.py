@@ -18,6 +18,16 @@ from pytest_quantbudget.models import methods
 def budget_schema() -> dict[str, Any]:
     """The schema. Limits on tasks are matched by pattern: which tasks a file declares, a schema cannot know."""
     of_methods = {name: {"anyOf": [_method(name), {"type": "null"}]} for name in methods.MODULES}
+    by_kind = [
+        {"if": {"properties": {"kind": {"const": name}}, "required": ["kind"]}, "then": _method(name)}
+        for name in methods.MODULES
+    ]
+    others = {
+        "type": "object",
+        "anyOf": [{"required": ["kind"]}, {"required": ["checkpoint"]}, {"required": ["engine"]}],
+        "properties": {"kind": {"enum": list(methods.MODULES)}},
+        "allOf": by_kind,
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pytest-quantbudget budget",
@@ -28,9 +38,10 @@ def budget_schema() -> dict[str, Any]:
             **{field.name: field.schema for field in keys.FILE},
             "methods": {
                 "type": "object",
-                "additionalProperties": False,
+                "propertyNames": {"pattern": f"^{keys.METHOD_NAME}$"},
                 "minProperties": 1,
                 "properties": of_methods,
+                "additionalProperties": others,
             },
         },
         "patternProperties": {f"^{keys.FOR_ANCHORS}": {"description": "Not read: a place for anchors."}},

@@ -107,6 +107,20 @@ def choice(*names: str) -> Kind:
     return Kind(read, {"enum": list(names)})
 
 
+def command() -> Kind:
+    """A list of words, the first of which is a program."""
+
+    def read(value: object) -> tuple[str, ...]:
+        words = value if isinstance(value, list) else []
+        if not words or not all(isinstance(word, str | int | float) and not isinstance(word, bool) for word in words):
+            raise ValueError(f"must be a list of words, such as [llama-server, --port, '{{port}}'], not {value!r}")
+        if not str(words[0]).strip() or any("\0" in str(word) for word in words):
+            raise ValueError("must be a list of words whose first is a program")
+        return tuple(map(str, words))
+
+    return Kind(read, {"type": "array", "minItems": 1, "items": {"type": ["string", "number"]}})
+
+
 def some_of(*names: str) -> Kind:
     """A list of a few words, each at most once."""
     one = choice(*names)

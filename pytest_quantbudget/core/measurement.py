@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from pytest_quantbudget.core.answers import Origin, TaskResult
+from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
@@ -169,7 +170,8 @@ class Measurement:
     the options that a ready checkpoint says it was made with. `unread` names tensors in the files that the model does
     not use. `disk` are the bytes of the files that hold the weights. `took_s` is how long quantizing, loading and
     measuring took together, in this run, and `allowed_s` how long they might take: the longest timeout of the budgets
-    that share it.
+    that share it. `engine` is what the engine says of itself, and `untold` says by the names of figures why it cannot
+    tell them.
     """
 
     holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
@@ -201,6 +203,8 @@ class Measurement:
     disk: int | None = None
     took_s: float | None = None
     allowed_s: float | None = None
+    engine: EngineFacts | None = None
+    untold: dict[str, str] | None = None
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

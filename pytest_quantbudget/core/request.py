@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.engines import TRANSFORMERS, Server
 
 T = TypeVar("T")
 
@@ -309,9 +310,11 @@ class Text(Part):
 
 @dataclass(frozen=True)
 class Subject:
-    """One (model, method): what is loaded once. `model` and `checkpoint` are hub ids or absolute directories.
+    """One (model, method): what is loaded once. `model` and `checkpoint` are hub ids or absolute paths.
 
-    With a `checkpoint`, `options` are those that the budget names: it must have been made with them.
+    `method` is the budget's name for it, and `kind` what it is: the name of a spec of `models.methods`. With a
+    `checkpoint`, `options` are those that the budget names: it must have been made with them. The `engine` runs it,
+    with `engine_options`; in the interpreter `python`, an absolute path, or in this one.
     """
 
     model: str
@@ -325,6 +328,16 @@ class Subject:
     load_format: str = REAL
     same_as_source: tuple[str, ...] = ()  # of SAME_AS_SOURCE: a difference is a failure
     against: str | None = None  # the key of the baseline that its answers are compared with
+    kind: str = ""  # the method's name where it is not given
+    engine: str = TRANSFORMERS
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    python: str | None = None
+    server: Server | None = None
+
+    def __post_init__(self) -> None:
+        """A method that is named as its kind needs no other name."""
+        if not self.kind:
+            object.__setattr__(self, "kind", self.method)
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import PhaseMemory
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.measurement import Device, Speed
@@ -36,13 +37,15 @@ class Description:
 
     `load_time_s` runs from local files to a model that is ready on its device. `positions` is the longest sequence
     that the model was trained with, None where that is not known. `placement` and `offloaded` are as in `Measurement`;
-    `notes` say what had to be assumed, and what is odd; `made_with`, `unread` and `disk` are as in `Measurement`.
+    `notes` say what had to be assumed, and what is odd; `made_with`, `unread`, `disk` and `untold` are as in
+    `Measurement`, and `facts` are its `engine`. Where they are `untold`, `weights` and `load_time_s` are None, and the
+    `receipt` is empty.
     """
 
     revision: str
     device: Device
-    load_time_s: float
-    weights: int
+    load_time_s: float | None
+    weights: int | None
     receipt: Receipt
     placement: dict[str, str]
     offloaded: str = ""
@@ -53,6 +56,8 @@ class Description:
     made_with: dict[str, Any] | None = None
     unread: tuple[str, ...] = ()
     disk: int | None = None
+    facts: EngineFacts | None = None
+    untold: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.engines import TRANSFORMERS, VLLM
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import (
@@ -38,7 +39,7 @@ from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
 from pytest_quantbudget.measure.progress import Progress
 from pytest_quantbudget.measure.recall import recall
 from pytest_quantbudget.measure.store import Store
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import engines, methods
 
 TORCH_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 USED_UP = "the time for the whole run (--quant-timeout) was used up"
@@ -169,8 +170,8 @@ class Bench:
 
     def _make(self, request: Request, drafts: Drafts, baseline: Request | None, gathered: Gathered) -> None:
         subject = request.subject
-        spec = methods.spec(subject.method)
-        missing = spec.missing()
+        spec = methods.spec(subject.kind)
+        missing = engines.missing(subject) or _unfit(subject)
         if missing is not None:
             gathered.parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
             return
@@ -248,7 +249,7 @@ class Bench:
         gathered.parts.append(Measurement(baseline.subject, tasks=tuple(answers.values())))
         only = replace(baseline, parts=tuple(DivergenceOf(task) for task in answers), rules=(), whole=())
         with self.devices(baseline.subject.gpus):
-            self._run(only, self._keys(baseline), methods.spec(baseline.subject.method), gathered)
+            self._run(only, self._keys(baseline), methods.spec(baseline.subject.kind), gathered)
         return self._whole(gathered)
 
     def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, gathered: Gathered, **more: Any) -> None:
@@ -333,6 +334,13 @@ class Bench:
             gathered.parts.append(codec.from_builtins(Measurement, message["part"]))
         if "prepared" in message:
             gathered.prepared = codec.from_builtins(methods.Prepared, message["prepared"])
+
+
+def _unfit(subject: Subject) -> str | None:
+    """Why a subject cannot have dummy weights, where it is to have some."""
+    if subject.load_format != DUMMY or subject.engine in (TRANSFORMERS, VLLM):
+        return None
+    return f"{subject.engine} has no dummy weights"
 
 
 def read(path: Path) -> Measurement:

@@ -18,7 +18,7 @@ from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.store import Key
-from pytest_quantbudget.models import dummy, hub, methods
+from pytest_quantbudget.models import dummy, engines, hub, methods
 from pytest_quantbudget.models.methods import Spec
 from pytest_quantbudget.tasks import harness_file, prompts, questions
 
@@ -80,10 +80,13 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     """The keys of a request that is to be measured on `gpus` (none: on the CPU).
 
     `memo` is a directory in which content hashes are kept. None where a revision cannot be found out: the hub does not
-    answer, a file is gone, or a configuration cannot be used; the measurement will say so.
+    answer, a file is gone, or a configuration cannot be used; the measurement will say so. None also for a server that
+    the user starts: what answers there may be another one tomorrow.
     """
     subject = request.subject
-    spec = methods.spec(subject.method)
+    if subject.server is not None:
+        return None
+    spec = methods.spec(subject.kind)
     try:
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
         states = {part.source: _state(part, memo) for part in request.parts if part.source is not None}
@@ -92,7 +95,9 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     base = {
         "revision": revision,
         "checkpoint": checkpoint,
-        "method": subject.method,
+        "method": subject.kind,
+        "engine": subject.engine,
+        "engine_options": subject.engine_options,
         "options": subject.options,
         "load_format": subject.load_format,
         "same_as_source": list(subject.same_as_source),
@@ -104,10 +109,10 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python": platform.python_version(),
         "platform": sys.platform,
-        "libraries": _versions(spec),
+        "libraries": _versions(subject, spec),
     }
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
-    folder = f"{subject.method}-{codec.key_of(base)}"
+    folder = f"{subject.kind}-{codec.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, states)
 
 
@@ -118,9 +123,15 @@ def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[st
         return dummy.find(subject, packed, trust).revision, None, None
     return (
         hub.revision_of(subject.model, subject.revision, memo),
-        hub.revision_of(subject.checkpoint, None, memo) if subject.checkpoint else None,
+        _revision(subject.checkpoint, memo) if subject.checkpoint else None,
         files.file_hash(Path(subject.calibration)) if subject.calibration else None,
     )
+
+
+def _revision(checkpoint: str, memo: Path) -> str:
+    """Of a checkpoint that is one file, a hash of its content."""
+    path = Path(checkpoint)
+    return files.file_hash(path) if path.is_absolute() and path.is_file() else hub.revision_of(checkpoint, None, memo)
 
 
 def _state(part: Part, memo: Path) -> str:
@@ -139,9 +150,9 @@ def _asked(task: Task, memo: Path) -> str:
     return f"{name}/{configuration}@{hub.revision_of(name, None, memo, kind='dataset')}"
 
 
-def _versions(spec: Spec) -> Mapping[str, str]:
+def _versions(subject: Subject, spec: Spec) -> Mapping[str, str]:
     installed = methods.libraries()
-    wanted = (*methods.BASE_PACKAGES, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
+    wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
     return {
         "pytest-quantbudget": f"{installed.get('pytest-quantbudget')} {own_sources()}",
         **{name: installed[name] for name in wanted if name in installed},

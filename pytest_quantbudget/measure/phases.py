@@ -106,13 +106,14 @@ class Phases:
         start = time.perf_counter()
         pin = self.job.keys.revision if self.job.keys else None
         cache, temporary = Path(self.job.cache), Path(tempfile.gettempdir())
-        folder = engines.module().quantize(self.subject, self.job.trust, pin, cache, temporary)
+        folder = engines.module(self.subject.engine).quantize(self.subject, self.job.trust, pin, cache, temporary)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
 
     def prepare(self) -> Measurement:
         """Choose the kernels and compile them, unless an earlier run has; the parent passes on what was chosen."""
         start = time.perf_counter()
-        prepared = engines.module().prepare(self.subject, self.job.quantized, self.job.trust, self.pins)
+        module = engines.module(self.subject.engine)
+        prepared = module.prepare(self.subject, self.job.quantized, self.job.trust, self.pins)
         self.say(prepared=codec.to_builtins(prepared))
         return Measurement(self.subject, kernels_s=time.perf_counter() - start)
 
@@ -125,7 +126,7 @@ class Phases:
     def load(self) -> Measurement:
         """Load the model, and describe what was loaded."""
         keys, job = self.job.keys, self.job
-        load = engines.module().load
+        load = engines.module(self.subject.engine).load
         self.engine = load(self.subject, self.gpus, job.quantized, job.trust, self.pins, job.prepared)
         loaded = self.engine.describe()
         part = Measurement(
@@ -134,7 +135,7 @@ class Phases:
             device=loaded.device,
             quantized=Path(self.job.quantized).name if self.job.quantized else None,
             weights=loaded.weights,
-            receipt=loaded.receipt,
+            receipt=loaded.receipt if loaded.receipt.layers else None,
             placement=loaded.placement,
             loaded=_origin(),
             libraries=methods.libraries(),
@@ -144,6 +145,8 @@ class Phases:
             made_with=loaded.made_with,
             unread=loaded.unread,
             disk=loaded.disk,
+            engine=loaded.facts,
+            untold=loaded.untold or None,
         )
         timed = Measurement(self.subject, load_time_s=loaded.load_time_s, load_memory=loaded.load_memory)
         if loaded.offloaded:

@@ -64,7 +64,7 @@ def _stored(store: Store, key: Key, request: Request, max_age_s: float | None = 
     marked: dict[str, Any] = {}
     for name in Measurement.holders:
         marked[name] = tuple(replace(result, origin=origin) for result in getattr(figures, name))
-    loaded = origin if figures.weights is not None else None
+    loaded = origin if figures.device is not None else None
     return replace(figures, subject=request.subject, loaded=loaded, **marked)
 
 

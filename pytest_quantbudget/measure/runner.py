@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement
@@ -75,7 +76,8 @@ class Runner:
 
     def _ahead(self) -> list[str]:
         """What the planned methods import, on a machine without a GPU: with one, some of it might spoil a fork."""
-        needed = [methods.spec(request.subject.method) for request in self.needs.requests.values()]
+        planned = [request.subject for request in self.needs.requests.values()]
+        needed = [methods.spec(subject.kind) for subject in planned if subject.engine == TRANSFORMERS]
         return [] if self.gpus.usable else sorted({module for spec in needed for module in spec.ahead})
 
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:

@@ -46,11 +46,12 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     All that the selected limits need is measured before the first model is loaded, and no other process of the run
     measures on the device until the last is freed.
     """
+    from pytest_quantbudget.core.engines import TRANSFORMERS
     from pytest_quantbudget.core.request import DUMMY
     from pytest_quantbudget.engine.base import Lacking
     from pytest_quantbudget.engine.hf import load
     from pytest_quantbudget.measure.runner import Runner
-    from pytest_quantbudget.models import methods
+    from pytest_quantbudget.models import engines, methods
     from pytest_quantbudget.plugin.gpus import require
 
     session = request.config.stash[SESSION]
@@ -60,8 +61,11 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         pytest.skip(f"no model is loaded: {runner.stored.name} is judged (--quant-from)")
     if method.subject.load_format == DUMMY:
         pytest.skip(f"{method.name}: dummy weights have nothing to say, and no tokenizer")
-    spec = methods.spec(method.name)
-    missing = spec.missing()
+    if method.subject.engine != TRANSFORMERS or method.subject.python is not None:
+        where = method.subject.python or method.subject.engine
+        pytest.skip(f"{method.name} is measured in {where}: only transformers has a live model in this process")
+    spec = methods.spec(method.subject.kind)
+    missing = engines.missing(method.subject)
     if missing is not None:
         pytest.skip(missing)
     _require_room(request.config, budget, method)

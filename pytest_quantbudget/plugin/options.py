@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_quantbudget.core.engines import Permissions
     from pytest_quantbudget.core.request import Trust
     from pytest_quantbudget.report.again import Stored
 
@@ -26,7 +27,7 @@ class Options:
     nowhere. `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
     clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
     is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
-    `load_format` replaces that of the budgets.
+    `load_format` replaces that of the budgets; `permissions` say what they may start and reach.
     """
 
     cache: Path | None
@@ -44,6 +45,7 @@ class Options:
     update_rate: float
     load_format: str | None
     report: Path | None
+    permissions: Permissions
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -129,6 +131,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Load weights that are pickles, which can run code, where a model has no safetensors.",
     )
     group.addoption(
+        "--quant-allow-commands",
+        action="store_true",
+        help="Start the servers whose `command` a budget names.",
+    )
+    group.addoption(
+        "--quant-allow-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="Measure a server on another machine, whose `url` a budget names. May be repeated.",
+    )
+    group.addoption(
         "--quant-estimate",
         action="store_true",
         help="Print the memory that each method is going to take, and which GPUs have it; nothing is loaded or tested.",
@@ -139,6 +153,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="paths",
         default=[],
     )
+    parser.addini(
+        "quant_interpreters",
+        "Lines `NAME = PATH`: Python interpreters that a budget's `python` may name, by name or path. One whose name "
+        "is an engine's measures all methods of that engine.",
+        type="linelist",
+        default=[],
+    )
+    parser.addini("quant_allow_commands", "As --quant-allow-commands.", type="bool", default=False)
     parser.addini("quant_fail_on_skip", "As --quant-fail-on-skip.", type="bool", default=False)
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
 
@@ -178,7 +200,23 @@ def _read(config: pytest.Config) -> Options:
         update_rate=update_rate,
         load_format=given.quant_load_format,
         report=_report(given.quant_report),
+        permissions=_permissions(config),
     )
+
+
+def _permissions(config: pytest.Config) -> Permissions:
+    """What budgets may start and reach."""
+    from pytest_quantbudget.core.engines import Permissions
+    from pytest_quantbudget.core.files import path_from
+
+    interpreters = {}
+    for line in config.getini("quant_interpreters"):
+        name, found, path = (part.strip() for part in line.partition("="))
+        if not found or not name or not path:
+            raise ValueError(f"quant_interpreters: {line!r} is not NAME = PATH, such as vllm = .venv-vllm/bin/python")
+        interpreters[name] = path_from(_repository(config), path)
+    commands = config.option.quant_allow_commands or config.getini("quant_allow_commands")
+    return Permissions(interpreters, commands, frozenset(config.option.quant_allow_host))
 
 
 def _repository(config: pytest.Config) -> Path:

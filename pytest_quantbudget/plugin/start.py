@@ -105,7 +105,8 @@ def estimate(config: pytest.Config) -> int:
 
 
 def _budgets(options: Options) -> Budgets:
-    return Budgets(Roots(options.roots), options.load_format, elsewhere=options.stored is not None)
+    elsewhere = options.stored is not None
+    return Budgets(Roots(options.roots), options.load_format, elsewhere=elsewhere, permissions=options.permissions)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.engines import Server
 from pytest_quantbudget.core.files import BUILTIN_DIR, file_hash
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement
@@ -93,7 +94,7 @@ class Stored:
         )
         if compared.differences:
             return Measurement(subject, failures=(Failure(LOAD, "error", "; ".join(compared.differences)),))
-        notes = list(compared.notes if measured.weights is not None else ())
+        notes = list(compared.notes if measured.device is not None else ())
         failures: list[Failure] = []
         held: dict[str, list[Any]] = {name: [] for name in Measurement.holders}
         for part in request.parts:
@@ -168,6 +169,10 @@ class Stored:
         compared.values(ours.options, theirs.options)
         compared.content("calibration", ours.calibration, theirs.calibration, measured.calibration)
         compared.value("gpus", ours.gpus, theirs.gpus)
+        for name in ("kind", "engine"):
+            compared.value(name, getattr(ours, name), getattr(theirs, name))
+        compared.values(ours.engine_options, theirs.engine_options)
+        compared.value("server", _served(ours.server), _served(theirs.server))
         return compared
 
     def _part(self, ours: Part, theirs: Part, result: Any) -> _Comparison:
@@ -278,6 +283,11 @@ def read(path: Path, name: str, hashes: Path | None) -> Stored:
     report = document.read(path)
     consistency.check(report)
     return Stored(name, report, hashes)
+
+
+def _served(server: Server | None) -> list[object] | None:
+    """What of a server its figures depend on, as far as a budget says it."""
+    return [server.url, list(server.command), server.model] if server is not None else None
 
 
 def _shown(value: object) -> str:

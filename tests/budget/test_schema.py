@@ -13,6 +13,7 @@ import pytest_quantbudget
 from pytest_quantbudget.budget import schema
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.budget.yaml import read_yaml
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.report import document
 
@@ -49,6 +50,7 @@ def test_the_shipped_budgets_are_valid_and_name_the_schema(
     assert (path.parent / named).resolve() == SHIPPED / "budget.schema.json"
 
 
+KINDS = methods.run_by(TRANSFORMERS)
 PLACES = {
     "": "model: m\nmethods: {fp32: {}}\n%s\n",
     "workload": "model: m\nmethods: {fp32: {}}\nworkload: {%s}\n",
@@ -56,7 +58,10 @@ PLACES = {
     "task": "model: m\nmethods: {fp32: {}}\ntasks: {t: {%s}}\n",
     "method": "model: m\nmethods: {gptq-int4: {%s}}\n",
     "limits": "model: m\nmethods: {nf4: {budget: {%s}}}\n",
-    **{f"options of {name}": f"model: m\nmethods: {{{name}: {{options: {{%s}}}}}}\n" for name in methods.MODULES},
+    **{
+        f"options of {name}": f"model: m\nmethods: {{{name}: {{options: {{%s}}}}}}\n"
+        for name in methods.run_by(TRANSFORMERS)
+    },
 }
 
 
@@ -160,7 +165,7 @@ def test_a_limit_may_be_taken_out_by_null(budget_schema: jsonschema.Draft202012V
         METHODS,
         f"model: 7\n{METHODS}",
         f"model: m\nmethod: 1\n{METHODS}",
-        f"model: m\nbaseline: fp8\n{METHODS}",
+        f"model: m\nbaseline: 8\n{METHODS}",
         "model: m\nmethods: {fp8: {}}",
         "model: m\nmethods: [fp32]",
         "model: m\nmethods: {fp32: {checkpoint: m}}",

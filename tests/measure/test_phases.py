@@ -15,6 +15,7 @@ from pytest_quantbudget import engine as engines
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement, Speed, merge
 from pytest_quantbudget.core.request import Workload
@@ -54,7 +55,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Callable[[], Parrot]) -> Ran:
     """A budget, its methods measured by an engine, and the messages that the parent process got."""
-    monkeypatch.setitem(engines.ENGINES, engines.TRANSFORMERS, simulated.__name__)
+    monkeypatch.setitem(engines.ENGINES, TRANSFORMERS, simulated.__name__)
     monkeypatch.setattr(simulated, "load", lambda *_: engine())
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "b.yaml").write_text(BUDGET)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, REAL, Request, Subject, Workload
@@ -25,7 +26,7 @@ from pytest_quantbudget.models import dummy, methods
 from pytest_quantbudget.models.dummy import Drawn
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in methods.MODULES},
+    **{name: (name, {}) for name in methods.run_by(TRANSFORMERS)},
     "nf4": ("nf4", {"compute_dtype": "float32"}),
     "nf4-single": ("nf4", {"compute_dtype": "bfloat16", "double_quant": False}),
     "gptq-int4": ("gptq-int4", {"texts": 32}),

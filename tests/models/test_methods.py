@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import LoadTime, Reply, Request, Subject, Task, Workload
@@ -54,7 +55,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> bench
     return bench.Bench(run, shared_folder / "checkpoints", run, Store(str(run / "results")))
 
 
-@pytest.fixture(scope="module", params=list(methods.MODULES))
+@pytest.fixture(scope="module", params=methods.run_by(TRANSFORMERS))
 def measured(request: pytest.FixtureRequest, room: bench.Bench) -> Measurement:
     """The measurement of each method."""
     return room.measure(Request(subject(request.param), (LoadTime(), WORKLOAD, Reply("Question: 1+1?\nAnswer:"), TASK)))

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_quantbudget import engine as engines
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.measurement import COMPILED, EAGER, Device, Speed
@@ -128,5 +129,5 @@ def take_over() -> None:
     """In a fork server: what it forks finds this engine, and asks no torch whether it can use a GPU."""
     from pytest_quantbudget.measure import child
 
-    engines.ENGINES[engines.TRANSFORMERS] = __name__
+    engines.ENGINES[TRANSFORMERS] = __name__
     child._spoiled = lambda: False

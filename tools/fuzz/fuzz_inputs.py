@@ -21,6 +21,7 @@ from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core import codec, limits, units
 from pytest_quantbudget.core import fields as grammar
 from pytest_quantbudget.core.answers import TaskResult
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Task, Workload
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN
@@ -226,7 +227,7 @@ def _budget(rng: Random, *, with_parent: bool) -> str:
         root["workload"] = _fields(rng, keys.WORKLOAD)
     if rng.random() < 0.2:
         root["gpu"] = rng.choice((True, False, _fields(rng, keys.GPU)))
-    names = {"fp32", *(rng.choice(list(methods.MODULES)) for _ in range(2))}
+    names = {"fp32", *(rng.choice(methods.run_by(TRANSFORMERS)) for _ in range(2))}
     root["methods"] = {name: _method(rng, name, kinds) for name in sorted(names)}
     if rng.random() < 0.1:
         root[text(rng)] = odd(rng)

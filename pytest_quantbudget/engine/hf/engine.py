@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Task, Trust, Workload
-from pytest_quantbudget.engine import TRANSFORMERS
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
 from pytest_quantbudget.engine.hf import generation, logits, memory
 from pytest_quantbudget.engine.hf import load as loading
@@ -59,7 +59,7 @@ def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, tempo
     """
     from pytest_quantbudget.engine.hf import quantize
 
-    spec = methods.spec(subject.method)
+    spec = methods.spec(subject.kind)
     loading.settle(spec)
     source, revision = hub.fetch(subject.model, pin or subject.revision, trust)
     loading.check_format(spec, source, ready=False, trust=trust)

@@ -77,7 +77,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     """What is to be loaded, checked before that; arguments and errors as those of `load`."""
     import torch
 
-    spec = methods.spec(subject.method)
+    spec = methods.spec(subject.kind)
     settle(spec)
     spread = subject.gpus > 1 and torch.cuda.device_count() > 1
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"

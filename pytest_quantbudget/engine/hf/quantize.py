@@ -34,12 +34,12 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     versions = methods.libraries()
     identity = {
         "revision": revision,
-        "method": subject.method,
+        "method": subject.kind,
         "options": {name: value for name, value in subject.options.items() if name not in spec.inference},
         "calibration": file_hash(calibration),
         "libraries": {name: versions.get(name) for name in ("gptqmodel", "transformers", "torch")},
     }
-    target = cache / "quantized" / f"{subject.method}-{codec.key_of(identity)}"
+    target = cache / "quantized" / f"{subject.kind}-{codec.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if target.is_dir() and not _unchanged(target):

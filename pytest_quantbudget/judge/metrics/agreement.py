@@ -50,6 +50,7 @@ class _OnAnswers(Metric):
         for task in _tasks(case.basis):
             before, after = answers(case.of_baseline(), task), answers(case, task)
             if after.agreement is None:
+                case.check_told("agreement", task.phase)
                 why = "the model cannot be fed the baseline's answers (see docs/metrics.md)"
                 raise case.unmeasured(task.phase, why)
             if after.agreement.against != draft_id(before):

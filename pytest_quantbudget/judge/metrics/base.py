@@ -104,6 +104,12 @@ class Case:
             raise Unmeasured(failure, self.method) if failure else self.unmeasured(phase, f"{phase} gave no figure")
         return value
 
+    def check_told(self, name: str, phase: str) -> None:
+        """Raise Unmeasured, in the engine's words, where it cannot tell a figure of this name."""
+        why = (self.record.untold or {}).get(name)
+        if why is not None:
+            raise self.unmeasured(phase, why, "not offered")
+
     def unmeasured(self, phase: str, why: str, kind: str = "error") -> Unmeasured:
         """The exception for a figure of a phase that is missing for this reason."""
         from pytest_quantbudget.core.measurement import Failure

@@ -48,6 +48,7 @@ class _OnGpu(_Size):
     def absolute(self, case: Case) -> Figure:
         """The peak over all runs. It is counted: other repeats would not make it less."""
         self.check_placement(case)
+        case.check_told(self.name, LOAD)
         phase = case.basis.workload.phase
         speed = case.need(case.record.speed(case.basis.workload), phase)
         if speed.peak_allocated is None:
@@ -203,6 +204,7 @@ class Disk(_Size):
         """The bytes, counted."""
         if case.record.disk is None and case.record.subject.load_format == DUMMY:
             raise case.unmeasured(LOAD, "dummy weights have no files", "not offered")
+        case.check_told(self.name, LOAD)
         return Figure(case.need(case.record.disk, LOAD))
 
 
@@ -228,6 +230,7 @@ class Weights(_Size):
     def absolute(self, case: Case) -> Figure:
         """The bytes, counted."""
         self.check_placement(case)
+        case.check_told(self.name, LOAD)
         return Figure(case.need(case.record.weights, LOAD))
 
     def columns(self, basis: Basis) -> Sequence[Column]:

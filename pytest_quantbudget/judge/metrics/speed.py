@@ -179,6 +179,7 @@ class LoadSeconds(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The time."""
+        case.check_told(self.name, LOAD)
         return Figure(case.need(case.record.load_time_s, LOAD))
 
     def of_run(self, basis: Basis, record: Measurement) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.config import find_config
@@ -81,10 +82,10 @@ def shape_of(subject: Subject) -> Architecture:
 
 def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     """The format that a subject's weights will have, and what was assumed about it."""
-    spec = methods.spec(subject.method)
-    form = spec.storage(spec.filled(subject.options))
+    spec = methods.spec(subject.kind)
+    form = spec.storage(spec.filled(subject.options)) if subject.engine == TRANSFORMERS else None
     if form is None:
-        raise ValueError(f"how {subject.method} stores weights is not known to the estimate")
+        raise ValueError(f"how {subject.method} stores weights in {subject.engine} is not known to the estimate")
     if subject.checkpoint is None:
         return form, ()
     try:

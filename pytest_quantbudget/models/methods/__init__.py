@@ -1,4 +1,4 @@
-"""The methods: a lazy mapping from name to the file that says everything about it.
+"""The kinds of methods: a lazy mapping from name to the file that says everything about it.
 
 Reading a spec imports no heavy library. A new method is one file and one line of the mapping.
 """
@@ -6,13 +6,13 @@ Reading a spec imports no heavy library. A new method is one file and one line o
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_quantbudget.core import versions
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint, tensors
@@ -31,9 +31,12 @@ MODULES: Mapping[str, str] = {
     "nf4": "bitsandbytes",
     "gptq-int4": "gptq",
     "awq-int4": "awq",
+    "checkpoint": "served",
+    "served": "served",
 }
 
 BALANCED = "balanced"
+ANY_FORMAT = "any"
 BASE_PACKAGES = ("torch", "transformers", "accelerate")
 # The project's extras that bring packages which belong to no method.
 EXTRAS = {**dict.fromkeys(BASE_PACKAGES, "models"), "datasets": "hub", "lm_eval": "harness"}
@@ -77,26 +80,35 @@ class Prepare(Protocol):
         ...
 
 
+def _not_run_by_transformers(
+    source: Path | Dummy, options: Mapping[str, Any], device: str, trust: Trust = NO_TRUST
+) -> nn.Module:
+    raise NotImplementedError("a budget with such a method is refused when it is read")
+
+
 @dataclass(frozen=True)
 class Spec:
     """What is known of a method before anything is loaded; the method's own file says it all.
 
-    `bits` are those of a quantized value. `packages` are the ones that the method imports beyond the base ones: they
-    must be installed, and their versions stand in the report and in the keys of stored figures; `extra` is the
-    project's extra that brings them. `ahead` are modules that the packages import for seconds and that a fork server
-    may import once for all processes of a run on a CPU: they start no threads. `storage` gives the format that
-    follows from options, and the estimate from that; without it there is no estimate. `environ` is set, where unset,
-    before the packages are imported. `checkpoint_format` is the `quant_method` of the checkpoints that the method
-    loads. Only methods that need calibration have a `quantize`, and `packed`: the `quantization_config` that their
-    checkpoints have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and
-    values by the names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called
-    before the model is loaded. `inference` names the options that only say how the quantized model runs.
+    `engines` run it. `load` loads it for the engine `transformers`. `bits` are those of a quantized value, 0 where only
+    a checkpoint tells. `packages` are the ones that the method imports beyond the base ones: they must be installed,
+    and their versions stand in the report and in the keys of stored figures; `extra` is the project's extra that brings
+    them. `ahead` are modules that the packages import for seconds and that a fork server may import once for all
+    processes of a run on a CPU: they start no threads. `storage` gives the format that follows from options, and the
+    estimate from that; without it there is no estimate. `environ` is set, where unset, before the packages are
+    imported. `checkpoint_format` is the `quant_method` of the checkpoints that the method loads, or ANY_FORMAT where it
+    is whatever its checkpoint says. Only methods that need calibration have a `quantize`, and `packed`: the
+    `quantization_config` that their checkpoints have with options. `told` reads a checkpoint's `quantization_config`:
+    the `method` that it is, and values by the names of options. Methods whose kernels are compiled just in time have a
+    `prepare`, which is called before the model is loaded. `inference` names the options that only say how the quantized
+    model runs.
     """
 
     name: str
     summary: str
-    load: Load
-    bits: float
+    load: Load = _not_run_by_transformers
+    bits: float = 0
+    engines: Sequence[str] = (TRANSFORMERS,)
     options: Sequence[Field] = ()
     packages: Sequence[str] = ()
     ahead: Sequence[str] = ()
@@ -113,12 +125,6 @@ class Spec:
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""
         return {**{field.name: field.default for field in self.options}, **options}
-
-    def missing(self) -> str | None:
-        """What has to be installed first, with the command, or None where all is there. Imports nothing."""
-        wanted = (*BASE_PACKAGES, *self.packages)
-        gone = [package for package in wanted if importlib.util.find_spec(package) is None]
-        return f"{self.name} needs {', '.join(gone)}: {pip_command(*gone)}" if gone else None
 
 
 def placed(device: str) -> Any:
@@ -166,10 +172,15 @@ def asked(trust: Trust) -> dict[str, Any]:
 
 
 def spec(name: str) -> Spec:
-    """The spec of a known method. Raises KeyError for an unknown name."""
+    """The spec of a known kind of method. Raises KeyError for an unknown name."""
     module = importlib.import_module(f"pytest_quantbudget.models.methods.{MODULES[name]}")
     found: Spec = module.SPECS[name]
     return found
+
+
+def run_by(engine: str) -> list[str]:
+    """The kinds that an engine runs."""
+    return [name for name in MODULES if engine in spec(name).engines]
 
 
 def packages() -> dict[str, str | None]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.estimate.formats import WIDTHS
@@ -42,6 +43,7 @@ SPECS = {
         "AWQ",
         _gptqmodel.load,
         bits=4,
+        engines=(TRANSFORMERS, VLLM),
         options=(
             *_gptqmodel.OPTIONS,
             Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),

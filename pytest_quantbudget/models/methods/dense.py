@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS, VLLM
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.estimate.formats import WIDTHS, Format
 from pytest_quantbudget.models.methods import Load, Spec, from_source
@@ -25,7 +26,14 @@ def _loader(dtype: str) -> Load:
 
 def _spec(name: str, summary: str, dtype: str) -> Spec:
     storage = Format(WIDTHS[dtype])
-    return Spec(name, summary, _loader(dtype), bits=storage.bits, storage=lambda options: storage)
+    return Spec(
+        name,
+        summary,
+        _loader(dtype),
+        bits=storage.bits,
+        engines=(TRANSFORMERS, VLLM),
+        storage=lambda options: storage,
+    )
 
 
 SPECS = {

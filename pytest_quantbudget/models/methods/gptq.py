@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import FLAG, Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models.estimate.formats import WIDTHS
@@ -38,6 +39,7 @@ SPECS = {
         "GPTQ",
         _gptqmodel.load,
         bits=4,
+        engines=(TRANSFORMERS, VLLM),
         options=(
             *_gptqmodel.OPTIONS,
             Field("act_order", FLAG, "Columns with the largest activations first (desc_act).", True),

@@ -1,0 +1,174 @@
+"""Reads what runs a method: its kind, its engine with options, its interpreter, and its server."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytest_quantbudget.budget import keys
+from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, Permissions, Server
+from pytest_quantbudget.core.files import path_from
+from pytest_quantbudget.core.problems import Marked, Problems, nearest
+from pytest_quantbudget.models import engines, methods
+from pytest_quantbudget.models.engines import EngineSpec
+
+NAME = re.compile(keys.METHOD_NAME)
+OPTION = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class Runs:
+    """Reads what runs the methods of a budget, as far as `permissions` go; mistakes are added to `problems`."""
+
+    def __init__(self, problems: Problems, permissions: Permissions) -> None:
+        self.problems, self.permissions = problems, permissions
+
+    def read(self, name: str, node: Marked, values: dict[str, Any]) -> dict[str, Any] | None:
+        """Those fields of a method's subject that say what it is and what runs it; None where that is not known."""
+        if not NAME.fullmatch(name):
+            self.problems.add(node, f"a method's name has letters, digits and -_.+ (at most 60), not {name!r}")
+            return None
+        named: str | None = values["engine"]
+        engine = engines.SPECS[named] if named else None
+        kind = self._kind(name, node, values["kind"], engine)
+        if kind is None:
+            return None
+        spec = methods.spec(kind)
+        engine = engine or engines.SPECS[spec.engines[0]]
+        if not engine.takes(spec):
+            why = f"{engine.name} does not run {kind}, which is for {' and '.join(spec.engines)}; it runs"
+            self.problems.add(node, f"{why} {', '.join(methods.run_by(engine.name))}")
+            return None
+        return {
+            "kind": kind,
+            "engine": engine.name,
+            "engine_options": self._options(engine, values["engine_options"]),
+            "python": self._interpreter(engine, node.entries.get("python")),
+            "server": self._server(name, engine, node, values["server"]),
+        }
+
+    def _kind(self, name: str, node: Marked, given: str | None, engine: EngineSpec | None) -> str | None:
+        """What a method is: what it says, what it is named as, or what follows from its engine or checkpoint."""
+        if given is not None and name in methods.MODULES and given != name:
+            why = f"{name} is the name of a kind, and this is {given}: name the method otherwise"
+            self.problems.add(node.entries["kind"], why)
+            return None
+        if given is not None or name in methods.MODULES:
+            return given or name
+        if engine is not None and engine.default and (engine.name == OPENAI or "checkpoint" in node.entries):
+            return engine.default
+        near = nearest(name, methods.MODULES)
+        why = near or f"; a name of your own needs a `kind`: {', '.join(methods.MODULES)}"
+        self.problems.add(node, f"there is no method {name!r}{why}")
+        return None
+
+    def _options(self, engine: EngineSpec, node: Marked | None) -> dict[str, Any]:
+        """The options of an engine, those alone that are given."""
+        if node is None:
+            return {}
+        if engine.options is not None:
+            values = keys.read_fields(node, engine.options, f"engine_options of {engine.name}", self.problems)
+            return {key: value for key, value in values.items() if key in node.entries}
+        if not isinstance(node.value, dict):
+            self.problems.add(node, f"engine_options takes {engine.name}'s own options by name, not {node.plain!r}")
+            return {}
+        for key, entry in node.entries.items():
+            if not OPTION.fullmatch(key):
+                self.problems.add(entry, f"engine_options: {key!r} is no option's name, such as max_model_len")
+            elif key in engine.refused:
+                self.problems.add(entry, f"engine_options: {key} {engine.refused[key]}")
+        return {key: entry.plain for key, entry in node.entries.items()}
+
+    def _interpreter(self, engine: EngineSpec, node: Marked | None) -> str | None:
+        """The interpreter of a method's measuring process; None for this one."""
+        allowed = self.permissions.interpreters
+        if node is None:
+            return str(allowed[engine.name]) if engine.name in allowed else None
+        name = node.value
+        if not isinstance(name, str) or not name.strip():
+            return None
+        if name in allowed:
+            return str(allowed[name])
+        # Not resolved: an environment's interpreter is a link, and what it leads to has other packages.
+        path = path_from(node.file.resolve().parent, name)
+        if not self.permissions.everything and path not in allowed.values():
+            near = nearest(name, list(allowed))
+            why = near or f"; the ini line `quant_interpreters = NAME = {path}` allows it"
+            self.problems.add(node, f"python: {name!r} is not among the ini file's `quant_interpreters`{why}")
+        return str(path)
+
+    def _server(self, name: str, engine: EngineSpec, node: Marked, given: Marked | None) -> Server | None:
+        """The server of a method whose engine needs one."""
+        if engine.name != OPENAI:
+            if given is not None:
+                self.problems.add(given, f"server is for the engine {OPENAI}; {name} runs with {engine.name}")
+            return None
+        if given is None:
+            self.problems.add(node, f"{name} needs a `server` with a `url`, or a `command` that starts one")
+            return None
+        values = keys.read_fields(given, keys.SERVER, "server", self.problems)
+        if not isinstance(given.value, dict):
+            return None
+        if values["url"] is None and values["command"] is None:
+            self.problems.add(given, "server needs the `url` of one that runs, or a `command` that starts one")
+            return None
+        if values["url"] is not None and values["command"] is not None:
+            self.problems.add(
+                given, "server has a `url` and a `command`: give that of one that runs, or what starts it"
+            )
+            return None
+        if values["url"] is not None:
+            self._check_url(given.entries["url"], values["url"])
+        elif not (self.permissions.commands or self.permissions.everything):
+            allow = "--quant-allow-commands, or `quant_allow_commands = true` in the ini file, allows it"
+            self.problems.add(given.entries["command"], f"command: a budget starts no program by itself; {allow}")
+        return Server(
+            values["url"].rstrip("/") if values["url"] else None,
+            values["command"] or (),
+            str(given.file.resolve().parent),
+            values["model"],
+            values["api_key_env"],
+            values["start_timeout"],
+        )
+
+    def _check_url(self, node: Marked, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname or "", parts.port
+        except ValueError as error:
+            self.problems.add(node, f"url: {error}")
+            return
+        if parts.scheme not in ("http", "https") or not host:
+            self.problems.add(node, f"url: {url!r} is not one such as http://127.0.0.1:8000/v1")
+        elif parts.username or parts.password or parts.query or parts.fragment:
+            key = "a key belongs in an environment variable, which `api_key_env` names"
+            more = "what stands behind the path is not used; leave it out"
+            self.problems.add(node, f"url: {key if parts.username or parts.password else more}")
+        elif not _is_loopback(host) and host not in self.permissions.hosts and not self.permissions.everything:
+            self.problems.add(node, f"url: {host} is another machine; --quant-allow-host {host} allows it")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def needs_checkpoint(engine: EngineSpec, kind: methods.Spec, names: Sequence[str]) -> str | None:
+    """Why a method must name a checkpoint, and does not; None where it need not."""
+    if "checkpoint" in names or engine.name == OPENAI:
+        return None
+    if kind.checkpoint_format == methods.ANY_FORMAT:
+        return f"the kind {kind.name} is whatever its `checkpoint` says, and there is none"
+    if kind.checkpoint_format is not None and not engine.quantizes:
+        return f"{engine.name} does not quantize: {kind.name} needs a `checkpoint`"
+    return None
+
+
+def is_file(engine: str, value: object) -> bool:
+    """Whether a checkpoint is one file."""
+    return engine == LLAMA_CPP and Path(str(value)).suffix == ".gguf"

@@ -1,0 +1,60 @@
+"""What runs a model: the names of the engines, what one tells of itself, and what a budget may start or reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TRANSFORMERS, LLAMA_CPP, VLLM, OPENAI = "transformers", "llama.cpp", "vllm", "openai"
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server: one that runs at `url`, or one that `command` starts in the directory `folder`.
+
+    `model` is the name that it serves the model under, None for its only one. `api_key_env` names the environment
+    variable that holds the key. `start_timeout_s`, in seconds, is how long it may take until it answers.
+    """
+
+    url: str | None = None
+    command: tuple[str, ...] = ()
+    folder: str | None = None
+    model: str | None = None
+    api_key_env: str | None = None
+    start_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What an engine says of itself; sizes in bytes.
+
+    `buffers` are named `model`, `kv` and `compute`. `kv_tokens` is how many tokens the key-value cache holds.
+    `capabilities` of a server: `yes`, or why not, by name. `details` are other facts for the report.
+    """
+
+    name: str
+    version: str | None = None
+    buffers: dict[str, int] = field(default_factory=dict)
+    kv_tokens: int | None = None
+    capabilities: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What only the command line and the ini file may allow: a budget by itself runs no program and reaches no host.
+
+    `interpreters` are those that may run a measuring process, by name. With `commands`, a budget's server may be
+    started. `hosts` are those besides this machine that a server may be on. With `everything`, nothing is refused,
+    because nothing is started: a budget is only looked at, or was measured elsewhere.
+    """
+
+    interpreters: Mapping[str, Path] = field(default_factory=dict)
+    commands: bool = False
+    hosts: frozenset[str] = frozenset()
+    everything: bool = False
+
+
+NO_PERMISSIONS = Permissions()

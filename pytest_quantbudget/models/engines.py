@@ -1,0 +1,79 @@
+"""The engines, as far as a budget's reader must know them: nothing here imports one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
+from pytest_quantbudget.core.fields import Field
+from pytest_quantbudget.core.request import Subject
+from pytest_quantbudget.models import methods
+from pytest_quantbudget.models.methods import Spec
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What is known of an engine before it is started.
+
+    `options` are those that a budget may give; None where only the engine itself knows them: then `refused` says by
+    name why some are not taken. `packages` are modules that the measuring process imports for it, and `extra` is the
+    project's extra that brings them. A method that names no kind, and is not named as one, has the `default` kind. An
+    engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that `quantizes`
+    makes what it needs of the model; for the others a quantized kind needs a checkpoint.
+    """
+
+    name: str
+    summary: str
+    options: Sequence[Field] | None = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    packages: Sequence[str] = ()
+    default: str | None = None
+    labels: bool = False
+    quantizes: bool = False
+
+    def takes(self, kind: Spec) -> bool:
+        """Whether the engine runs methods of a kind."""
+        return self.labels or self.name in kind.engines
+
+
+SPECS: Mapping[str, EngineSpec] = {
+    spec.name: spec
+    for spec in (
+        EngineSpec(
+            TRANSFORMERS,
+            "Hugging Face transformers, in the measuring process.",
+            packages=methods.BASE_PACKAGES,
+            quantizes=True,
+        ),
+        EngineSpec(
+            LLAMA_CPP,
+            "llama.cpp, in the measuring process.",
+            packages=("transformers", "llama_cpp", "gguf"),
+            quantizes=True,
+        ),
+        EngineSpec(
+            VLLM,
+            "vLLM's own server, started with `engine_options`.",
+            options=None,
+            packages=("transformers",),
+            default="checkpoint",
+        ),
+        EngineSpec(
+            OPENAI,
+            "Any OpenAI-compatible server.",
+            packages=("transformers",),
+            default="served",
+            labels=True,
+        ),
+    )
+}
+
+
+def missing(subject: Subject) -> str | None:
+    """What has to be installed first, with the command, or None where all is there. Imports nothing."""
+    engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
+    wanted = dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ())))
+    gone = [package for package in wanted if importlib.util.find_spec(package) is None]
+    return f"{subject.method} needs {', '.join(gone)}: {methods.pip_command(*gone)}" if gone else None
