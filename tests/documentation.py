@@ -15,6 +15,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.core.files import Roots
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def check_yaml(example: Example) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         shutil.copytree(ROOT / "budgets", folder, dirs_exist_ok=True)
-        for file in re.findall(r"[\w/]+\.(?:jsonl|txt|yaml)", text):
+        for file in re.findall(r"[\w/]+\.(?:jsonl|txt|yaml|gguf)", text):
             path = folder / file
             path.parent.mkdir(exist_ok=True)
             if path.suffix == ".jsonl":
@@ -75,7 +76,7 @@ def check_yaml(example: Example) -> None:
             elif not path.exists():
                 path.write_text("task: ours\n" if "/" in file else "model: org/model\n")
         (folder / "block.yaml").write_text(text.replace("<commit>", "a" * 40))
-        load_budget(folder / "block.yaml", Roots([folder]))
+        load_budget(folder / "block.yaml", Roots([folder]), permissions=Permissions(everything=True))
 
 
 def check_python(example: Example) -> None:

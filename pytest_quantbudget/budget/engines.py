@@ -61,8 +61,7 @@ class Runs:
         if engine is not None and engine.default and (engine.name == OPENAI or "checkpoint" in node.entries):
             return engine.default
         near = nearest(name, methods.MODULES)
-        why = near or f"; a name of your own needs a `kind`: {', '.join(methods.MODULES)}"
-        self.problems.add(node, f"there is no method {name!r}{why}")
+        self.problems.add(node, f"there is no method {name!r}{near} (a name of your own needs a `kind`)")
         return None
 
     def _options(self, engine: EngineSpec, node: Marked | None) -> dict[str, Any]:
@@ -95,8 +94,8 @@ class Runs:
         # Not resolved: an environment's interpreter is a link, and what it leads to has other packages.
         path = path_from(node.file.resolve().parent, name)
         if not self.permissions.everything and path not in allowed.values():
-            near = nearest(name, list(allowed))
-            why = near or f"; the ini line `quant_interpreters = NAME = {path}` allows it"
+            allow = f"; the ini line `quant_interpreters = NAME = {path}` allows it"
+            why = nearest(name, list(allowed)) if allowed and "/" not in name else allow
             self.problems.add(node, f"python: {name!r} is not among the ini file's `quant_interpreters`{why}")
         return str(path)
 

@@ -17,16 +17,15 @@ from pytest_quantbudget.models import methods
 
 def budget_schema() -> dict[str, Any]:
     """The schema. Limits on tasks are matched by pattern: which tasks a file declares, a schema cannot know."""
-    of_methods = {name: {"anyOf": [_method(name), {"type": "null"}]} for name in methods.MODULES}
-    by_kind = [
-        {"if": {"properties": {"kind": {"const": name}}, "required": ["kind"]}, "then": _method(name)}
-        for name in methods.MODULES
-    ]
-    others = {
-        "type": "object",
-        "anyOf": [{"required": ["kind"]}, {"required": ["checkpoint"]}, {"required": ["engine"]}],
-        "properties": {"kind": {"enum": list(methods.MODULES)}},
-        "allOf": by_kind,
+    kinds = methods.MODULES
+    of_methods = {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]} for name in kinds}
+    of_others = {
+        "$ref": "#/$defs/method",
+        "anyOf": [{"required": ["kind"]}, {"required": ["engine"]}],
+        "allOf": [
+            {"if": {"properties": {"kind": {"const": name}}, "required": ["kind"]}, "then": {"$ref": f"#/$defs/{name}"}}
+            for name in kinds
+        ],
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -41,21 +40,24 @@ def budget_schema() -> dict[str, Any]:
                 "propertyNames": {"pattern": f"^{keys.METHOD_NAME}$"},
                 "minProperties": 1,
                 "properties": of_methods,
-                "additionalProperties": others,
+                "additionalProperties": of_others,
             },
         },
         "patternProperties": {f"^{keys.FOR_ANCHORS}": {"description": "Not read: a place for anchors."}},
-        "$defs": {"limits": _limits()},
+        "$defs": {
+            "limits": _limits(),
+            "method": mapping_schema(keys.METHOD),
+            **{name: _method(name) for name in kinds},
+        },
     }
 
 
 def _method(name: str) -> dict[str, Any]:
     spec = methods.spec(name)
-    properties = {field.name: field.schema for field in keys.METHOD} | {"options": mapping_schema(spec.options)}
-    checkpoint = properties.pop("checkpoint")
-    if spec.checkpoint_format is not None:
-        properties["checkpoint"] = checkpoint
-    return {"description": spec.summary, "type": "object", "additionalProperties": False, "properties": properties}
+    own: dict[str, Any] = {"options": mapping_schema(spec.options)}
+    if spec.checkpoint_format is None:
+        own["checkpoint"] = False
+    return {"description": spec.summary, "$ref": "#/$defs/method", "properties": own}
 
 
 def _limits() -> dict[str, Any]:

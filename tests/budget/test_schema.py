@@ -58,10 +58,7 @@ PLACES = {
     "task": "model: m\nmethods: {fp32: {}}\ntasks: {t: {%s}}\n",
     "method": "model: m\nmethods: {gptq-int4: {%s}}\n",
     "limits": "model: m\nmethods: {nf4: {budget: {%s}}}\n",
-    **{
-        f"options of {name}": f"model: m\nmethods: {{{name}: {{options: {{%s}}}}}}\n"
-        for name in methods.run_by(TRANSFORMERS)
-    },
+    **{f"options of {name}": f"model: m\nmethods: {{{name}: {{options: {{%s}}}}}}\n" for name in KINDS},
 }
 
 
@@ -69,15 +66,15 @@ def shipped(place: str) -> dict[str, Any]:
     """The keys of one place of a budget, as the schema that ships has them."""
     made = yaml.safe_load((SHIPPED / "budget.schema.json").read_text())
     top = made["properties"]
-    method = {name: either["anyOf"][0]["properties"] for name, either in top["methods"]["properties"].items()}
+    defined = made["$defs"]
     parts = {
         "": top,
         "workload": top["workload"]["properties"],
         "gpu": top["gpu"]["anyOf"][1]["properties"],
         "task": top["tasks"]["additionalProperties"]["anyOf"][0]["properties"],
-        "method": method["gptq-int4"],
-        "limits": made["$defs"]["limits"]["properties"],
-        **{f"options of {name}": keys["options"]["properties"] for name, keys in method.items()},
+        "method": defined["method"]["properties"],
+        "limits": defined["limits"]["properties"],
+        **{f"options of {name}": defined[name]["properties"]["options"]["properties"] for name in KINDS},
     }
     return dict(parts[place])
 

@@ -1,0 +1,129 @@
+"""What runs a method: names and kinds, engines with options, interpreters, servers, and the mistakes in them."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core.engines import NO_PERMISSIONS, Permissions, Server
+from pytest_quantbudget.core.problems import BudgetError
+from pytest_quantbudget.core.request import Subject
+
+RUNS = "server: {url: 'http://127.0.0.1:8000/v1'}"
+ALL = Permissions(everything=True)
+
+
+def subjects(folder: Path, methods: str, permissions: Permissions = NO_PERMISSIONS) -> dict[str, Subject]:
+    path = folder / "b.yaml"
+    path.write_text(f"model: m\nmethods:\n  {methods}\n")
+    return {method.name: method.subject for method in load_budget(path, permissions=permissions).methods}
+
+
+def mistake(folder: Path, methods: str, permissions: Permissions = NO_PERMISSIONS) -> str:
+    with pytest.raises(BudgetError) as error:
+        subjects(folder, methods, permissions)
+    (problem,) = error.value.problems
+    assert problem.line >= 3
+    return problem.message
+
+
+def test_a_name_of_ones_own_is_a_configuration_of_a_kind(tmp_path: Path) -> None:
+    found = subjects(
+        tmp_path,
+        "nf4: {}\n  nf4-fp16: {kind: nf4, options: {compute_dtype: float16}}\n  g.32+x: {kind: fp32}",
+    )
+    assert {name: (each.method, each.kind) for name, each in found.items()} == {
+        "nf4": ("nf4", "nf4"),
+        "nf4-fp16": ("nf4-fp16", "nf4"),
+        "g.32+x": ("g.32+x", "fp32"),
+    }
+    assert found["nf4-fp16"].options["compute_dtype"] == "float16"
+    assert {each.engine for each in found.values()} == {"transformers"}
+
+
+def test_a_server_needs_no_kind(tmp_path: Path) -> None:
+    found = subjects(tmp_path, f"prod: {{engine: openai, {RUNS}}}\n  awq: {{engine: openai, kind: awq-int4, {RUNS}}}")
+    assert [(each.kind, each.engine) for each in found.values()] == [("served", "openai"), ("awq-int4", "openai")]
+    assert found["prod"].server == Server("http://127.0.0.1:8000/v1", folder=str(tmp_path))
+
+
+def test_options_of_an_engine_that_alone_knows_them_are_passed_on(tmp_path: Path) -> None:
+    given = "{max_model_len: 8192, kv_cache_dtype: fp8, hf_overrides: {a: [1, true]}}"
+    (tmp_path / "c").mkdir()
+    method = f"x: {{engine: vllm, checkpoint: ./c, engine_options: {given}}}"
+    assert subjects(tmp_path, method)["x"].engine_options == {
+        "max_model_len": 8192,
+        "kv_cache_dtype": "fp8",
+        "hf_overrides": {"a": [1, True]},
+    }
+
+
+def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    allowed = Permissions(interpreters={"old": python, "vllm": tmp_path / "v" / "python"})
+    assert subjects(tmp_path, "fp32: {python: old}", allowed)["fp32"].python == str(python)
+    assert subjects(tmp_path, "fp32: {python: venv/bin/python}", allowed)["fp32"].python == str(python)
+    assert subjects(tmp_path, "fp32: {engine: vllm}", allowed)["fp32"].python == str(tmp_path / "v" / "python")
+    assert subjects(tmp_path, "fp32: {}", allowed)["fp32"].python is None
+    assert mistake(tmp_path, "fp32: {python: odl}", allowed) == (
+        "python: 'odl' is not among the ini file's `quant_interpreters`; did you mean 'old'?"
+    )
+    assert mistake(tmp_path, "fp32: {python: other/bin/python}") == (
+        "python: 'other/bin/python' is not among the ini file's `quant_interpreters`; "
+        f"the ini line `quant_interpreters = NAME = {tmp_path / 'other/bin/python'}` allows it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ("fp8: {}", "there is no method 'fp8'; did you mean 'fp32'? (a name of your own needs a `kind`)"),
+        ("mine: {}", "there is no method 'mine'; did you mean 'int8'? (a name of your own needs a `kind`)"),
+        ("mine: {kind: nf5}", "kind: 'nf5' is not one of fp32, bf16, "),
+        ("nf4: {kind: fp32}", "nf4 is the name of a kind, and this is fp32: name the method otherwise"),
+        ("'a b': {kind: nf4}", "a method's name has letters, digits and -_.+ (at most 60), not 'a b'"),
+        ("'a::b': {kind: nf4}", "a method's name has letters, digits and -_.+ (at most 60), not 'a::b'"),
+        ("x: {kind: nf4, engine: vlm}", "engine: 'vlm' is not one of transformers, llama.cpp, vllm, openai; did you"),
+        ("x: {kind: nf4, engine: vllm}", "vllm does not run nf4, which is for transformers; it runs fp32, bf16, "),
+        ("x: {kind: gptq-int4, engine: vllm}", "vllm does not quantize: gptq-int4 needs a `checkpoint`"),
+        ("x: {engine: vllm}", "there is no method 'x'; known: fp32, bf16, "),
+        ("x: {kind: checkpoint}", "the kind checkpoint is whatever its `checkpoint` says, and there is none"),
+        ("fp32: {engine_options: {threads: 2}}", "engine_options of transformers has no key 'threads'"),
+        ("fp32: {engine: vllm, engine_options: [1]}", "engine_options takes vllm's own options by name, not [1]"),
+        ("fp32: {engine: vllm, engine_options: {--port: 1}}", "engine_options: '--port' is no option's name, such as"),
+        (f"fp32: {{{RUNS}}}", "server is for the engine openai; fp32 runs with transformers"),
+        ("x: {engine: openai}", "x needs a `server` with a `url`, or a `command` that starts one"),
+        ("x: {engine: openai, server: {model: q}}", "server needs the `url` of one that runs, or a `command` that"),
+        ("x: {engine: openai, server: {url: 'http://[::1', }}", "url: Invalid IPv6 URL"),
+        ("x: {engine: openai, server: {url: 'ftp://127.0.0.1'}}", "url: 'ftp://127.0.0.1' is not one such as http://"),
+        ("x: {engine: openai, server: {url: '127.0.0.1:8000'}}", "url: '127.0.0.1:8000' is not one such as http://"),
+        ("x: {engine: openai, server: {url: 'http://localhost:99999'}}", "url: Port out of range 0-65535"),
+        ("x: {engine: openai, server: {url: 'http://u:p@localhost/v1'}}", "url: a key belongs in an environment"),
+        ("x: {engine: openai, server: {url: 'http://localhost/v1?key=1'}}", "url: what stands behind the path is not"),
+        ("x: {engine: openai, server: {url: 'http://example.org/v1'}}", "url: example.org is another machine; "),
+        ("x: {engine: openai, server: {url: 'http://10.0.0.1/v1'}}", "url: 10.0.0.1 is another machine; --quant-allow"),
+        ("x: {engine: openai, server: {url: 'http://127.0.0.1.evil.org/'}}", "url: 127.0.0.1.evil.org is another"),
+        ("x: {engine: openai, server: {command: [serve]}}", "command: a budget starts no program by itself; --quant-"),
+        ("x: {engine: openai, server: {command: serve --port 1}}", "command: must be a list of words, such as ["),
+        ("x: {engine: openai, server: {command: []}}", "command: must be a list of words, such as ["),
+        ("x: {engine: openai, server: {command: ['']}}", "command: must be a list of words whose first is a program"),
+        ("x: {engine: openai, server: {urll: 'http://localhost'}}", "server has no key 'urll'; did you mean 'url'?"),
+    ],
+)
+def test_a_mistake_in_what_runs_a_method(methods: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError) as error:
+        subjects(tmp_path, methods)
+    first = error.value.problems[0]
+    assert (first.line, first.message[: len(message)]) == (3, message)
+
+
+def test_the_command_line_allows_commands_and_hosts(tmp_path: Path) -> None:
+    command = "x: {engine: openai, server: {command: [serve, --port, '{port}', 8], start_timeout: 2 min}}"
+    server = subjects(tmp_path, command, Permissions(commands=True))["x"].server
+    assert server == Server(command=("serve", "--port", "{port}", "8"), folder=str(tmp_path), start_timeout_s=120.0)
+    there = "x: {engine: openai, server: {url: 'https://gpu.example.org/v1/'}}"
+    server = subjects(tmp_path, there, Permissions(hosts=frozenset(["gpu.example.org"])))["x"].server
+    assert server is not None
+    assert server.url == "https://gpu.example.org/v1"
+    for methods in (command, there, "fp32: {python: ./anything}"):
+        assert subjects(tmp_path, methods, ALL)
