@@ -1,0 +1,1 @@
+"""OpenAI-compatible servers: started or found, asked over HTTP, and ended whole."""
