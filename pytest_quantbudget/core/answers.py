@@ -76,6 +76,10 @@ class Divergence:
     Defined as by llama.cpp's `--kl-divergence`: `mean_kl`, `max_kl` and `p99_kl` (a quantile) are over the tokens'
     divergences (nats); `same_top` counts the tokens whose likeliest next token is the same. `against` names the file of
     the baseline's logits. `each_tokens`, `each_same` and `each_kl` (sums) are the parts of single answers.
+
+    Where the engine told only the likeliest tokens, at least `top` of them at each place (0: all), the divergences are
+    lower bounds, in which all other tokens count as one; `mean_rest` and `max_rest` are the baseline's probability of
+    these, over the places.
     """
 
     tokens: int
@@ -87,6 +91,9 @@ class Divergence:
     each_tokens: tuple[int, ...] = ()
     each_same: tuple[int, ...] = ()
     each_kl: tuple[float, ...] = ()
+    top: int = 0
+    mean_rest: float = 0.0
+    max_rest: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
@@ -94,6 +101,8 @@ class Divergence:
             raise ValueError("a divergence needs tokens, and no more of them can agree than there are")
         if not all(math.isfinite(value) for value in (self.mean_kl, self.max_kl, self.p99_kl)):
             raise ValueError("a divergence must be finite")
+        if not 0 <= self.mean_rest <= 1 or not 0 <= self.max_rest <= 1:
+            raise ValueError("a probability lies between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,13 @@ class Engine(abc.ABC):
         """
         raise NotOffered(f"{self.name} does not give full logits")
 
+    def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
+        """For each sequence and scored token the log-probabilities (nats) of the likeliest tokens, by their ids.
+
+        For engines that do not give full `logits`. The scored token may stand among them besides.
+        """
+        raise NotOffered(f"{self.name} gives neither full logits nor the likeliest tokens of a prompt's positions")
+
     def harness_model(self, task: Task, batch_size: int) -> Any:
         """The model as an `lm_eval.api.model.LM`.
 

@@ -7,13 +7,16 @@ same.
 Two things differ, both for exactness: llama.cpp keeps the baseline's log-probabilities in 16 bits and leaves out tokens
 with a probability below e^-16; here the logits are kept just as the model gave them, in its own data type, and nothing
 is left out.
+Of an engine that tells only its likeliest tokens, what is told is a lower bound: see `top_divergence`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,13 @@ from pytest_quantbudget.core import files
 from pytest_quantbudget.core.answers import Answer, Divergence
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.engine import logits_file
-from pytest_quantbudget.engine.base import Engine, NotFinite
+from pytest_quantbudget.engine.base import Engine, NotFinite, NotOffered
 from pytest_quantbudget.tasks.prompts import Asked, Prompter, prompt_hash
 
 TOKENS = 1024  # of the baseline's answers
 BLOCK = 1 << 22  # elements at once in float64
 LOGITS = "logits"
+ROUNDING = 1e-6  # of a sum of probabilities that were computed in float32
 
 Sample = list[tuple[list[int], list[int]]]
 
@@ -103,29 +107,22 @@ def _write(path: Path, kept: torch.Tensor, pairs: Sample) -> None:
 def compare(engine: Engine, pairs: Sample, path: Path) -> Divergence:
     """What a method predicts for the baseline's answers, against the baseline's logits in a file, in float64.
 
-    Raises OSError and logits_file.Unusable where the file is not there, is damaged, or holds the logits of other
-    tokens; ValueError where the vocabularies differ in size; NotFinite where logits break down; NotOffered.
+    Of an engine that does not give full logits the likeliest tokens are compared. Raises OSError and
+    logits_file.Unusable where the file is not there, is damaged, or holds the logits of other tokens; ValueError where
+    the vocabularies differ in size; NotFinite where logits break down; NotOffered.
     """
     theirs = _load_logits(path, pairs)
     held = _first(pairs, len(theirs))
-    values: list[torch.Tensor] = []
-    same = [0] * len(held)
-    done = 0
-    for index, block in engine.logits(_sequences(held)):
-        if block.shape[1] != theirs.shape[1]:
-            raise ValueError(f"the vocabulary holds {block.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
-        rows = max(1, BLOCK // block.shape[1])
-        for at in range(0, len(block), rows):
-            part = block[at : at + rows]
-            base = theirs[done : done + len(part)].to(block.device)
-            values.append(divergences(base, part).cpu())
-            same[index] += int((base.argmax(-1) == part.argmax(-1)).sum())
-            done += len(part)
-    every = torch.cat(values)
+    try:
+        rows = _over_all(engine.logits(_sequences(held)), theirs)
+    except NotOffered:
+        rows = _over_top(engine.tops(_sequences(held)), theirs)
+    kl, same, rest, told = zip(*rows, strict=True)
+    every = torch.tensor(kl, dtype=torch.float64)
     if not bool(every.isfinite().all()):
         raise NotFinite("the divergence is infinite: a token that the baseline may choose has the probability 0")
     sizes = [len(answer) for _, answer in held]
-    sums = tuple(float(part.sum()) for part in every.split(sizes))
+    top = min(told)
     return Divergence(
         len(every),
         sum(same),
@@ -134,9 +131,67 @@ def compare(engine: Engine, pairs: Sample, path: Path) -> Divergence:
         float(every.quantile(0.99)),
         path.stem,
         tuple(sizes),
-        tuple(same),
-        sums,
+        tuple(int(part.sum()) for part in torch.tensor(same).split(sizes)),
+        tuple(float(part.sum()) for part in every.split(sizes)),
+        top if top < theirs.shape[1] else 0,
+        math.fsum(rest) / len(rest),
+        max(rest),
     )
+
+
+# Of one token: the divergence, whether the likeliest is the same, the baseline's mass of what was not told, and how
+# many tokens were told.
+Row = tuple[float, bool, float, int]
+
+
+def _over_all(blocks: Iterable[tuple[int, torch.Tensor]], theirs: torch.Tensor) -> list[Row]:
+    rows: list[Row] = []
+    for _, block in blocks:
+        if block.shape[1] != theirs.shape[1]:
+            raise ValueError(f"the vocabulary holds {block.shape[1]:,} tokens, the baseline's {theirs.shape[1]:,}")
+        count = max(1, BLOCK // block.shape[1])
+        for at in range(0, len(block), count):
+            part = block[at : at + count]
+            base = theirs[len(rows) : len(rows) + len(part)].to(block.device)
+            same = (base.argmax(-1) == part.argmax(-1)).tolist()
+            kl = divergences(base, part).tolist()
+            rows += [(*both, 0.0, block.shape[1]) for both in zip(kl, same, strict=True)]
+    return rows
+
+
+def _over_top(answers: Iterable[Sequence[Mapping[int, float]]], theirs: torch.Tensor) -> list[Row]:
+    rows: list[Row] = []
+    for told in itertools.chain.from_iterable(answers):
+        if max(told) >= theirs.shape[1]:
+            raise ValueError(f"the engine knows token {max(told)}, and the baseline has {theirs.shape[1]:,} tokens")
+        base = theirs[len(rows)]
+        kl, rest = top_divergence(base, told)
+        rows.append((kl, int(base.argmax()) == max(told, key=told.__getitem__), rest, len(told)))
+    return rows
+
+
+def top_divergence(base: torch.Tensor, told: Mapping[int, float]) -> tuple[float, float]:
+    """A lower bound of the KL divergence (nats) of a distribution of which some tokens are `told`, and the rest's mass.
+
+    `base` are the baseline's logits of shape (vocabulary); `told` are log-probabilities by token. All other tokens
+    count as one, which only ever lowers a divergence (the log sum inequality: Cover and Thomas, "Elements of
+    information theory", theorem 2.7.1). The rest's mass is the baseline's; with every token told it is 0, and the
+    divergence exact.
+    """
+    log_p = base.double().log_softmax(-1)
+    ids = torch.tensor(list(told))
+    log_q = torch.tensor(list(told.values()), dtype=torch.float64)
+    if bool(log_q.isnan().any()):
+        raise NotFinite("the engine told log-probabilities that are NaN")
+    p = log_p[ids]
+    terms = torch.where(p > -torch.inf, p.exp() * (p - log_q), 0.0)
+    # Summed, not 1 less the others: what is left of a certain token is lost in rounding.
+    rest = min(1.0, float(log_p.exp().index_fill(0, ids, 0.0).sum()))
+    kl = float(terms.sum())
+    if rest > 0:
+        # The engine's own rest is known up to its rounding; assuming more of it lowers the bound.
+        kl += rest * math.log(rest / max(1 - float(log_q.exp().sum()), ROUNDING))
+    return max(0.0, kl), rest
 
 
 def divergences(base: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

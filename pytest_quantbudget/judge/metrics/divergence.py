@@ -77,12 +77,22 @@ class KlDivergence(_OnLogits):
         mean = sum(d.mean_kl * d.tokens for d in divergences) / tokens
         sums = [kl for d in divergences for kl in d.each_kl]
         more = functools.partial(intervals.clustered_mean, sums, sizes, case.confidence)
-        words = f"{tokens:,} tokens, at most {max(d.max_kl for d in divergences):.3g}"
+        words = f"{tokens:,} tokens, at most {max(d.max_kl for d in divergences):.3g}{_bound(divergences)}"
         return Figure(mean, words, **bounded(more, sizes), n=len(sizes), of="answers")
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The mean."""
         return (column(self, "KL", "max_kl", lambda value: f"{value:.2g}", optional=True, shown=False, stays=3),)
+
+
+def _bound(divergences: Sequence[Divergence]) -> str:
+    """What to add where engines told only their likeliest tokens."""
+    cut = [d for d in divergences if d.top]
+    if not cut:
+        return ""
+    mean = sum(d.mean_rest * d.tokens for d in cut) / sum(d.tokens for d in cut)
+    rest = f"{100 * mean:.2g} % on average, {100 * max(d.max_rest for d in cut):.2g} % at most"
+    return f"; a lower bound, from the likeliest {min(d.top for d in cut)} tokens: the baseline's others held {rest}"
 
 
 class Top1Agreement(_OnLogits):
