@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "report": {"core", "judge", "tasks", "models"},
     "plugin": {"core", "judge", "tasks", "models", "budget", "engine", "measure", "report"},
 }
-HEAVY = {"torch", "transformers", "numpy", "bitsandbytes", "gptqmodel", "lm_eval", "safetensors"}
+HEAVY = {"torch", "transformers", "numpy", "bitsandbytes", "gptqmodel", "lm_eval", "safetensors", "llama_cpp", "gguf"}
 # Besides the engines and the loaders of methods: dummy weights, the fork server, and the process that it forks.
 MAY_IMPORT_HEAVY = ("engine/", "models/methods/", "models/dummy.py", "measure/preload.py", "measure/child.py")
 MAY_IMPORT_PYTEST = ("plugin/",)

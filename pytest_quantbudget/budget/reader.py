@@ -188,7 +188,7 @@ class _BudgetReader:
 
     def calibration(self, spec: Spec, node: Marked, options: Mapping[str, Any]) -> str | None:
         """The file of calibration texts, for a method that quantizes the model itself; it must hold enough of them."""
-        if spec.quantize is None or "checkpoint" in node.entries or self.load_format == DUMMY:
+        if spec.quantize is None or not spec.calibrated or "checkpoint" in node.entries or self.load_format == DUMMY:
             return None
         if "calibration" not in self.root.entries:
             why = f"{spec.name} has no `checkpoint`, and the file has no `calibration` texts to quantize it with"

@@ -12,12 +12,16 @@ COMMON = (
 )  # fmt: skip
 
 
+# Modules whose distributions have other names.
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
+
+
 def installed(names: Iterable[str]) -> dict[str, str]:
     """The versions of those that are installed."""
     versions = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions

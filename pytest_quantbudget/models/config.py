@@ -50,3 +50,22 @@ def _cached(model: str, revision: str | None) -> tuple[Path | None, str]:
     except OSError as error:
         return None, f"{cache} cannot be read ({error.strerror or error})"
     return None, f"{cache} has none" + (f" of revision {revision}" if revision else "")
+
+
+def positions(config: Any) -> int | None:
+    """The longest sequence that a model was trained with, in tokens, by transformers' configuration of it.
+
+    None where that does not say.
+    """
+    found = getattr(config, "max_position_embeddings", None)
+    if not isinstance(found, int):
+        return None
+    rotary = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    return max(found, _stretched(rotary, found)) if isinstance(rotary, dict) else found
+
+
+def _stretched(rotary: dict[str, Any], positions: int) -> int:
+    """The positions that YaRN stretches a model to (Peng et al. 2023, arXiv 2309.00071); 0 for other embeddings."""
+    original, factor = rotary.get("original_max_position_embeddings") or positions, rotary.get("factor")
+    yarn = rotary.get("rope_type", rotary.get("type")) == "yarn"
+    return int(original * factor) if yarn and isinstance(factor, int | float) and isinstance(original, int) else 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import Subject
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import llama_options, methods
 from pytest_quantbudget.models.methods import Spec
 
 
@@ -50,7 +50,8 @@ SPECS: Mapping[str, EngineSpec] = {
         EngineSpec(
             LLAMA_CPP,
             "llama.cpp, in the measuring process.",
-            packages=("transformers", "llama_cpp", "gguf"),
+            options=llama_options.OPTIONS,
+            packages=("torch", "transformers", "llama_cpp", "gguf"),
             quantizes=True,
         ),
         EngineSpec(

@@ -45,6 +45,27 @@ def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     return Path(path), Path(path).name
 
 
+def fetch_gguf(name: str, revision: str | None, kind: str) -> Path:
+    """The GGUF file that a budget names, or the directory that holds it.
+
+    Of a hub model's files, those are downloaded whose names hold the `kind`, such as q4_k_m. Raises ConnectionError
+    where the hub does not answer and the files have not been downloaded before.
+    """
+    if Path(name).is_absolute():
+        return Path(name)
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    _, silent = _asked_of_the_hub(name, revision, "model")
+    wanted = [f"*{kind.upper()}*.gguf", f"*{kind.lower()}*.gguf"]
+    try:
+        path = snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent))
+    except LocalEntryNotFoundError as error:
+        where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
+        raise ConnectionError(f"{name} is not on this machine, and {where}") from error
+    return Path(path)
+
+
 def revision_of(name: str, revision: str | None, memo: Path | None, *, kind: str = "model") -> str:
     """The revision that `fetch` will give, without downloading: from the hub, or from its cache where that is silent.
 
@@ -101,7 +122,7 @@ def snapshot(name: str, revision: str | None, kind: str = "model") -> Path:
 
 
 def content_hash(folder: Path) -> str:
-    """`sha256:` and a hash over names and contents of the files that make up a model."""
+    """`sha256:` and a hash over names and contents of the files that make up a model; of a GGUF file its own."""
     digest = hashlib.sha256()
     for path in _files(folder):
         digest.update(path.name.encode() + b"\0")
@@ -111,7 +132,9 @@ def content_hash(folder: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    known = patterns(Trust(remote_code=True, pickles=True))
+    if folder.is_file():
+        return [folder]
+    known = [*patterns(Trust(remote_code=True, pickles=True)), "*.gguf"]
     return sorted({path for pattern in known for path in folder.glob(pattern) if path.is_file()})
 
 

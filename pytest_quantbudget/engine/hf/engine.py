@@ -57,7 +57,7 @@ def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, tempo
 
     `pin` is the model's revision where it is known already.
     """
-    from pytest_quantbudget.engine.hf import quantize
+    from pytest_quantbudget.engine import quantize
 
     spec = methods.spec(subject.kind)
     loading.settle(spec)

@@ -19,6 +19,7 @@ from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_we
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.engine.machine.throttle import Watch
+from pytest_quantbudget.models import config
 
 if TYPE_CHECKING:
     import torch
@@ -166,18 +167,7 @@ def is_cuda(ids: torch.Tensor) -> bool:
 
 def positions(model: Any) -> int | None:
     """The longest sequence that the model was trained with, in tokens; None where its configuration does not say."""
-    found = getattr(model.config, "max_position_embeddings", None)
-    if not isinstance(found, int):
-        return None
-    rotary = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None)
-    return max(found, _stretched(rotary, found)) if isinstance(rotary, dict) else found
-
-
-def _stretched(rotary: dict[str, Any], positions: int) -> int:
-    """The positions that YaRN stretches a model to (Peng et al. 2023, arXiv 2309.00071); 0 for other embeddings."""
-    original, factor = rotary.get("original_max_position_embeddings") or positions, rotary.get("factor")
-    yarn = rotary.get("rope_type", rotary.get("type")) == "yarn"
-    return int(original * factor) if yarn and isinstance(factor, int | float) and isinstance(original, int) else 0
+    return config.positions(model.config)
 
 
 def random_prompts(model: Any, workload: Workload) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint, tensors
 from pytest_quantbudget.models.estimate.formats import Format
+from pytest_quantbudget.models.methods import _gguf_types
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ MODULES: Mapping[str, str] = {
     "awq-int4": "awq",
     "checkpoint": "served",
     "served": "served",
+    **dict.fromkeys(_gguf_types.KINDS, "gguf"),
 }
 
 BALANCED = "balanced"
@@ -97,11 +99,11 @@ class Spec:
     processes of a run on a CPU: they start no threads. `storage` gives the format that follows from options, and the
     estimate from that; without it there is no estimate. `environ` is set, where unset, before the packages are
     imported. `checkpoint_format` is the `quant_method` of the checkpoints that the method loads, or ANY_FORMAT where it
-    is whatever its checkpoint says. Only methods that need calibration have a `quantize`, and `packed`: the
-    `quantization_config` that their checkpoints have with options. `told` reads a checkpoint's `quantization_config`:
-    the `method` that it is, and values by the names of options. Methods whose kernels are compiled just in time have a
-    `prepare`, which is called before the model is loaded. `inference` names the options that only say how the quantized
-    model runs.
+    is whatever its checkpoint says. Methods that make a checkpoint of the model have a `quantize`, which is given texts
+    where it is `calibrated`; those of transformers have `packed` too: the `quantization_config` that their checkpoints
+    have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and values by the
+    names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called before the model
+    is loaded. `inference` names the options that only say how the quantized model runs.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Spec:
     environ: Mapping[str, str] = field(default_factory=dict)
     checkpoint_format: str | None = None
     quantize: Quantize | None = None
+    calibrated: bool = True
     packed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     told: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     prepare: Prepare | None = None

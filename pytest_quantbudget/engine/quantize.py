@@ -1,4 +1,4 @@
-"""GPTQ and AWQ checkpoints of the user's own model, made once and stored."""
+"""Checkpoints that methods make of the user's own model, once, and that are stored: GPTQ, AWQ, GGUF."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     whose files are not what they were is set aside and made again.
     """
     assert spec.quantize is not None
-    assert subject.calibration is not None
-    calibration = Path(subject.calibration)
+    assert subject.calibration is not None or not spec.calibrated
+    calibration = Path(subject.calibration) if subject.calibration and spec.calibrated else None
     versions = methods.libraries()
     identity = {
         "revision": revision,
         "method": subject.kind,
         "options": {name: value for name, value in subject.options.items() if name not in spec.inference},
-        "calibration": file_hash(calibration),
-        "libraries": {name: versions.get(name) for name in ("gptqmodel", "transformers", "torch")},
+        "calibration": file_hash(calibration) if calibration else None,
+        "libraries": {name: versions.get(name) for name in (*spec.packages, "transformers", "torch")},
     }
     target = cache / "quantized" / f"{subject.kind}-{codec.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,8 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             try:
-                spec.quantize(source, subject.options, _texts(calibration, subject.options), making, trust)
+                texts = _texts(calibration, subject.options) if calibration else ()
+                spec.quantize(source, subject.options, texts, making, trust)
                 codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
                 making.replace(target)
             finally:

@@ -1,0 +1,1 @@
+"""The engine `llama.cpp`: GGUF files, run in the measuring process by the functions of llama.cpp's `llama.h`."""
