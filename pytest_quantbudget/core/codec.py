@@ -9,6 +9,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +20,19 @@ MAX_NAMED = 200  # characters of a name in a message
 
 
 def to_builtins(record: object) -> Any:
-    """Dataclasses become dicts, tuples lists; the rest must be a JSON value already."""
+    """Dataclasses become dicts, tuples lists, paths texts, and a dict whose keys are records a list of pairs.
+
+    The rest must be a JSON value already.
+    """
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {field.name: to_builtins(getattr(record, field.name)) for field in dataclasses.fields(record)}
     if isinstance(record, dict):
+        if any(map(dataclasses.is_dataclass, record)):
+            # An object of JSON has only texts as keys.
+            return [[to_builtins(key), to_builtins(value)] for key, value in record.items()]
         return {str(key): to_builtins(value) for key, value in record.items()}
+    if isinstance(record, Path):
+        return str(record)
     if isinstance(record, tuple | list):
         return [to_builtins(item) for item in record]
     if record is None or isinstance(record, bool | int | float | str):
@@ -58,7 +67,9 @@ def _read(hint: Any, data: Any, where: str) -> Any:
         if not isinstance(data, list):
             raise ValueError(f"{where}: must be a list, not {type(data).__name__}")
         return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    if origin is dict:
+    if origin in (dict, Mapping):
+        if dataclasses.is_dataclass(args[0]):
+            return _read_pairs(args[0], args[1], data, where)
         if not isinstance(data, dict):
             raise ValueError(f"{where}: must be an object, not {type(data).__name__}")
         return {str(key): _read(args[1], value, f"{where}.{key:.{MAX_NAMED}}") for key, value in data.items()}
@@ -76,6 +87,8 @@ def _read(hint: Any, data: Any, where: str) -> Any:
             return typing.cast(type, hint)(**values)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
+    if hint is Path:
+        return Path(_read(str, data, where))
     if hint not in (bool, int, float, str):
         return _read(_kind_of(hint.__subclasses__(), data, where), data, where)
     if hint is float and isinstance(data, int) and not isinstance(data, bool):
@@ -83,6 +96,14 @@ def _read(hint: Any, data: Any, where: str) -> Any:
     if not isinstance(data, hint) or (isinstance(data, bool) and hint is not bool):
         raise ValueError(f"{where}: must be {hint.__name__}, not {data!r:.60}")
     return data
+
+
+def _read_pairs(key: Any, value: Any, data: Any, where: str) -> dict[Any, Any]:
+    """A dict whose keys are records."""
+    if not isinstance(data, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in data):
+        raise ValueError(f"{where}: must be a list of pairs")
+    pairs = enumerate(data)
+    return {_read(key, k, f"{where}[{i}][0]"): _read(value, v, f"{where}[{i}][1]") for i, (k, v) in pairs}
 
 
 def _kind_of(kinds: list[type], data: Any, where: str) -> type:

@@ -215,8 +215,17 @@ def default_cache() -> Path | None:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file. Raises OSError."""
+    return f"sha256:{digest(path).hex()}"
+
+
+def digest(path: Path) -> bytes:
+    """SHA-256 of a file, as bytes. Raises OSError."""
+    # hashlib.file_digest is newer than the oldest Python that may run a measuring process.
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**20):
+            found.update(block)
+    return found.digest()
 
 
 def path_from(folder: Path, name: str) -> Path:

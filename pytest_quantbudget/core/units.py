@@ -6,6 +6,7 @@ Prefixes follow IEC 80000-13 (KiB, MiB, GiB are powers of 1024; kB, MB, GB power
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from decimal import Decimal
 
 from pytest_quantbudget.core.problems import nearest
 
+# datetime.UTC is newer than the oldest Python that may run a measuring process.
+UTC = datetime.timezone.utc  # noqa: UP017
 ISO = "%Y-%m-%dT%H:%M:%SZ"  # how times are written: ISO 8601, UTC
 SIZES: Mapping[str, float] = {
     "B": 1,

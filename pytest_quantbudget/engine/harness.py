@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import logging
 import math
+import os
 import random
 import re
 import time
@@ -137,7 +138,7 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
         manager, spec, folder = _named(name)
         described = harness_file.described(Path(spec)) if harness_file.is_file(spec) else harness_file.Described()
     try:
-        with contextlib.chdir(folder):  # what a task file names is relative to it
+        with _inside(folder):  # what a task file names is relative to it
             tasks: dict[str, Any] = manager.load([spec])["tasks"]
     except ModuleNotFoundError:
         raise
@@ -153,6 +154,18 @@ def _load(task: Task, trust: Trust, source: str | None) -> dict[str, Any]:
         if task.shots and each.get_config("num_fewshot") == 0:
             raise ValueError(f"{each.task_name} takes no worked examples (`num_fewshot: 0`), and shots asks for some")
     return tasks
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in a folder for a while."""
+    # contextlib.chdir is newer than the oldest Python that may run a measuring process.
+    before = os.getcwd()  # noqa: PTH109
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.files import file_hash
 from pytest_quantbudget.core.request import Subject, Trust
@@ -41,6 +39,9 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     }
     target = cache / "quantized" / f"{subject.kind}-{codec.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Other interpreters may lack it, and it is needed here alone.
+    from filelock import FileLock
+
     with FileLock(f"{target}.lock"):
         if target.is_dir() and not _unchanged(target):
             logging.getLogger(__name__).warning("%s has changed since it was written: made again", target)

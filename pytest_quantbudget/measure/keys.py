@@ -20,7 +20,7 @@ from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.store import Key
 from pytest_quantbudget.models import dummy, engines, hub, methods
 from pytest_quantbudget.models.methods import Spec
-from pytest_quantbudget.tasks import harness_file, prompts, questions
+from pytest_quantbudget.tasks import prompts, questions
 
 # What the libraries under measurement read from the environment and their numbers depend on.
 VARIABLES = (
@@ -142,6 +142,9 @@ def _state(part: Part, memo: Path) -> str:
 
 def _asked(task: Task, memo: Path) -> str:
     if task.harness is not None:  # which data set the library will load, only running it would tell
+        # It needs PyYAML, which another interpreter may not have.
+        from pytest_quantbudget.tasks import harness_file
+
         state = harness_file.state(Path(task.harness)) if task.is_harness_file else task.harness
         return f"lm-eval {methods.libraries().get('lm-eval')} {state}"
     if task.file is not None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.safetext import safe
-from pytest_quantbudget.core.units import ISO
+from pytest_quantbudget.core.units import ISO, UTC
 
 MAGIC = "quantbudget-entry-1"
 MAX_BYTES = 200_000_000
@@ -60,7 +60,7 @@ class Entry:
 
 def now() -> datetime.datetime:
     """The time in UTC, in whole seconds."""
-    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    return datetime.datetime.now(UTC).replace(microsecond=0)
 
 
 def encode(key: Mapping[str, Any], payload: Any, made: datetime.datetime) -> bytes:
@@ -80,7 +80,7 @@ def decode(data: bytes, key: Mapping[str, Any]) -> Entry:
         content = codec.read_json(body)
         if not isinstance(content, dict) or set(content) != {"key", "made", "payload"}:
             raise ValueError("it holds other fields")
-        made = datetime.datetime.strptime(content["made"], ISO).replace(tzinfo=datetime.UTC)
+        made = datetime.datetime.strptime(content["made"], ISO).replace(tzinfo=UTC)
         if made.strftime(ISO) != content["made"]:  # strptime takes `2026-1-2T3:4:5Z` too
             raise ValueError("its time has another form")
     except (TypeError, ValueError) as error:

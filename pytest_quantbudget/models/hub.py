@@ -10,7 +10,7 @@ import re
 import threading
 from pathlib import Path
 
-from pytest_quantbudget.core import codec
+from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.request import Trust
 
 WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -126,8 +126,7 @@ def content_hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in _files(folder):
         digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(files.digest(path))
     return "sha256:" + digest.hexdigest()
 
 

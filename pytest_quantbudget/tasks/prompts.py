@@ -13,7 +13,7 @@ from typing import Any
 
 from pytest_quantbudget.core.files import file_hash
 from pytest_quantbudget.core.request import Task
-from pytest_quantbudget.core.units import ISO
+from pytest_quantbudget.core.units import ISO, UTC
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
 from pytest_quantbudget.tasks.styles import STYLES
@@ -111,8 +111,8 @@ class Prompter:
 
     def now(self) -> datetime.datetime:
         """What a template gets to know of the clock."""
-        self.told_time = self.clock or datetime.datetime.now(datetime.UTC).strftime(ISO)
-        return datetime.datetime.strptime(self.told_time, ISO).replace(tzinfo=datetime.UTC)
+        self.told_time = self.clock or datetime.datetime.now(UTC).strftime(ISO)
+        return datetime.datetime.strptime(self.told_time, ISO).replace(tzinfo=UTC)
 
     def text(self, asked: Asked) -> str:
         """The prompt of a question.

@@ -21,10 +21,34 @@ from builders import (
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.measurement import Measurement, Speed
-from pytest_quantbudget.core.request import DivergenceOf, LoadTime, Reply, Request, Subject
+from pytest_quantbudget.core.request import DivergenceOf, LoadTime, Reply, Request, Subject, Trust
+from pytest_quantbudget.measure.job import Job
+from pytest_quantbudget.measure.keys import Keys
+from pytest_quantbudget.models.methods import Prepared
 from pytest_quantbudget.report import document
 
 PARTS = (LoadTime(), WORKLOAD, Reply("Hello"), TASK, DivergenceOf(TASK), TEXT)
+REQUEST = Request(SUBJECT, PARTS, 60.0, 3600.0, (RULE,), ("gsm8k",))
+(ANSWERED,) = MEASUREMENT.tasks
+OTHER = replace(TASK, name="other")
+JOB = Job(
+    REQUEST,
+    "/cache",
+    "/scratch",
+    Keys("nf4-00ff", "abc", "def", {"gpus": [], "threads": 2}, {"host": "here"}, {"/data/q.jsonl": "sha256:00"}),
+    "/store",
+    True,
+    "load",
+    "/cache/quantized/nf4",
+    Prepared({"backend": "marlin"}, ("compiled",)),
+    Trust(True, True),
+    {"CUDA_VISIBLE_DEVICES": "GPU-1"},
+    True,
+    "/scratch/t",
+    {TASK: ANSWERED, OTHER: replace(ANSWERED, task=OTHER)},
+    {TASK: Path("/cache/divergence/x.safetensors"), OTHER: Path("/y")},
+    {TASK: ANSWERED},
+)
 
 
 def fields_without_a_value(record: Any) -> list[str]:
@@ -41,13 +65,20 @@ def fields_without_a_value(record: Any) -> list[str]:
     [
         MEASUREMENT,
         REPORT,
-        Request(SUBJECT, PARTS, 60.0, 3600.0, (RULE,), ("gsm8k",)),
+        REQUEST,
+        JOB,
     ],
 )
 def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert fields_without_a_value(record) == []
     text = json.dumps(codec.to_builtins(record), allow_nan=False)
     assert codec.from_builtins(type(record), json.loads(text)) == record
+
+
+@pytest.mark.parametrize("data", [{"gsm8k": "/x"}, [1], [[1]], [["k", "v"]], [[{}, {}, {}]], "text"], ids=str)
+def test_what_is_no_list_of_pairs_is_no_mapping_of_records(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"Job.references"):
+        codec.from_builtins(Job, {**codec.to_builtins(JOB), "references": data})
 
 
 def test_a_measurement_without_figures_comes_back_equal() -> None:
@@ -121,7 +152,7 @@ class Odd:
     thing: object
 
 
-@pytest.mark.parametrize("thing", [Path("x"), {1, 2}, b"bytes", Odd], ids=["path", "set", "bytes", "class"])
+@pytest.mark.parametrize("thing", [{1, 2}, b"bytes", Odd], ids=["set", "bytes", "class"])
 def test_what_json_cannot_hold_does_not_belong_in_a_record(thing: object) -> None:
     with pytest.raises(TypeError, match="does not belong in a record"):
         codec.to_builtins(Odd(thing))
