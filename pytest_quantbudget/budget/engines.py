@@ -124,6 +124,9 @@ class Runs:
         elif not (self.permissions.commands or self.permissions.everything):
             allow = "--quant-allow-commands, or `quant_allow_commands = true` in the ini file, allows it"
             self.problems.add(given.entries["command"], f"command: a budget starts no program by itself; {allow}")
+        if values["command"] and values["port"] is None and not any("{port}" in word for word in values["command"]):
+            why = "needs `{port}` where the server is told its port, or `port` with the one that it takes by itself"
+            self.problems.add(given.entries["command"], f"command: {why}")
         return Server(
             values["url"].rstrip("/") if values["url"] else None,
             values["command"] or (),
@@ -131,6 +134,7 @@ class Runs:
             values["model"],
             values["api_key_env"],
             values["start_timeout"],
+            values["port"],
         )
 
     def _check_url(self, node: Marked, url: str) -> None:

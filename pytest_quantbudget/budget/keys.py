@@ -210,8 +210,9 @@ SERVER: Sequence[Field] = (
         "url", TEXT, "Of a server that runs, such as http://127.0.0.1:8000/v1; this machine's unless more is allowed."
     ),
     Field(
-        "command", command(), "What starts the server, word by word; `{port}` is a free port, and `{model}` the model."
+        "command", command(), "What starts the server, word by word; `{port}`, `{model}` and `{python}` are filled in."
     ),
+    Field("port", whole(1, 65535), "The port that `command` listens on, where it must be a certain one."),
     Field("model", TEXT, "The name under which the server serves the model; its only one where not given."),
     Field("api_key_env", TEXT, "The environment variable that holds the server's key."),
     Field("start_timeout", TIME, "How long it may take until the server answers.", 600.0),

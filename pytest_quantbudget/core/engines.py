@@ -14,6 +14,8 @@ TRANSFORMERS, LLAMA_CPP, VLLM, OPENAI = "transformers", "llama.cpp", "vllm", "op
 class Server:
     """An OpenAI-compatible server: one that runs at `url`, or one that `command` starts in the directory `folder`.
 
+    It is told to listen on `port`; any free one where that is None.
+
     `model` is the name that it serves the model under, None for its only one. `api_key_env` names the environment
     variable that holds the key. `start_timeout_s`, in seconds, is how long it may take until it answers.
     """
@@ -24,6 +26,7 @@ class Server:
     model: str | None = None
     api_key_env: str | None = None
     start_timeout_s: float = 600.0
+    port: int | None = None
 
 
 @dataclass(frozen=True)

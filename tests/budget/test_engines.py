@@ -127,3 +127,10 @@ def test_the_command_line_allows_commands_and_hosts(tmp_path: Path) -> None:
     assert server.url == "https://gpu.example.org/v1"
     for methods in (command, there, "fp32: {python: ./anything}"):
         assert subjects(tmp_path, methods, ALL)
+    portless = "x: {engine: openai, server: {command: [serve]}}"
+    assert mistake(tmp_path, portless, ALL) == (
+        "command: needs `{port}` where the server is told its port, or `port` with the one that it takes by itself"
+    )
+    server = subjects(tmp_path, portless.replace("[serve]", "[serve], port: 8123"), ALL)["x"].server
+    assert server is not None
+    assert server.port == 8123

@@ -11,7 +11,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -144,7 +144,7 @@ class Client:
         self._keep(wire, head)
         return Answer(head.status, bytes(data), time.perf_counter())
 
-    async def stream(self, path: str, body: Any, limit_s: float = 600.0) -> AsyncIterator[tuple[float, Any]]:
+    async def stream(self, path: str, body: Any, limit_s: float = 600.0) -> AsyncGenerator[tuple[float, Any], None]:
         """The events of a stream, each with the time at which its last byte arrived (`time.perf_counter`, seconds).
 
         Nothing for `limit_s` is Late. An iteration that is left early closes the connection, which ends the request.

@@ -1,0 +1,66 @@
+"""Runs llama.cpp's own server from the prebuilt package xllamacpp, which has no command for it.
+
+    python -m pytest_quantbudget.engine.openai.llama_server --model FILE.gguf --port N [--NAME VALUE ...]
+
+`NAME` is a field of xllamacpp's `CommonParams`, with dots for those inside: `--n_ctx 8192`, `--n_parallel 8`,
+`--cpuparams.n_threads 4`, `--n_gpu_layers 99`. `--model` is the file of the model.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def settings(words: Sequence[str]) -> dict[str, str]:
+    """The values by name. Raises ValueError for words that are not `--NAME VALUE` pairs."""
+    names, values = words[::2], words[1::2]
+    for name in names:
+        if not name.startswith("--") or len(name) < 3:
+            raise ValueError(f"{name!r} is not an option such as --n_ctx 8192")
+    if len(names) != len(values):
+        raise ValueError(f"{names[-1]} has no value")
+    return {name[2:]: value for name, value in zip(names, values, strict=True)}
+
+
+def apply(parameters: Any, name: str, text: str) -> None:
+    """Set a field to the value that a text says, of the type that the field has. Raises ValueError."""
+    *outer, last = name.split(".")
+    holder = parameters
+    for part in outer:
+        holder = getattr(holder, part, None)
+    if not hasattr(holder, last):
+        raise ValueError(f"xllamacpp's CommonParams has no {name!r}")
+    current = getattr(holder, last)
+    value: Any = text
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--{name} takes true or false, not {text!r}")
+        value = text.lower() == "true"
+    elif isinstance(current, int | float):
+        value = type(current)(text)
+    setattr(holder, last, value)
+
+
+def main(words: Sequence[str]) -> None:
+    """Serve until a signal ends it."""
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.endpoint_metrics = True
+    for name, value in settings(words).items():
+        apply(parameters, "model.path" if name == "model" else name, value)
+    server = xllamacpp.Server(parameters)
+    sys.stdout.write(f"listening on {server.listening_address}\n")
+    sys.stdout.flush()
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"llama_server: {error}")
