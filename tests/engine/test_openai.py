@@ -213,13 +213,15 @@ def test_nothing_is_left_of_a_server_that_was_ended(gguf: Path) -> None:
 
 def left(mark: str) -> list[str]:
     """The processes whose command names something."""
-    lines = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if mark in line and "ps -ww" not in line]
+    ps = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True)
+    return [line for line in ps.stdout.splitlines() if mark in line]
 
 
 def test_a_kill_of_pytest_leaves_no_server(gguf: Path, tmp_path: Path) -> None:
-    words = [word.replace(str(gguf), "./left-behind.gguf") for word in command(gguf)]
-    (tmp_path / "left-behind.gguf").write_bytes(gguf.read_bytes())
+    # A name that no other run's server has.
+    name = f"{tmp_path.name}-{os.getpid()}.gguf"
+    words = [word.replace(str(gguf), name) for word in command(gguf)]
+    (tmp_path / name).write_bytes(gguf.read_bytes())
     budget = {
         "model": "builtin",
         "workload": {"prompt_tokens": 64, "new_tokens": 400, "repeats": 1000},
@@ -229,11 +231,14 @@ def test_a_kill_of_pytest_leaves_no_server(gguf: Path, tmp_path: Path) -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, "-m", "pytest", "--quant-budget", "b.yaml", "--quant-allow-commands"]
     run = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True, env=environ)
-    wait_for(lambda: len(left("left-behind.gguf")) >= 2, 60)
-    time.sleep(2)
-    run.kill()
-    run.wait()
-    wait_for(lambda: not left("left-behind.gguf"), 20)
+    try:
+        # The server and its guard.
+        wait_for(lambda: len(left(name)) == 2, 120)
+        time.sleep(2)
+    finally:
+        run.kill()
+        run.wait()
+    wait_for(lambda: not left(name), 20)
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float) -> None:
