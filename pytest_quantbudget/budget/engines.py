@@ -77,8 +77,10 @@ class Runs:
         for key, entry in node.entries.items():
             if not OPTION.fullmatch(key):
                 self.problems.add(entry, f"engine_options: {key!r} is no option's name, such as max_model_len")
-            elif key in engine.refused:
-                self.problems.add(entry, f"engine_options: {key} {engine.refused[key]}")
+            elif (why := engine.refusal(key)) is not None:
+                self.problems.add(entry, f"engine_options: {key} {why}")
+            elif entry.plain is None:
+                self.problems.add(entry, f"engine_options: {key} has no value; leave it out for the engine's default")
         return {key: entry.plain for key, entry in node.entries.items()}
 
     def _interpreter(self, engine: EngineSpec, node: Marked | None) -> str | None:

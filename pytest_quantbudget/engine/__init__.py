@@ -16,7 +16,7 @@ from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLL
 ENGINES = {
     TRANSFORMERS: "pytest_quantbudget.engine.hf.engine",
     LLAMA_CPP: "pytest_quantbudget.engine.llama_cpp.engine",
-    VLLM: "pytest_quantbudget.engine.vllm",
+    VLLM: "pytest_quantbudget.engine.vllm.engine",
     OPENAI: "pytest_quantbudget.engine.openai.engine",
 }
 

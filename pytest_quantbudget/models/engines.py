@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import Subject
-from pytest_quantbudget.models import llama_options, methods
+from pytest_quantbudget.models import llama_options, methods, vllm_options
 from pytest_quantbudget.models.methods import Spec
 
 
@@ -32,6 +32,10 @@ class EngineSpec:
     default: str | None = None
     labels: bool = False
     quantizes: bool = False
+
+    def refusal(self, option: str) -> str | None:
+        """Why an option is not taken, None where it is; an engine may take the beginning of a name for all of it."""
+        return next((why for name, why in self.refused.items() if name.startswith(option)), None)
 
     def takes(self, kind: Spec) -> bool:
         """Whether the engine runs methods of a kind."""
@@ -58,6 +62,7 @@ SPECS: Mapping[str, EngineSpec] = {
             VLLM,
             "vLLM's own server, started with `engine_options`.",
             options=None,
+            refused=vllm_options.REFUSED,
             packages=("transformers",),
             default="checkpoint",
         ),

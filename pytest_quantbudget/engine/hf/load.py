@@ -86,10 +86,10 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
         own, source = None, dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
         revision, ready = source.revision, source.ready
     else:
-        own, revision = _fetched(subject.model, pins[0] if pins else subject.revision, trust)
+        own, revision = fetched(subject.model, pins[0] if pins else subject.revision, trust)
         source = Path(quantized) if quantized else own
         if subject.checkpoint is not None:
-            source, _ = _fetched(subject.checkpoint, pins[1] if pins else None, trust)
+            source, _ = fetched(subject.checkpoint, pins[1] if pins else None, trust)
         ready = subject.checkpoint is not None or quantized is not None
     check_format(spec, source, ready=ready, trust=trust)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
@@ -116,7 +116,7 @@ def _load(
 
     found = find(subject, quantized, trust, pins)
     spec, own, source, device = found.spec, found.own, found.source, found.device
-    notes = _compared(own, source, subject, trust) if subject.checkpoint is not None else ()
+    notes = compared(own, source, subject, trust) if subject.checkpoint is not None else ()
     check_room(spec, source, device, trust)
     _import_ahead(spec, source, trust)
     prepared = prepared or prepare(found, trust)
@@ -150,16 +150,17 @@ def _load(
         unread=getattr(model, tensors.UNREAD, ()),
         disk=checkpoint.size(source, trust) if isinstance(source, Path) else None,
     )
-    return Loaded(model, _tokenizer(own, trust), description)
+    return Loaded(model, tokenizer(own, trust), description)
 
 
-def _tokenizer(folder: Path | None, trust: Trust) -> Any:
+def tokenizer(folder: Path | None, trust: Trust) -> Any:
+    """The tokenizer of a model's directory; None for none."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code) if folder else None
 
 
-def _fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+def fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     """`hub.fetch`, checked for what may be loaded besides weights; a directory before it is hashed."""
     if Path(name).is_absolute():
         checkpoint.check(Path(name), trust, weights=False)
@@ -216,7 +217,7 @@ def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust 
         raise ValueError(f"the checkpoint in {source.name} {now}; {spec.name} needs a {wanted} checkpoint")
 
 
-def _compared(own: Path | None, source: Path | Dummy, subject: Subject, trust: Trust) -> tuple[str, ...]:
+def compared(own: Path | None, source: Path | Dummy, subject: Subject, trust: Trust) -> tuple[str, ...]:
     """How a ready checkpoint differs from its source model, in words.
 
     Raises ValueError where the budget asks for that to be the same.

@@ -1,0 +1,263 @@
+"""The engine `vllm`: vLLM's own server on a method's checkpoint, started here, and measured over HTTP.
+
+What ships is the server, so that is what is measured. It runs in the interpreter of the method, which needs nothing of
+this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core.engines import VLLM, Server
+from pytest_quantbudget.core.measurement import Speed
+from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
+from pytest_quantbudget.engine.base import Description, Lacking, Sequences
+from pytest_quantbudget.engine.hf import load as loading
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.openai import probe
+from pytest_quantbudget.engine.openai.conversation import ServerFailed
+from pytest_quantbudget.engine.openai.engine import OpenAI
+from pytest_quantbudget.engine.openai.http import ServerError
+from pytest_quantbudget.engine.vllm import memory, operators, says
+from pytest_quantbudget.engine.vllm.flags import flags
+from pytest_quantbudget.models import checkpoint, methods
+from pytest_quantbudget.models.methods import ANY_FORMAT, Prepared
+
+MODULE = "vllm.entrypoints.openai.api_server"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+TOP = 128  # likeliest tokens of each position, where `max_logprobs` does not say how many
+AT_ONCE = 256  # vLLM's own `max_num_seqs` on most GPUs
+SCORED_AT_ONCE = 16  # answers with log-probabilities are long
+START_S = 3600.0  # weights of hundreds of GB, and graphs to capture; a method's `timeout` ends it sooner
+
+
+def load(
+    subject: Subject,
+    gpus: Gpus | None = None,
+    quantized: str | None = None,
+    trust: Trust = NO_TRUST,
+    pins: tuple[str, str | None] | None = None,
+    prepared: Prepared | None = None,
+) -> VLLMServer:
+    """Start vLLM on the subject.
+
+    Raises ValueError, in vLLM's own words, where it refuses the model or an option; Lacking where this CPU has not the
+    operator that the checkpoint needs; ModuleNotFoundError where the interpreter has no vLLM; ServerFailed where it
+    dies otherwise.
+    """
+    spec = methods.spec(subject.kind)
+    own, revision = loading.fetched(subject.model, pins[0] if pins else subject.revision, trust)
+    source = own
+    if subject.checkpoint is not None:
+        source, _ = loading.fetched(subject.checkpoint, pins[1] if pins else None, trust)
+    if spec.checkpoint_format == ANY_FORMAT:
+        checkpoint.check(source, trust)
+    else:
+        loading.check_format(spec, source, ready=subject.checkpoint is not None, trust=trust)
+    notes = loading.compared(own, source, subject, trust) if subject.checkpoint is not None else ()
+    made_with = loading.made_as(spec, source, subject.options) if subject.checkpoint is not None else None
+    return VLLMServer(subject, own, source, revision, gpus or Gpus({}), trust, notes, made_with)
+
+
+def command(subject: Subject, own: Path, source: Path, trust: Trust = NO_TRUST) -> list[str]:
+    """What starts the server, but for its address. Raises ValueError where an option contradicts the method's kind."""
+    given = dict(subject.engine_options)
+    wanted: dict[str, Any] = {
+        "model": str(source),
+        "served_model_name": name_of(subject),
+        # What a model's own defaults for sampling change would not be the model's likeliest answer.
+        "generation_config": "vllm",
+        "max_logprobs": given.pop("max_logprobs", TOP),
+        "uvicorn_log_level": "warning",
+    }
+    if subject.kind in DTYPES:
+        for name in ("dtype", "quantization"):
+            if name in given:
+                raise ValueError(
+                    f"engine_options: {name} does not go with {subject.kind}; `kind: checkpoint` takes it, with the "
+                    f"model as its `checkpoint`"
+                )
+        wanted["dtype"] = DTYPES[subject.kind]
+    if not any((source / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
+        wanted["tokenizer"] = str(own)
+    if trust.remote_code:
+        wanted["trust_remote_code"] = True
+    if not trust.pickles:
+        wanted["load_format"] = "safetensors"
+    return [subject.python or sys.executable, "-m", MODULE, *flags({**wanted, **given})]
+
+
+def name_of(subject: Subject) -> str:
+    """The name that the model is served under."""
+    return subject.checkpoint or subject.model
+
+
+def asked(subject: Subject) -> str:
+    """The name of what is measured: the first adapter, where there are some, else the model."""
+    adapters = subject.engine_options.get("lora_modules")
+    first = adapters[0] if isinstance(adapters, list) and adapters else None
+    if isinstance(first, str):
+        return first.partition("=")[0]
+    return str(first["name"]) if isinstance(first, dict) and "name" in first else name_of(subject)
+
+
+def told_format(packed: Mapping[str, Any]) -> str:
+    """What a checkpoint's `quantization_config` says it is, in words: its method, and the bits of what it quantizes."""
+    method = str(packed.get("quant_method") or packed.get("quant_algo") or "unknown")
+    groups = packed.get("config_groups")
+    parts = [method]
+    for group in groups.values() if isinstance(groups, dict) else ():
+        for what in ("weights", "input_activations"):
+            held = group.get(what) if isinstance(group, dict) else None
+            if isinstance(held, dict):
+                parts.append(f"{what.removeprefix('input_')} {held.get('type', 'int')} {held.get('num_bits')}")
+    if "bits" in packed or "w_bit" in packed:
+        parts.append(f"weights int {packed.get('bits', packed.get('w_bit'))}")
+    return ", ".join(dict.fromkeys(parts))
+
+
+class VLLMServer(OpenAI):
+    """vLLM's server. Prompts are token ids of the tokenizer of the budget's model."""
+
+    name = VLLM
+
+    def __init__(
+        self,
+        subject: Subject,
+        own: Path,
+        source: Path,
+        revision: str,
+        gpus: Gpus,
+        trust: Trust = NO_TRUST,
+        odd: tuple[str, ...] = (),
+        made_with: dict[str, Any] | None = None,
+    ) -> None:
+        self.source, self.trust, self.odd, self.made_with = source, trust, odd, made_with
+        self.subject = subject  # `environ` asks for it
+        self.packed = checkpoint.quantization(source)
+        words = [*command(subject, own, source, trust), "--host=127.0.0.1", "--port={port}"]
+        lacks = operators.needed(self.packed) if not gpus.cards else None
+        if lacks is not None and operators.missing(words[0], lacks, self.environ()):
+            raise Lacking(
+                f"vLLM's build for this CPU lacks the operator {lacks}, which a {told_format(self.packed)} checkpoint "
+                f"needs; with AVX-512 it has it"
+            )
+        server = Server(command=tuple(words), model=asked(subject), start_timeout_s=START_S)
+        super().__init__(subject, server, own, revision, gpus, trust)
+
+    def environ(self) -> Mapping[str, str]:
+        """This process's, without what would lead to other packages or ask for a key; nothing is reported to anyone."""
+        left_out = {"VLLM_API_KEY"} | ({"PYTHONPATH", "PYTHONHOME"} if self.subject.python else set())
+        own = {name: value for name, value in os.environ.items() if name not in left_out}
+        return {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **own, "PYTHONSAFEPATH": "1"}
+
+    def _prepare(self, revision: str) -> None:
+        try:
+            super()._prepare(revision)
+        except ServerFailed as error:
+            running = self.talk.running
+            refused = says.refusal(running.output()) if running is not None and running.ended else None
+            if refused is None:
+                raise
+            if refused.module is not None:
+                lacks = f"{self.subject.python or sys.executable} has no module {refused.module}"
+                raise ModuleNotFoundError(lacks, name=refused.module) from error
+            raise ValueError(f"vLLM refuses it: {refused.words}") from error
+
+    def described(self, entry: Mapping[str, Any], revision: str, seconds: float | None) -> Description:
+        """What the log, the metrics and the checkpoint's files tell."""
+        found = super().described(entry, revision, seconds)
+        assert found.facts is not None
+        assert self.talk.running is not None
+        log = self.talk.running.output()
+        told = says.cache(self.talk.run(self._metrics()))
+        settings = says.settings(log)
+        ranks = math.prod(int(settings.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
+        disk = checkpoint.size(self.source, self.trust)
+        weights = says.loaded_bytes(log, ranks)
+        notes = [*found.notes, *self.odd]
+        if weights is None and not self.gpus.cards:
+            weights = disk
+            notes.append("on a CPU vLLM does not tell the size of its weights: it is that of the checkpoint's files")
+        kv = told.get("kv_cache_memory_bytes")
+        buffers = {"model": weights, "kv": kv if isinstance(kv, int) else None}
+        untold = {name: why for name, why in found.untold.items() if name not in ("disk", "vram", "weights")}
+        if weights is None:
+            untold["weights"] = "vLLM's log does not tell the size of its weights"
+        untold |= {
+            "vram_reserved": "what torch's allocator reserves within vLLM's processes, these do not tell",
+            "vram_process": "max_vram counts vLLM's whole processes",
+        }
+        self.slots = self._slots(told)
+        facts = replace(
+            found.facts,
+            buffers={name: size for name, size in buffers.items() if size is not None},
+            kv_tokens=says.kv_tokens(told),
+            details={
+                **found.facts.details,
+                **settings,
+                **({"checkpoint": told_format(self.packed)} if self.packed else {}),
+                "command": " ".join(self.server.command[1:]),
+            },
+        )
+        return replace(
+            found, weights=weights, disk=disk, notes=tuple(notes), made_with=self.made_with, facts=facts, untold=untold
+        )
+
+    def _slots(self, told: Mapping[str, Any]) -> int:
+        """How many sequences it takes at once: as many as it is told to, and as its cache holds of the longest."""
+        most, room = self.subject.engine_options.get("max_num_seqs", AT_ONCE), told.get("kv_cache_max_concurrency")
+        limits = [each for each in (most, room) if isinstance(each, int | float) and math.isfinite(each)]
+        return max(1, int(min(limits, default=AT_ONCE)))
+
+    async def _metrics(self) -> str:
+        try:
+            return await self.talk.client.text(self.talk.client.root("metrics"))
+        except ServerError:
+            return ""
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """At which vLLM ends: those of the checkpoint's generation config or its own, and the tokenizer's."""
+        told = [found(self.source).get("eos_token_id") for found in (checkpoint.generation, checkpoint.config)]
+        ends = [end for each in told for end in (each if isinstance(each, list) else [each])]
+        return tuple(dict.fromkeys([*(end for end in ends if isinstance(end, int)), *super().end_tokens()]))
+
+    def time(self, workload: Workload) -> Speed:
+        """As any server, and what its processes hold of the GPUs afterwards: vLLM takes all of it when it starts."""
+        speed = super().time(workload)
+        assert self.talk.running is not None
+        if not self.gpus.cards:
+            return speed
+        held, _ = memory.of_server(self.gpus, memory.family(self.talk.running.pid or 0))
+        return replace(speed, peak_allocated=held, peaks=(held,) if held else ())
+
+    def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
+        """As many of the likeliest tokens as `max_logprobs` says; -1 are all."""
+        self._need(probe.PROMPT_LOGPROBS)
+        for start in range(0, len(sequences), SCORED_AT_ONCE):
+            part = sequences[start : start + SCORED_AT_ONCE]
+            yield from self.talk.run(self._all_tops(part))
+
+    async def _all_tops(self, sequences: Sequences) -> list[list[Mapping[int, float]]]:
+        return list(await asyncio.gather(*(self._tops(list(ids), first) for ids, first in sequences)))
+
+    async def _tops(self, ids: list[int], first: int) -> list[Mapping[int, float]]:
+        most = self.subject.engine_options.get("max_logprobs", TOP)
+        body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": most}
+        answer = await self.talk.json(self.talk.client.api("completions"), body)
+        rows: list[Mapping[int, float]] = []
+        try:
+            told = answer["choices"][0]["prompt_logprobs"][first:]
+            rows = [{int(token): float(each["logprob"]) for token, each in row.items()} for row in told]
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
+            pass
+        if len(rows) != len(ids) - first or not all(rows):
+            raise ServerError("vLLM's log-probabilities of a prompt have another form than when it was asked first")
+        return rows
