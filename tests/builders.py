@@ -16,6 +16,7 @@ from pytest_quantbudget.core.engines import EngineFacts, Server
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
 from pytest_quantbudget.core.layers import Layers, Receipt
+from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
 from pytest_quantbudget.core.request import Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.core.verdict import OVER, LimitReport, Update, Verdict
@@ -102,6 +103,15 @@ TASK = Task(
     False, 1.5, True, "/data/t.yaml", 50, "acc", 20, "topic",
 )  # fmt: skip
 TEXT = Text("/data/wiki.txt", 512, 256)
+LOAD = Load(512, 3, (2,), (1.5,), 2, 4, 1, 60.0, "/data/wiki.txt", "guidellm")
+LOADED = LoadResult(
+    LOAD,
+    (
+        Level("concurrency", 2, 2.5, (Served(0.0, 0.05, "1000 1250", 3, "", 16), Served(0.1, error="timeout")), 0.001),
+        Level("rate", 1.5, 2.5, (Served(0.25, 0.05, "2000", 3), Served(0.5, 0.0625, "900 1", 3)), 0.002),
+    ),
+    Origin("2026-01-01T00:00:00Z", True), 100, 60, "not told", ("a note",), "guidellm 0.8.1", "sha256:00ff",
+)  # fmt: skip
 ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25, "trains")
 AGREEMENT, DIVERGENCE = (
     Agreement("00ff", 100, 98, -40.0, -38.5, (60, 40), (59, 39), (0.5, 1.0)),
@@ -110,7 +120,7 @@ AGREEMENT, DIVERGENCE = (
 SUBJECT = Subject(
     "Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c",
     same_as_source=("tokenizer",), against="00ff", kind="nf4", engine="openai", engine_options={"max_model_len": 8},
-    python="/venv/bin/python", server=Server("http://127.0.0.1:1/v1", ("serve", "8"), "/data", "q", "KEY", 60.0),
+    python="/venv/bin/python", server=Server("http://127.0.0.1:1/v1", ("serve", "8"), "/data", "q", "KEY", 60.0, 8),
 )  # fmt: skip
 RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
 MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
@@ -189,6 +199,7 @@ MEASUREMENT = Measurement(
     allowed_s=7200.0,
     engine=EngineFacts("vllm", "0.32", {"kv": 9}, 4096, {"seed": "yes"}, {"backend": "x"}),
     untold={"disk": "the server does not tell"},
+    loads=(LOADED,),
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(
@@ -222,6 +233,7 @@ REPORT = Report(
                         ),
                     ),
                     Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",)),
+                    LOAD,
                 ),
             ),
         ),

@@ -23,6 +23,7 @@ from pytest_quantbudget.core.fields import (
     mapping_schema,
     nested,
     number,
+    several,
     some_of,
     whole,
 )
@@ -155,6 +156,28 @@ PERPLEXITY: Sequence[Field] = (
     Field("window", whole(2), "Tokens that the model sees at once.", 512),
     Field("stride", whole(1), "Tokens by which the window moves: so many are scored in each, but for the first.", 256),
 )
+MAX_LEVELS = 20
+LOAD: Sequence[Field] = (
+    Field("prompt_tokens", whole(1), "Tokens of each prompt; no two prompts are the same.", 512),
+    Field("new_tokens", whole(2), "Tokens of each answer, whatever they are: end tokens are ignored.", 128),
+    Field(
+        "concurrency",
+        several(whole(1, 100_000), MAX_LEVELS),
+        "Requests open at any time: one level, or a list of levels; 1 where there is no `rate`.",
+    ),
+    Field(
+        "rate",
+        several(number(0, 1e6), MAX_LEVELS),
+        "Requests sent a second, at random times (Poisson), however many are open: one level, or a list of levels.",
+    ),
+    Field("requests", whole(1, 1_000_000), "Requests of each level that count.", 200),
+    Field(
+        "warmup", whole(0, 1_000_000), "Requests before each level that do not count; by default one for each open one."
+    ),
+    Field("seed", whole(0), "Seed of the prompts, and of the times at which a `rate` sends them.", 0),
+    Field("timeout", TIME, "Time for one request, after which it has failed.", 120.0),
+    Field("file", TEXT, "A text file that prompts are cut from, instead of random tokens."),
+)
 GPU: Sequence[Field] = (
     Field("min_vram", SIZE, "Memory that the GPU must have, and have free."),
     Field("min_capability", CAPABILITY, "Smallest CUDA compute capability, quoted."),
@@ -202,6 +225,7 @@ FILE: Sequence[Field] = (
     *JUDGING,
     Field("tasks", nested(TASKS_SCHEMA), ""),
     Field("perplexity", nested(mapping_schema(PERPLEXITY)), "A text whose perplexity is measured."),
+    Field("load", nested(mapping_schema(LOAD)), "Requests that are sent to methods whose engine is a server."),
     Field("methods", nested({"type": "object"}), ""),
 )
 METHOD_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,59}"
@@ -230,6 +254,7 @@ METHOD: Sequence[Field] = (
     Field("engine_options", nested({"type": "object"}), "Options of the engine, by the engine's own names."),
     Field("python", TEXT, "Another interpreter that measures it, one of the ini file's `quant_interpreters`."),
     Field("server", nested(mapping_schema(SERVER)), "The server that the engine `openai` measures."),
+    Field("load", nested(mapping_schema(LOAD)), "Requests that are sent to it; its keys hold instead of the file's."),
     SAME,
     *JUDGING,
 )

@@ -9,7 +9,7 @@ from pytest_quantbudget.core import units
 from pytest_quantbudget.core.gpus import covers
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
-from pytest_quantbudget.judge.metrics import limits, metric_of
+from pytest_quantbudget.judge.metrics import limits, metric_of, percentile_limit
 
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
@@ -26,7 +26,7 @@ def read_limit(
 
     Limits on a task are judged as `of_tasks` says, all others by `judging`.
     """
-    kind = kinds.get(name)
+    kind = kinds.get(name) or percentile_limit(name)
     if kind is None:
         of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
         why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
@@ -82,6 +82,10 @@ def contradictions(of_method: Sequence[Limit]) -> list[tuple[Limit, Limit, str]]
 
 def _wholes(kind: LimitKind) -> Iterator[tuple[str, str]]:
     """The limits whose figures hold that of a kind, each inside the next, and why."""
+    if kind.percentile is not None:
+        for higher in range(kind.percentile + 1, 100):
+            name = f"{kind.name.rpartition('_p')[0]}_p{higher}"
+            yield name, f"percentile {kind.percentile} is at most percentile {higher}"
     known, step = limits(), kind.part_of
     why = step[1] if step else ""
     while step:

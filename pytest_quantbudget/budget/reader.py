@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_quantbudget.budget import keys, limits
 from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
+from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import read_extended
@@ -76,6 +77,7 @@ class _BudgetReader:
         self.judging = Judging().under(keys.judging(self.file))
         self.gpu = self.gpu_need(self.file["gpu"])
         self.model = paths.model(root, "model") or ""
+        self.loads = LoadReader(self.file["load"], paths.file, problems)
 
     def read_budget(self) -> Budget:
         self.check_model()
@@ -91,7 +93,8 @@ class _BudgetReader:
         basis = Basis(Workload(**workload), tasks, text, baseline)
         for method in read:
             for limit in method.limits:
-                self.check_limit(limit, method, basis, totals)
+                own = replace(basis, load=method.load, limits=method.limits)
+                self.check_limit(limit, method, own, totals)
         max_age = self.file["max_age"] or MAX_AGE_S
         return Budget(self.path, self.model, baseline, basis.workload, prompt, tasks, read, max_age, text, totals)
 
@@ -165,7 +168,8 @@ class _BudgetReader:
             **run,
         )
         timeout = values["timeout"] or self.file["timeout"] or keys.TIMEOUT_S
-        return Method(name, subject, of_method, values["marks"] or (), need, timeout, node.line)
+        load = self.loads.of(values["load"], name)
+        return Method(name, subject, of_method, values["marks"] or (), need, timeout, node.line, load)
 
     def same_as_source(self, node: Marked, own: tuple[str, ...] | None) -> tuple[str, ...]:
         """What must be the source model's own: of the method, else of the file; of ready checkpoints alone."""
@@ -256,7 +260,7 @@ class _BudgetReader:
     def check_limit(self, limit: Limit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:
         """Note a limit that the method or the rest of the file makes pointless."""
         metric = metrics.metric_of(limit.kind)
-        missing, baseline = metric.lacking(basis.tasks, basis.text), basis.baseline
+        missing, baseline = metric.lacking(basis), basis.baseline
         if metric.quantized_only and methods.spec(method.subject.kind).bits > QUANTIZED_BITS:
             missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
         if limit.kind.relation and method.name == baseline:

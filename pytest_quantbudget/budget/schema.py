@@ -12,6 +12,7 @@ from pytest_quantbudget.core import limits
 from pytest_quantbudget.core.fields import mapping_schema
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.judge import metrics
+from pytest_quantbudget.judge.metrics.latency import LATENCIES
 from pytest_quantbudget.models import methods
 
 
@@ -68,12 +69,13 @@ def _limits() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {kind.name: _limit(kind) for kind in metrics.limits().values()},
         "patternProperties": {
-            f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks
+            **{f"^{metric.pattern}$": _limit(metric.limits[0], metric.doc) for metric in LATENCIES},
+            **{f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks},
         },
     }
 
 
-def _limit(kind: LimitKind) -> dict[str, Any]:
+def _limit(kind: LimitKind, doc: str = "") -> dict[str, Any]:
     auto = {"const": limits.AUTO}
     numeric = metrics.metric_of(kind).numeric
     value = {"anyOf": [dict(kind.kind.schema), auto]} if numeric else {**kind.kind.schema, "not": auto}
@@ -83,4 +85,4 @@ def _limit(kind: LimitKind) -> dict[str, Any]:
         "additionalProperties": value,
         "description": "By GPU name; `*` and `?` are allowed, and a `*` behind a digit ends the word.",
     }
-    return {"description": kind.doc, "anyOf": [value, by_gpu, {"type": "null"}]}
+    return {"description": doc or kind.doc, "anyOf": [value, by_gpu, {"type": "null"}]}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
 MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun of a failed job does not
@@ -24,16 +25,22 @@ class Method:
     gpu: GpuNeed | None
     timeout_s: float
     line: int
+    load: Load | None = None
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What figures are taken on: a workload, tasks by name, a text, and the method that others are compared with."""
+    """What figures are taken on: a workload, tasks by name, a text, and the method that others are compared with.
+
+    Of one method also its load, and its limits, which say what a request has to meet.
+    """
 
     workload: Workload
     tasks: Mapping[str, Task]
     text: Text | None
     baseline: str | None
+    load: Load | None = None
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,11 @@ class Budget:
     def basis(self) -> Basis:
         """What its figures are taken on."""
         return Basis(self.workload, self.tasks, self.text, self.baseline)
+
+    def basis_of(self, name: str) -> Basis:
+        """What the figures of one method are taken on; of a repeat run, those of the baseline."""
+        method = next((each for each in self.methods if each.name == name), None)
+        return replace(self.basis, load=method.load, limits=method.limits) if method else self.basis
 
     def method(self, name: str) -> Method:
         """The method of that name. Raises KeyError where the budget has none."""

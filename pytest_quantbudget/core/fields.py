@@ -96,6 +96,19 @@ def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Ki
     return Kind(read, schema)
 
 
+def several(one: Kind, most: int) -> Kind:
+    """One value of a kind, or a list of up to `most` different ones."""
+
+    def read(value: object) -> tuple[Any, ...]:
+        found = tuple(map(one.read, value if isinstance(value, list) else [value]))
+        if not 0 < len(found) <= most or len(set(found)) < len(found):
+            raise ValueError(f"must be one value, or a list of up to {most} different ones, not {value!r}")
+        return found
+
+    items = {"type": "array", "minItems": 1, "maxItems": most, "uniqueItems": True, "items": dict(one.schema)}
+    return Kind(read, {"anyOf": [dict(one.schema), items]})
+
+
 def choice(*names: str) -> Kind:
     """One of a few words."""
 

@@ -21,7 +21,8 @@ Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
 class LimitKind:
     """What a limit's name means: which way it bounds, which metric, how it relates to the baseline, in which unit.
 
-    `part_of` names a limit whose figure this one's is part of, and says why: a higher value here says nothing.
+    `part_of` names a limit whose figure this one's is part of, and says why: a higher value here says nothing. Of a
+    distribution, the figure is the `percentile`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LimitKind:
     doc: str
     task: str = ""
     part_of: tuple[str, str] | None = None
+    percentile: int | None = None
 
     def unit_of(self, value: float) -> str:
         """The unit in which a figure is written where no user gave one: of sizes and times, what suits it."""

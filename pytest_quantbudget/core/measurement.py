@@ -12,6 +12,7 @@ from pytest_quantbudget.core.answers import Origin, TaskResult
 from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
+from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
 # How a workload's tokens after the first are made: operation by operation from Python, or by compiled steps.
@@ -174,7 +175,8 @@ class Measurement:
     tell them.
     """
 
-    holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities")  # the fields that hold results of parts
+    # The fields that hold results of parts.
+    holders: ClassVar[tuple[str, ...]] = ("speeds", "tasks", "perplexities", "loads")
 
     subject: Subject
     revision: str | None = None  # commit of a hub model, content hash of a directory
@@ -205,6 +207,7 @@ class Measurement:
     allowed_s: float | None = None
     engine: EngineFacts | None = None
     untold: dict[str, str] | None = None
+    loads: tuple[LoadResult, ...] = ()
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""
@@ -218,6 +221,10 @@ class Measurement:
         """The perplexity of a text, if it was measured."""
         return next((p for p in self.perplexities if p.text == text), None)
 
+    def load(self, load: Load) -> LoadResult | None:
+        """What came of a load, if it was measured."""
+        return next((result for result in self.loads if result.load == load), None)
+
     def __post_init__(self) -> None:
         """Refuse, with ValueError, figures that nothing can be divided by."""
         for name in ("weights", "load_time_s"):
@@ -227,8 +234,7 @@ class Measurement:
 
     def origins(self) -> Iterator[Origin]:
         """When each of the figures was measured: those of loading, every workload, every task, every text."""
-        origins = [*[s.origin for s in self.speeds], *[t.origin for t in self.tasks]]
-        for origin in (self.loaded, *origins, *[p.origin for p in self.perplexities]):
+        for origin in (self.loaded, *(result.origin for name in self.holders for result in getattr(self, name))):
             if origin is not None:
                 yield origin
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import PhaseMemory
 from pytest_quantbudget.core.layers import Receipt
+from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import Device, Speed
 from pytest_quantbudget.core.request import Task, Workload
 from pytest_quantbudget.engine.out_of_memory import Batching
@@ -131,6 +132,12 @@ class Engine(abc.ABC):
         Where it is to be compiled and cannot be, this raises an error that says why: it is never timed otherwise.
         """
         raise NotOffered(f"{self.name} cannot time a workload of fixed lengths")
+
+    def load(self, load: Load) -> LoadResult:
+        """What comes of requests under load, level by level."""
+        raise NotOffered(
+            f"{self.name} has no queue of requests: `load` is for the servers of the engines vllm and openai"
+        )
 
     def answer(
         self,

@@ -8,12 +8,13 @@ proportions and statsmodels has none either; the bare install needs no numpy for
 
 from __future__ import annotations
 
+import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pytest_quantbudget.core.verdict import OVER, UNDECIDED, WITHIN
-from pytest_quantbudget.judge.distributions import beta_quantile, beyond, normal_quantile, root, t_quantile
+from pytest_quantbudget.judge.distributions import at_least, beta_quantile, beyond, normal_quantile, root, t_quantile
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -262,3 +263,64 @@ def _kendall_p(n: int, score: int) -> float:
         counts = [sum(counts[max(0, i - k + 1) : i + 1]) for i in range(len(counts) + k - 1)]
     extreme = (pairs - abs(score) + 1) // 2  # a tied pair counts as one that falls
     return min(1.0, 2 * sum(counts[: extreme + 1]) / math.factorial(n))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of all lie, between two of them in proportion; infinite where one of them is.
+
+    Hyndman and Fan 1996, "Sample quantiles in statistical packages", American Statistician 50, 361-365: type 7, which
+    is numpy's default.
+    """
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    low, high = ordered[below], ordered[min(below + 1, len(ordered) - 1)]
+    return low if place == below or low == high else low + (high - low) * (place - below)
+
+
+def quantile_interval(values: Sequence[float], share: float, confidence: float, times: float = 1.0) -> Interval:
+    """Bounds of a quantile, whatever the distribution: two of the observed values; of `times` as many alike.
+
+    Hahn and Meeker 1991, "Statistical Intervals", section 5.2: how many of `n` values lie below the true quantile is a
+    binomial count. Infinite where there are too few values, see `fewest_for_quantile`.
+    """
+    ordered, n = sorted(values), round(len(values) * times)
+
+    def most_common(chance: float) -> int:
+        """The largest count that so many values below the quantile reach with at least that chance."""
+        low, high = 0, n + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if at_least(middle, n, share) >= chance else (low, middle)
+        return low
+
+    def value(rank: int) -> float:
+        return ordered[min(len(ordered), math.ceil(rank / times)) - 1]
+
+    below, above = most_common(confidence - 1e-12), most_common(1 - confidence + 1e-12) + 1
+    return Interval(value(below) if below else -math.inf, value(above) if above <= n else math.inf)
+
+
+def fewest_for_quantile(share: float, confidence: float, bound: str) -> int:
+    """How many values it takes to bound a quantile from above (`max`), or from below (`min`)."""
+    return math.ceil(math.log(1 - confidence) / math.log(share if bound == "max" else 1 - share) - 1e-12)
+
+
+def clustered_quantile_interval(
+    clusters: Sequence[Sequence[float]], share: float, confidence: float, times: float = 1.0
+) -> Interval:
+    """Bounds of a quantile of values that come in clusters, which are alike; of `times` as many clusters.
+
+    The values whose share of smaller ones, bounded as in `clustered_proportion`, may be the one that is asked for:
+    Woodruff 1952, "Confidence intervals for medians and other position measures", Journal of the American Statistical
+    Association 47, 635-646; as a test turned round Francisco and Fuller 1991, Annals of Statistics 19, 454-469.
+    """
+    ordered = [sorted(each) for each in clusters if each]
+    values, sizes = sorted({value for each in ordered for value in each}), list(map(len, ordered))
+
+    def below(value: float, place: Callable[[Sequence[float], float], int]) -> Interval:
+        return clustered_proportion([place(each, value) for each in ordered], sizes, confidence, times)
+
+    first = bisect.bisect_left(values, True, key=lambda value: below(value, bisect.bisect_right).low >= 100 * share)
+    last = bisect.bisect_left(values, True, key=lambda value: below(value, bisect.bisect_left).high > 100 * share) - 1
+    return Interval(values[last] if last >= 0 else -math.inf, values[first] if first < len(values) else math.inf)

@@ -58,7 +58,7 @@ def calibrated(
     `runs` has, by metric, the value of each of several repeat runs of the baseline, where there are any. Raises
     metrics.base.Unmeasured where there is no figure, and NoMargin.
     """
-    found = figure(budget.basis, method, limit, measured)
+    found = figure(budget.basis_of(method), method, limit, measured)
     sides = [method, *([budget.baseline] if limit.kind.relation and budget.baseline is not None else [])]
     _check_decidable(limit, found)
     metric = metric_of(limit.kind)
@@ -121,7 +121,8 @@ def _bound(
     budget: Budget, method: str, limit: Limit, measured: Mapping[str, Measurement], level: float
 ) -> tuple[float, Figure]:
     """The bound on a limit's side, at another confidence than the limit is judged with."""
-    wide = figure(budget.basis, method, replace(limit, judging=replace(limit.judging, confidence=level)), measured)
+    wider = replace(limit, judging=replace(limit.judging, confidence=level))
+    wide = figure(budget.basis_of(method), method, wider, measured)
     assert wide.bounds is not None
     return (wide.bounds.high if limit.kind.bound == "max" else wide.bounds.low), wide
 

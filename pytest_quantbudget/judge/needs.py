@@ -22,6 +22,7 @@ def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = Non
     """
     tasks = budget.tasks.values()
     texts = (budget.text,) if budget.text else ()
+    loads = (method.load,) if method.load else ()
     declared: list[Part] = [
         LoadTime(),
         budget.workload,
@@ -29,12 +30,13 @@ def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = Non
         *tasks,
         *map(DivergenceOf, tasks),
         *texts,
+        *loads,
     ]
     needed: set[Part] = {Reply(budget.prompt)}
     if limits is None:
-        needed.update([LoadTime(), budget.workload, *tasks, *texts])
+        needed.update([LoadTime(), budget.workload, *tasks, *texts, *loads])
     for limit in limits or ():
-        needed.update(metric_of(limit.kind).parts(budget.basis, limit.kind))
+        needed.update(metric_of(limit.kind).parts(budget.basis_of(method.name), limit.kind))
     dummy = method.subject.load_format == DUMMY
     return Request(
         method.subject,

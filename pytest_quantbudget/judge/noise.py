@@ -182,7 +182,7 @@ def _against_values() -> dict[str, float]:
 def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
     """The figures of one run without comparison."""
     for metric in METRICS:
-        value = metric.of_run(budget.basis, run) if metric.noise_name else None
+        value = metric.of_run(budget.basis_of(budget.baseline or ""), run) if metric.noise_name else None
         if value is not None:
             yield metric.name, float(value)
 
@@ -191,7 +191,7 @@ def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[t
     """What limits on a method would be judged on, were the method a repeat run of the baseline."""
     measured: Mapping[str, Measurement] = {run.subject.name: run, budget.baseline or "": first}
     for kind in limit_kinds(budget.tasks).values():
-        if kind.relation in ("against", "flips") and metric_of(kind).lacking(budget.tasks, budget.text) is None:
+        if kind.relation in ("against", "flips") and metric_of(kind).lacking(budget.basis) is None:
             try:
                 limit = Limit(kind, (), budget.path, 0)
                 yield kind, figure(budget.basis, run.subject.name, limit, measured)

@@ -60,9 +60,15 @@ def pointless(limit: Limit, name: str, basis: Basis, totals: Mapping[str, int]) 
 
 
 def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
-    """Each drop limit whose test errs more often with its questions than promised: how often, and what would do."""
+    """Each drop limit whose test errs more often with its questions than promised: how often, and what would do.
+
+    Also each limit on a percentile that its requests cannot bound, where the estimate alone decides.
+    """
     for method in budget.methods:
         for limit in method.limits:
+            if limit.kind.percentile is not None and limit.judging.undecided == ESTIMATE:
+                unbound = _unbound(budget, method, limit)
+                yield from [at(limit, unbound)] if unbound else []
             total = budget.totals.get(limit.kind.task)
             values = [target.value for target in limit.targets if target.value is not None]
             asks = method.subject.load_format != DUMMY  # which answers nothing
@@ -70,6 +76,16 @@ def doubts(budget: Budget, known: FlipRates = NONE_KNOWN) -> Iterator[Problem]:
                 said = _doubt(budget, method, limit, min(values), total, known)
                 if said:
                     yield at(limit, said)
+
+
+def _unbound(budget: Budget, method: Method, limit: Limit) -> str:
+    """That a percentile has no bounds with so few requests; nothing where it has."""
+    level = limit.judging.confidence
+    found = metric_of(limit.kind).extremes(limit.kind, budget.basis_of(method.name), budget.totals, level)
+    if found is None or not found.enough:
+        return ""
+    why = f"{found.n:,} {found.of} give no bounds at {100 * level:g} % ({found.enough:,} do)"
+    return f"{method.name}: {limit.name}: {why}, so that the estimate alone decides"
 
 
 def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: int, known: FlipRates) -> str:

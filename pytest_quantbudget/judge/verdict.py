@@ -47,11 +47,12 @@ def judge(
     device = own.device.name if own.device else ""
     target = limit.target(device) if device else limit.targets[0]
     try:
-        case = Case(budget.basis, limit.kind, method.name, measured, limit.judging.confidence)
+        basis = budget.basis_of(method.name)
+        case = Case(basis, limit.kind, method.name, measured, limit.judging.confidence)
         verdict = metric_of(limit.kind).verdict(limit, name, case)
         if verdict is not None:
             return verdict
-        found = figure(budget.basis, method.name, limit, measured)
+        found = figure(basis, method.name, limit, measured)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
         kind = missing.failure.kind
@@ -174,7 +175,11 @@ def _settling(value: float, found: Figure, limit: Limit) -> str:
     assert found.bounds is not None
     if not math.isfinite(found.bounds.high - found.bounds.low):
         alpha = 1 - limit.judging.confidence
-        need = sample_size.fewest_repeats(alpha, paired=bool(limit.kind.relation)) if found.of == "repeats" else 2
+        need = found.enough or 2
+        if found.of == "repeats":
+            need = sample_size.fewest_repeats(alpha, paired=bool(limit.kind.relation))
+        if need <= found.n:  # what failed has no bound
+            return f"; more {found.of} may settle it"
         return f"; {found.n} {found.of} give no bound at {100 * limit.judging.confidence:g} %, {need} do"
     if found.more is None:
         return f"; more {found.of} may settle it"

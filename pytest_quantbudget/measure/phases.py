@@ -16,6 +16,7 @@ from typing import Any
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.answers import Origin, TaskResult, draft_id
+from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
 from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
@@ -57,6 +58,7 @@ class Phases:
             Task: self.answer_task,
             DivergenceOf: self.diverge,
             Text: self.score_text,
+            Load: self.put_under_load,
         }
         for part in self.job.request.parts:
             measure = measures.get(type(part))
@@ -260,6 +262,14 @@ class Phases:
         scored = replace(perplexity.measure(self.engine, text, state), origin=_origin(), source=state)
         part = Measurement(self.subject, perplexities=(scored,))
         self.keep(text, part)
+        return part
+
+    def put_under_load(self, load: Load) -> Measurement:
+        """What comes of requests under load."""
+        state = self.job.keys.states[load.file] if self.job.keys and load.file else None
+        result = replace(self.engine.load(load), origin=_origin(), source=state)
+        part = Measurement(self.subject, loads=(result,))
+        self.keep(load, part)
         return part
 
 

@@ -106,21 +106,21 @@ class Stored:
             is_baseline = divergence.task.name in request.whole
             if result is not None and result.divergence is None and not is_baseline:
                 failures += self._lack(divergence, measured)
+        results: dict[str, Any] = {name: tuple(found) for name, found in held.items()}
         return replace(
             measured,
             subject=subject,
             failures=(*failures, *measured.failures),
             notes=tuple(dict.fromkeys((*measured.notes, *notes))),
-            tasks=tuple(held["tasks"]),
-            speeds=tuple(held["speeds"]),
-            perplexities=tuple(held["perplexities"]),
+            **results,
         )
 
     def _take(
         self, part: Part, budget: BudgetReport, measured: Measurement, failures: list[Failure], notes: list[str]
     ) -> Any:
         """The result of a part that fits best, or None and a failure that names the nearest difference."""
-        declared = [one for one in (budget.workload, *budget.tasks, budget.text) if type(one) is type(part)]
+        loads = [method.load for method in budget.methods]
+        declared = [one for one in (budget.workload, *budget.tasks, budget.text, *loads) if type(one) is type(part)]
         results = [(getattr(result, part.named), result) for result in getattr(measured, part.held_in)]
         asked = [one for one, _ in results]
         results += [(one, None) for one in declared if one not in asked]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_quantbudget.core.answers import INVALID, Agreement, Answer, Divergence, TaskResult
+from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import COMPILED, Measurement, Perplexity, Speed
 from pytest_quantbudget.core.request import Task, Text, Workload
 from pytest_quantbudget.report.document import Report
@@ -41,6 +42,8 @@ def _contradictions(measured: Measurement) -> Iterator[str]:
             yield from _named(task.task.divergence_phase, _divergence(task.divergence))
     for text in measured.perplexities:
         yield from _named("perplexity", _perplexity(text))
+    for result in measured.loads:
+        yield from _named("load", _load(result))
     for layers in measured.receipt.layers if measured.receipt else ():
         if layers.bits < 0 or layers.count < 1 or layers.parameters < 0:
             yield f"layers: {layers.count} {layers.name:.40} of {layers.bits} bits"
@@ -53,7 +56,7 @@ def _named(what: str, faults: Iterator[str]) -> Iterator[str]:
 def _twice(measured: Measurement) -> Iterator[str]:
     """Two results of one part, or a result beside the failure that says that there is none."""
     failed = {failure.phase for failure in measured.failures}
-    for kind in (Workload, Task, Text):
+    for kind in (Workload, Task, Text, Load):
         parts: list[Any] = [getattr(result, kind.named) for result in getattr(measured, kind.held_in)]
         if len(set(parts)) < len(parts):
             yield f"{parts[0].noun} stand there twice"
@@ -80,6 +83,19 @@ def _speed(speed: Speed) -> Iterator[str]:
             yield "a peak is below 0"
     if speed.peak_allocated and speed.peak_reserved and speed.peak_allocated > speed.peak_reserved:
         yield "more is allocated than reserved"
+
+
+def _load(result: LoadResult) -> Iterator[str]:
+    load = result.load
+    for level in result.levels:
+        if len(level.served) != load.requests:
+            yield f"{len(level.served):,} requests at {level.name}, and the load has {load.requests:,}"
+        for served in level.served:
+            if not served.error and served.tokens != load.new_tokens:
+                yield f"{served.tokens:,} tokens in an answer of {load.new_tokens:,}"
+        last = max((served.sent_s + served.e2e_s for served in level.whole), default=0.0)
+        if last > level.seconds + CLOSE:
+            yield f"an answer ended {last - level.seconds:g} s after the end of {level.name}"
 
 
 def _task(result: TaskResult) -> Iterator[str]:

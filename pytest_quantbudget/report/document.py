@@ -14,10 +14,12 @@ from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import draft_id
 from pytest_quantbudget.core.budget import Basis, Budget, Method
 from pytest_quantbudget.core.gpus import Commit, Machine
+from pytest_quantbudget.core.limits import Limit, Target
+from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import REAL, Task, Text, Workload
 from pytest_quantbudget.core.verdict import LimitReport
-from pytest_quantbudget.judge import intervals
+from pytest_quantbudget.judge import intervals, metrics
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.memory import Estimate
@@ -48,6 +50,17 @@ class MethodReport:
     measurement: Measurement | None
     limits: tuple[LimitReport, ...]
     estimate: Estimate | None = None
+    load: Load | None = None
+
+    @property
+    def judged(self) -> tuple[Limit, ...]:
+        """Its limits that need no task and have a number, as they were judged."""
+        kinds = ((metrics.limits().get(each.name) or metrics.percentile_limit(each.name), each) for each in self.limits)
+        return tuple(
+            Limit(kind, (Target("*", each.verdict.limit, each.verdict.limit_text, each.verdict.unit),), Path(), 0)
+            for kind, each in kinds
+            if kind is not None and each.verdict.limit is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,10 @@ class BudgetReport:
     def basis(self) -> Basis:
         """What its figures were taken on."""
         return Basis(self.workload, {task.name: task for task in self.tasks}, self.text, self.baseline)
+
+    def basis_of(self, method: MethodReport) -> Basis:
+        """What the figures of one method were taken on."""
+        return replace(self.basis, load=method.load, limits=method.judged)
 
     @property
     def measured(self) -> dict[str, Measurement]:
@@ -157,6 +174,7 @@ def _budget(
             measurements.get(method.subject.key),
             tuple(by_method.get(method.name, ())),
             _estimate(budget, method),
+            method.load,
         )
         for method in budget.methods
         if method.subject.key in measurements or method.name in by_method

@@ -104,7 +104,8 @@ def _columns(budget: BudgetReport) -> Iterator[Column]:
     on_gpu = any(speed is not None and speed.peak_allocated for speed in peaks)
     for metric in METRICS:
         other_size = isinstance(metric, Weights if on_gpu else Vram)
-        if not other_size and metric.lacking(budget.basis.tasks, budget.text) is None:
+        possible = any(metric.lacking(budget.basis_of(method)) is None for method in budget.methods)
+        if not other_size and possible:
             yield from (column for column in metric.columns(budget.basis) if _wanted(column, budget))
 
 
@@ -120,7 +121,7 @@ def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
         return NONE
     if column.kind.relation and budget.baseline not in measured:
         return NONE
-    case = Case(budget.basis, column.kind, method.name, measured, CONFIDENCE)
+    case = Case(budget.basis_of(method), column.kind, method.name, measured, CONFIDENCE)
     try:
         if column.kind.relation:
             check_devices(case)

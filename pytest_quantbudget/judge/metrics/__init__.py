@@ -12,7 +12,8 @@ from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAg
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
 from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
-from pytest_quantbudget.judge.metrics.memory import Disk, Vram, VramProcess, VramReserved, Weights
+from pytest_quantbudget.judge.metrics.load import ON_LOAD
+from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramProcess, VramReserved, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
@@ -26,9 +27,11 @@ METRICS: list[Metric] = [
     VramProcess(),
     Weights(),
     Disk(),
+    KvTokens(),
     TokensPerS(),
     Ttft(),
     LoadSeconds(),
+    *ON_LOAD,
     QuantizedFraction(),
     Kernel(),
     Accuracy(),
@@ -48,6 +51,11 @@ def metric_of(kind: LimitKind) -> Metric:
 def limits() -> dict[str, LimitKind]:
     """Every limit that needs no task, by name."""
     return {kind.name: kind for metric in METRICS for kind in metric.limits}
+
+
+def percentile_limit(name: str) -> LimitKind | None:
+    """A limit of a family that is too large to be listed, by name: `max_ttft_p90`."""
+    return next((kind for metric in METRICS if (kind := metric.named(name)) is not None), None)
 
 
 def task_limits(task: str) -> tuple[LimitKind, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import Part, Task, Text
+from pytest_quantbudget.core.request import Part, Task
 from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge import intervals, sequential
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
@@ -38,9 +38,9 @@ class _OnAnswers(Metric):
         """The tasks."""
         return _tasks(basis)
 
-    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+    def lacking(self, basis: Basis) -> str | None:
         """A task that is not run by lm-evaluation-harness."""
-        return "a task whose answers are texts" if all(task.harness for task in tasks.values()) else None
+        return "a task whose answers are texts" if all(task.harness for task in basis.tasks.values()) else None
 
     def figure(self, case: Case) -> Figure:
         """The figure over the tokens of all answers, with bounds by answer."""

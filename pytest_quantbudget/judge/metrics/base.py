@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
-from pytest_quantbudget.core.request import LOAD, Part, Task, Text
+from pytest_quantbudget.core.request import LOAD, Part
 from pytest_quantbudget.core.units import format_apart
 from pytest_quantbudget.core.verdict import Verdict
 from pytest_quantbudget.judge import intervals
@@ -32,8 +32,8 @@ class Figure:
     Each of the `bounds` holds with `confidence`; None where there is one observation, or where the figure varies with
     nothing that was observed. They rest on `n` observations of the kind `of`. `remark` says what else is worth knowing.
     The figure cannot exceed `most`, whatever the method loses. `more` gives the bounds of so many times as many
-    observations of the same values, where that can be computed. With a `range`, the least and the greatest of what was
-    observed, `detail` says of what it is.
+    observations of the same values, where that can be computed. So many as are `enough` bound it on both sides. With a
+    `range`, the least and the greatest of what was observed, `detail` says of what it is.
     """
 
     value: float
@@ -47,6 +47,7 @@ class Figure:
     most: float = math.inf
     range: tuple[float, float] | None = None
     more: Callable[[float], Interval] | None = None
+    enough: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class Metric:
 
     name: ClassVar[str]
     limits: Sequence[LimitKind] = ()
+    pattern: str = ""
     margin: ClassVar[str] = SAMPLED
     quality: ClassVar[bool] = False
     repeat: ClassVar[float | None] = None
@@ -155,6 +157,10 @@ class Metric:
     numeric: ClassVar[bool] = True
     coarse: ClassVar[bool] = False
     quantized_only: ClassVar[bool] = False
+
+    def named(self, name: str) -> LimitKind | None:
+        """The limit of that name, of a family that is too large to be listed; its names have the form `pattern`."""
+        return None
 
     def limits_of(self, task: str) -> Sequence[LimitKind]:
         """The limits that a declared task adds."""
@@ -164,8 +170,8 @@ class Metric:
         """What must be measured for a limit, besides loading the subject."""
         return ()
 
-    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
-        """What a budget file must declare before it may limit this metric, in words; None where nothing is missing."""
+    def lacking(self, basis: Basis) -> str | None:
+        """What a budget must declare before it may limit this metric, in words; None where nothing is missing."""
         return None
 
     def figure(self, case: Case) -> Figure:

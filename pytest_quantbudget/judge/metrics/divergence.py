@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import DivergenceOf, Part, Task, Text
+from pytest_quantbudget.core.request import DivergenceOf, Part, Task
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column
@@ -28,9 +28,9 @@ class _OnLogits(Metric):
         tasks = _tasks(basis)
         return (*tasks, *map(DivergenceOf, tasks))
 
-    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+    def lacking(self, basis: Basis) -> str | None:
         """A task with `divergence: true`."""
-        return None if any(task.divergence for task in tasks.values()) else "`divergence: true` on a task"
+        return None if any(task.divergence for task in basis.tasks.values()) else "`divergence: true` on a task"
 
     def figure(self, case: Case) -> Figure:
         """The figure over the tokens of all answers, with bounds by answer."""

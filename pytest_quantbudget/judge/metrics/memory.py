@@ -239,3 +239,31 @@ class Weights(_Size):
             column(self, "weights", "max_weights", format_size, stays=9),
             column(self, "ratio", "max_weights_ratio", lambda value: f"{value:.2f}x", stays=6),
         )
+
+
+class KvTokens(Metric):
+    """How many tokens the engine's key-value cache holds."""
+
+    name = "kv_tokens"
+    coarse = True
+    margin = COUNTED
+    limits = (
+        LimitKind("min_kv_tokens", "min", "kv_tokens", "", "tokens", number(0), "Tokens that the KV cache holds."),
+    )
+
+    def absolute(self, case: Case) -> Figure:
+        """The number, as the engine tells it."""
+        case.check_told(self.name, LOAD)
+        facts = case.record.engine
+        if facts is None and case.record.failure(LOAD) is None:
+            why = f"{case.record.subject.engine} does not tell how many tokens its key-value cache holds"
+            raise case.unmeasured(LOAD, why, "not offered")
+        tokens = facts.kv_tokens if facts is not None else None
+        if facts is not None and tokens is None:
+            why = f"{facts.name} does not tell how many tokens its key-value cache holds"
+            raise case.unmeasured(LOAD, why, "not offered")
+        return Figure(case.need(tokens, LOAD))
+
+    def columns(self, basis: Basis) -> Sequence[Column]:
+        """The number, where it is limited."""
+        return (column(self, "KV tokens", "min_kv_tokens", lambda v: f"{v:,.0f}", limited=True, stays=6),)

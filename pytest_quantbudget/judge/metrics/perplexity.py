@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
-from pytest_quantbudget.core.request import PERPLEXITY, Part, Task, Text
+from pytest_quantbudget.core.request import PERPLEXITY, Part
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column, exponential_mean
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class TextPerplexity(Metric):
         """The text."""
         return (basis.text,) if basis.text else ()
 
-    def lacking(self, tasks: Mapping[str, Task], text: Text | None) -> str | None:
+    def lacking(self, basis: Basis) -> str | None:
         """The text."""
-        return "`perplexity` with a text file" if text is None else None
+        return "`perplexity` with a text file" if basis.text is None else None
 
     def absolute(self, case: Case) -> Figure:
         """The perplexity under one method."""
