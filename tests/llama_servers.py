@@ -23,8 +23,7 @@ OPTIONS = (
 
 def command(file: Path, *more: str) -> tuple[str, ...]:
     """What starts the server, as a budget has it."""
-    module = "pytest_quantbudget.engine.openai.llama_server"
-    return (sys.executable, "-m", module, "--model", str(file), "--port", "{port}", *OPTIONS, *more)
+    return (sys.executable, "{llama_server}", "--model", str(file), "--port", "{port}", *OPTIONS, *more)
 
 
 def write_builtin(target: Path) -> Path:

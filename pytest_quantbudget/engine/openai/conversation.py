@@ -9,7 +9,8 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from pytest_quantbudget.engine.openai.dialects import Asking, Dialect, Piece
-from pytest_quantbudget.engine.openai.http import Client, ServerError
+from pytest_quantbudget.engine.openai.http import Client, Refused, ServerError
+from pytest_quantbudget.engine.openai.probe import FAILED
 from pytest_quantbudget.engine.openai.process import Running
 
 T = TypeVar("T")
@@ -44,13 +45,15 @@ class Conversation:
         try:
             return self._runner.run(self._watched(work))
         except ServerError as error:
-            self.broken = self._words(error)
-            raise ServerFailed(self.broken) from error
+            words = self._words(error)
+            # A request that was refused says nothing about the next one.
+            self.broken = "" if isinstance(error, Refused) and error.status < FAILED else words
+            raise ServerFailed(words) from error
 
     def _words(self, error: ServerError) -> str:
         """What happened, and the end of the server's log."""
         ended = self._ended(after_s=LOOK_S)
-        what = f"{ended} ({error})" if ended else str(error)
+        what = f"{ended} ({error})" if ended and ended != str(error) else str(error)
         log = self.running.tail() if self.running is not None else ""
         return f"{what}\nthe end of its log:\n{log}" if log else what
 

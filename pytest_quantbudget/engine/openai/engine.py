@@ -19,7 +19,7 @@ from pytest_quantbudget.core.measurement import Device, Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, NotOffered, Sequences
 from pytest_quantbudget.engine.machine.gpus import Gpus
-from pytest_quantbudget.engine.openai import probe
+from pytest_quantbudget.engine.openai import llama_server, probe
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 from pytest_quantbudget.engine.openai.http import Client, Late, Refused, ServerError, Unreachable
@@ -67,7 +67,12 @@ class OpenAI(Engine):
         if url is None:
             port = free_port(server.port)
             url = f"http://{LOOPBACK}:{port}/v1"
-            words = {"port": str(port), "model": subject.checkpoint or subject.model, "python": sys.executable}
+            words = {
+                "port": str(port),
+                "model": subject.checkpoint or subject.model,
+                "python": sys.executable,
+                "llama_server": llama_server.__file__,
+            }
             running = Running([_filled(word, words) for word in server.command], server.folder, self.environ())
         self.talk = Conversation(Client(url, _key(server)), running)
         try:
@@ -83,32 +88,36 @@ class OpenAI(Engine):
     def _prepare(self, revision: str) -> None:
         """Wait until the server answers, and find out what it is and can."""
         began = time.perf_counter()
+
+        def left() -> float:
+            return max(POLL_S, began + self.server.start_timeout_s - time.perf_counter())
+
         listed = self.talk.run(self._ready(began + self.server.start_timeout_s))
         entry = probe.chosen(listed, self.server.model, self.talk.client.url)
         self.model = str(entry["id"])
-        self.found = self.talk.run(probe.probe(self.talk.client, self.model, self.tokenizer))
+        self.found = self.talk.run(probe.probe(self.talk.client, self.model, self.tokenizer, left()))
         self.talk.dialect = self.found.dialect
         if self.found.lacks(probe.TOKEN_PROMPTS) is None:
             self.talk.health_prompt = [int(token) for token in self.tokenizer(probe.SAMPLE)["input_ids"]]
-        self.talk.run(self.talk.health(max(POLL_S, began + self.server.start_timeout_s - time.perf_counter())))
+        self.talk.run(self.talk.health(left()))
         seconds = time.perf_counter() - began if self.talk.running is not None else None
         self._description = self.described(entry, revision, seconds)
 
     async def _ready(self, until: float) -> list[dict[str, Any]]:
         """The models that the server lists, once it does."""
-        said = ""
+        said, starting = "", False
         while True:
             try:
-                return await probe.models(self.talk.client)
+                return await probe.models(self.talk.client, max(POLL_S, until - time.perf_counter()))
             except (Unreachable, Late) as error:
                 said = str(error)
             except Refused as error:
                 if error.status != STARTING:
                     raise
-                said = str(error)
-            if self.talk.running is None or time.perf_counter() > until:
+                said, starting = str(error), True
+            if time.perf_counter() > until or (self.talk.running is None and not starting):
                 late = f"was not ready within {self.server.start_timeout_s:g} s"
-                what = late if self.talk.running is not None else "is not there"
+                what = late if starting or self.talk.running is not None else "is not there"
                 raise ServerError(f"the server at {self.talk.client.url} {what}: {said}")
             await asyncio.sleep(POLL_S)
 
@@ -136,6 +145,7 @@ class OpenAI(Engine):
         facts = EngineFacts(
             self.name,
             str(version) if version else None,
+            kv_tokens=slot * self.slots if isinstance(slot, int) and self.slots is not None else None,
             capabilities=self.found.capabilities,
             details={
                 "model": self.model,
@@ -202,13 +212,18 @@ class OpenAI(Engine):
         """Streams of unique random prompts, `batch_size` at once; end tokens are ignored.
 
         Time to first token runs from the first request to the moment when the first token of every sequence is there.
-        Raises NotOffered where the server does not give just as many tokens as it is asked for.
+        What is decoded before that does not count: the decode time is that of the tokens after it, scaled to all.
+        Raises NotOffered where the server does not give just as many tokens as it is asked for, or does not decode all
+        sequences at once.
         """
         from pytest_quantbudget.engine.timing import repeated
 
         self.check_positions(workload.prompt_tokens + workload.new_tokens, "the workload")
-        for needed in (probe.TOKEN_PROMPTS, probe.FIXED_LENGTHS):
+        for needed in (probe.TOKEN_PROMPTS, probe.RETURNED_IDS, probe.FIXED_LENGTHS):
             self._need(needed)
+        if self.slots is not None and workload.batch_size > self.slots:
+            many = f"{self.slots} sequence{'s' if self.slots > 1 else ''} at once"
+            raise NotOffered(f"the workload's batch_size is {workload.batch_size}, and the server takes {many}")
         drawn = random.Random(0)
 
         def run() -> tuple[float, float]:
@@ -219,27 +234,27 @@ class OpenAI(Engine):
         return Speed(workload, ttft, decode, None, None, warmup_s=tuple(map(sum, timed.warmups)), **timed.seen)
 
     async def _run(self, workload: Workload, drawn: random.Random) -> tuple[float, float]:
-        """One run: until the first token of every sequence, and from there to the last."""
+        """One run: seconds until the first token of every sequence, and to decode all tokens after the first ones."""
         prompts = [self.random_prompt(workload.prompt_tokens, drawn) for _ in range(workload.batch_size)]
-        firsts: list[float] = []
-        lasts: list[float] = []
+        arrivals: list[list[float]] = []
 
         async def one(prompt: Sequence[int]) -> None:
-            count, told, first, last = 0, None, 0.0, 0.0
+            times: list[float] = []
             async for at, piece in self.talk.pieces(Asking(prompt, workload.new_tokens, fixed=True)):
-                told = piece.tokens if piece.tokens is not None else told
-                if piece.ids or (piece.ids is None and piece.text):
-                    first, last = first or at, at
-                    count += len(piece.ids or ())
-            count = count or told or 0
-            if count != workload.new_tokens:
-                raise NotOffered(f"{workload.new_tokens} tokens were asked for, and the server gave {count}")
-            firsts.append(first)
-            lasts.append(last)
+                times += [at] * len(piece.ids or ())
+            if len(times) != workload.new_tokens:
+                raise NotOffered(f"{workload.new_tokens} tokens were asked for, and the server gave {len(times)}")
+            arrivals.append(times)
 
         began = time.perf_counter()
         await at_once(len(prompts), [functools.partial(one, prompt) for prompt in prompts])
-        return max(firsts) - began, max(max(lasts) - max(firsts), 1e-9)
+        begun, ended = max(times[0] for times in arrivals), max(times[-1] for times in arrivals)
+        after = sum(at > begun for times in arrivals for at in times)
+        if not after:
+            raise NotOffered("the server sent all tokens at once: how fast it decodes cannot be told")
+        if min(times[-1] for times in arrivals) <= begun:
+            raise NotOffered("the server had decoded a sequence before it had the first token of another")
+        return begun - began, (ended - begun) * workload.batch_size * (workload.new_tokens - 1) / after
 
     def random_prompt(self, tokens: int, drawn: random.Random) -> list[int]:
         """Token ids drawn evenly from the vocabulary, without special tokens; no two prompts are alike."""
@@ -289,6 +304,8 @@ class OpenAI(Engine):
             await pieces.aclose()
         if not self.found.dialect.gives_ids:
             decoded.ids = [int(token) for token in self.tokenizer(text, add_special_tokens=False)["input_ids"]]
+        if not decoded.done and not finish and not any(stop in text for stop in ends.texts):
+            raise ServerError("the stream of an answer ended before the answer did")
         if not decoded.done:
             decoded.done, decoded.cut_off = True, finish == "length"
         decoded.seconds = time.perf_counter() - began
@@ -347,4 +364,6 @@ def _key(server: Server) -> str | None:
     key = os.environ.get(server.api_key_env)
     if not key:
         raise ValueError(f"the environment variable {server.api_key_env}, which holds the server's key, is not set")
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(f"the key in {server.api_key_env} holds a line break or another character that no key has")
     return key

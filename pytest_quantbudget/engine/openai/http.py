@@ -176,7 +176,7 @@ class Client:
                         done = True
                     elif text:
                         yield at, _event(text, what)
-            if rest.strip() and not done:
+            if rest.strip() and not done and _data(rest) != STREAM_END:
                 raise Garbled(f"{what} ended in the middle of an event: {_words(rest)}")
             self._keep(wire, head)
             wire = None

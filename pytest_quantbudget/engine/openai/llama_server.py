@@ -1,7 +1,9 @@
 """Runs llama.cpp's own server from the prebuilt package xllamacpp, which has no command for it.
 
-    python -m pytest_quantbudget.engine.openai.llama_server --model FILE.gguf --port N [--NAME VALUE ...]
+    python llama_server.py --model FILE.gguf --port N [--NAME VALUE ...]
 
+It needs nothing of this project: in a budget's `command`, `{llama_server}` is its path, and any interpreter that has
+xllamacpp runs it.
 `NAME` is a field of xllamacpp's `CommonParams`, with dots for those inside: `--n_ctx 8192`, `--n_parallel 8`,
 `--cpuparams.n_threads 4`, `--n_gpu_layers 99`. `--model` is the file of the model.
 """
@@ -40,7 +42,12 @@ def apply(parameters: Any, name: str, text: str) -> None:
             raise ValueError(f"--{name} takes true or false, not {text!r}")
         value = text.lower() == "true"
     elif isinstance(current, int | float):
-        value = type(current)(text)
+        try:
+            value = type(current)(text)
+        except ValueError:
+            raise ValueError(f"--{name} takes a number, not {text!r}") from None
+    elif not isinstance(current, str):
+        raise ValueError(f"--{name} takes a {type(current).__name__}, which no command line can give")
     setattr(holder, last, value)
 
 

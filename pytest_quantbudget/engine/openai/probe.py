@@ -12,10 +12,11 @@ from typing import Any
 
 from pytest_quantbudget.core import problems
 from pytest_quantbudget.engine.openai.dialects import Asking, Dialect, LlamaServer, OpenAI, OpenAIWithIds
-from pytest_quantbudget.engine.openai.http import Client, Refused, ServerError
+from pytest_quantbudget.engine.openai.http import Client, Garbled, Refused, ServerError
 
 YES = "yes"
-PROBE_S = 60.0
+FAILED = 500  # the first status that says that the server failed, and not that it was asked for something odd
+TELL_S = 20.0  # for an endpoint that says something
 PROBE_TOKENS = 3
 SAMPLE = "What is 12 + 7? 12 + 7 = 19"
 
@@ -37,9 +38,9 @@ class Found:
         return None if said == YES else said
 
 
-async def models(client: Client) -> list[dict[str, Any]]:
+async def models(client: Client, limit_s: float) -> list[dict[str, Any]]:
     """What the server says of the models that it serves. Raises ServerError where it is no OpenAI-compatible server."""
-    answer = await client.json(client.api("models"), limit_s=PROBE_S)
+    answer = await client.json(client.api("models"), limit_s=limit_s)
     listed = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(listed, list) or not all(isinstance(each, dict) and "id" in each for each in listed):
         raise ServerError(f"what answers at {client.url} lists no models: it is no OpenAI-compatible server")
@@ -58,64 +59,76 @@ def chosen(listed: Sequence[dict[str, Any]], wanted: str | None, url: str) -> di
     return next(each for each in listed if wanted is None or each["id"] == wanted)
 
 
-async def probe(client: Client, model: str, tokenizer: Any) -> Found:
-    """Ask for everything once."""
+async def probe(client: Client, model: str, tokenizer: Any, limit_s: float) -> Found:
+    """Ask for everything once, `limit_s` seconds at most for each.
+
+    What the server refuses, or answers in another form, it does not offer. Whatever else goes wrong is a ServerError.
+    """
+    ask = _Ask(limit_s)
     ids = [int(token) for token in tokenizer(SAMPLE)["input_ids"]]
-    found = await _dialect(client, model, ids)
+    found = await _dialect(ask, client, model, ids)
     capabilities = found.capabilities
-    capabilities[PROMPT_LOGPROBS], found.echo = await _logprobs(client, model, ids)
-    capabilities[FIXED_LENGTHS] = await _fixed(found.dialect, ids)
-    capabilities[SEEDS] = await _seeds(client, model)
+    capabilities[PROMPT_LOGPROBS], found.echo = await _logprobs(ask, client, model, ids)
+    capabilities[FIXED_LENGTHS] = await _fixed(ask, found.dialect, ids)
+    capabilities[SEEDS] = await _seeds(ask, client, model)
     capabilities[SAME_TOKENIZER] = await _tokenizer(client, model, tokenizer)
     return found
 
 
-async def _ask(dialect: Dialect, asking: Asking) -> tuple[Any, str]:
-    """The whole answer to a request, or why there is none."""
-    try:
-        answer = await dialect.client.json(dialect.path(), dialect.body(asking, stream=False), PROBE_S)
-        dialect.read(answer)
-    except Refused as error:
-        return None, error.said or f"status {error.status}"
-    except ServerError as error:
-        return None, str(error)
-    return answer, ""
+@dataclass(frozen=True)
+class _Ask:
+    """Asks, with a time limit in seconds."""
+
+    limit_s: float
+
+    async def __call__(self, dialect: Dialect, asking: Asking) -> tuple[Any, str]:
+        """The whole answer to a request, or why the server does not give it."""
+        try:
+            answer = await dialect.client.json(dialect.path(), dialect.body(asking, stream=False), self.limit_s)
+            dialect.read(answer)
+        except Refused as error:
+            if error.status >= FAILED:
+                raise
+            return None, error.said or f"status {error.status}"
+        except Garbled as error:
+            return None, str(error)
+        return answer, ""
 
 
-async def _dialect(client: Client, model: str, ids: Sequence[int]) -> Found:
+async def _dialect(ask: _Ask, client: Client, model: str, ids: Sequence[int]) -> Found:
     """The form of request in which the server takes token ids and returns some; else one that takes them; else text."""
     for kind in (OpenAIWithIds, LlamaServer):
         dialect: Dialect = kind(client, model)
-        answer, _ = await _ask(dialect, Asking(ids, PROBE_TOKENS))
+        answer, _ = await ask(dialect, Asking(ids, PROBE_TOKENS))
         if answer is not None and dialect.read(answer).ids:
             return Found(dialect, {TOKEN_PROMPTS: YES, RETURNED_IDS: YES})
     plain = OpenAI(client, model)
     returned = "the server returns text alone"
-    answer, why = await _ask(plain, Asking(ids, PROBE_TOKENS))
+    answer, why = await ask(plain, Asking(ids, PROBE_TOKENS))
     if answer is not None:
         counted = (answer.get("usage") or {}).get("prompt_tokens")
-        if counted in (None, len(ids)):
+        if counted == len(ids):
             return Found(plain, {TOKEN_PROMPTS: YES, RETURNED_IDS: returned})
         why = f"a prompt of {len(ids)} token ids was counted as {counted} tokens"
     return Found(plain, {TOKEN_PROMPTS: why or "they are refused", RETURNED_IDS: returned})
 
 
-async def _logprobs(client: Client, model: str, ids: Sequence[int]) -> tuple[str, bool]:
+async def _logprobs(ask: _Ask, client: Client, model: str, ids: Sequence[int]) -> tuple[str, bool]:
     """Whether log-probabilities of a prompt's tokens can be had, and whether by `echo`."""
     plain = OpenAI(client, model)
-    answer, why = await _ask(plain, Asking(ids, 1, more={"prompt_logprobs": 0}))
+    answer, why = await ask(plain, Asking(ids, 1, more={"prompt_logprobs": 0}))
     if answer is not None and len(of_prompt(answer, ids, 1) or ()) == len(ids) - 1:
         return YES, False
-    answer, said = await _ask(plain, Asking(ids, 1, more={"echo": True, "logprobs": 1}))
+    answer, said = await ask(plain, Asking(ids, 1, more={"echo": True, "logprobs": 1}))
     if answer is not None and len(of_echo(answer, ids, 1) or ()) == len(ids) - 1:
         return YES, True
     ignored = "the server ignores `prompt_logprobs` and `echo`"
     return (ignored if answer is not None else said or why or ignored), False
 
 
-async def _fixed(dialect: Dialect, ids: Sequence[int]) -> str:
+async def _fixed(ask: _Ask, dialect: Dialect, ids: Sequence[int]) -> str:
     """Whether a number of tokens can be asked for. Where the model would not have ended, the request tells no more."""
-    answer, why = await _ask(dialect, Asking(ids, 8, fixed=True))
+    answer, why = await ask(dialect, Asking(ids, 8, fixed=True))
     if answer is None:
         return why
     piece = dialect.read(answer)
@@ -123,12 +136,12 @@ async def _fixed(dialect: Dialect, ids: Sequence[int]) -> str:
     return YES if got == 8 else f"8 tokens were asked for, and {got} came"
 
 
-async def _seeds(client: Client, model: str) -> str:
+async def _seeds(ask: _Ask, client: Client, model: str) -> str:
     """Whether sampling with one seed gives one answer; nothing here samples, but users ask."""
     said = []
     for seed in (1, 1, 2):
         asking = Asking("Once", 12, more={"temperature": 1.5, "seed": seed})
-        answer, why = await _ask(OpenAI(client, model), asking)
+        answer, why = await ask(OpenAI(client, model), asking)
         if answer is None:
             return why
         said.append(OpenAI(client, model).read(answer).text)
@@ -143,7 +156,7 @@ async def _tokenizer(client: Client, model: str, tokenizer: Any) -> str:
     forms = ({"model": model, "prompt": SAMPLE, "add_special_tokens": False}, {"content": SAMPLE, "add_special": False})
     for body in forms:
         try:
-            answer = await client.json(client.root("tokenize"), body, PROBE_S)
+            answer = await client.json(client.root("tokenize"), body, TELL_S)
         except ServerError:
             continue
         theirs = answer.get("tokens") if isinstance(answer, dict) else None
