@@ -52,6 +52,8 @@ def scripted(replies: Mapping[str, Reply]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else small events wait for each other.
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             self.answer(None)
