@@ -99,7 +99,9 @@ def _read(hint: Any, data: Any, where: str) -> Any:
 
 
 def _read_pairs(key: Any, value: Any, data: Any, where: str) -> dict[Any, Any]:
-    """A dict whose keys are records."""
+    """A dict whose keys are records; an empty one shows nothing of them."""
+    if data == {}:
+        return {}
     if not isinstance(data, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in data):
         raise ValueError(f"{where}: must be a list of pairs")
     pairs = enumerate(data)

@@ -33,7 +33,8 @@ from pytest_quantbudget.core.request import (
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.judge.metrics.speed import doubts
-from pytest_quantbudget.measure import child, process, run_folder
+from pytest_quantbudget.measure import child, elsewhere, process, run_folder
+from pytest_quantbudget.measure.interpreter import Interpreters, Unusable
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
 from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
 from pytest_quantbudget.measure.progress import Progress
@@ -83,6 +84,7 @@ class Bench:
     progress: Progress = field(default_factory=Progress)
     ahead: Sequence[str] = ()
     known: dict[str, Measurement] = field(default_factory=dict)
+    interpreters: Interpreters = field(default_factory=Interpreters)
 
     def measure(self, request: Request, drafts: Drafts = NO_DRAFTS, baseline: Request | None = None) -> Measurement:
         """The measurement of a request's subject: from this process, from another of the run, or made now.
@@ -171,7 +173,14 @@ class Bench:
     def _make(self, request: Request, drafts: Drafts, baseline: Request | None, gathered: Gathered) -> None:
         subject = request.subject
         spec = methods.spec(subject.kind)
-        missing = engines.missing(subject) or _unfit(subject)
+        try:
+            there = self.interpreters.find(subject.python).modules if subject.python else None
+            missing = engines.missing(subject, there) or _unfit(subject)
+        except Unusable as error:
+            if not error.missing:
+                gathered.fail(LOAD, str(error))
+                return
+            missing = str(error)
         if missing is not None:
             gathered.parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
             return
@@ -211,7 +220,13 @@ class Bench:
         }
 
     def _keys(self, request: Request) -> Keys | None:
-        return keys_of(request, self.gpus[: request.subject.gpus], self.trust, self.cache / "hashes")
+        subject, found = request.subject, None
+        if subject.python is not None:
+            try:
+                found = self.interpreters.find(subject.python)
+            except Unusable:
+                return None
+        return keys_of(request, self.gpus[: subject.gpus], self.trust, self.cache / "hashes", found)
 
     def _provide(
         self, request: Request, drafts: Drafts, references: References, baseline: Request, gathered: Gathered
@@ -294,7 +309,8 @@ class Bench:
             **more,
         )
         ends = min(until, self.deadline)
-        contexts = process.contexts(self.ahead)
+        python = subject.python
+        contexts = [elsewhere.Context(python)] if python is not None else process.contexts(self.ahead)
         while True:
             context = contexts.pop(0)
             self.progress.begin(subject.name)
@@ -321,7 +337,8 @@ class Bench:
             return
         at = outcome.phase or job.only or LOAD
         if outcome.code is not None:
-            why = f"the measuring process {outcome.death} during phase {at!r}"
+            where = f" in {python}" if python is not None else ""
+            why = f"the measuring process{where} {outcome.death} during phase {at!r}"
         elif self.deadline <= until:
             why = f"ended during phase {at!r}: {USED_UP}"
         else:

@@ -12,14 +12,14 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 
 from pytest_quantbudget.core.request import KERNELS, QUANTIZE
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.measure.job import FORK_SPOILED, Job
+from pytest_quantbudget.measure.parent import watch
 from pytest_quantbudget.measure.phases import Phases
 
 
@@ -47,7 +47,8 @@ def main(job: Job, tell: Connection, log: Connection) -> None:
 
 def _settle(log: Connection, job: Job) -> None:
     """Lead a process group, send all output (native code's too) into the log, and end when the parent has ended."""
-    os.setpgid(0, 0)
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     with contextlib.suppress(AttributeError):
@@ -63,25 +64,8 @@ def _settle(log: Connection, job: Job) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     parent = parent_process()
     if parent is not None:
-        _watch(parent.sentinel)
+        watch(parent.sentinel)
     logging.captureWarnings(True)
-
-
-def _watch(sentinel: int) -> None:
-    """End this process and its group when the other end of a pipe closes, even while native code keeps the GIL."""
-    if sys.platform == "linux":
-        import fcntl
-
-        # The kernel then sends the signal itself: fcntl(2), F_SETSIG.
-        fcntl.fcntl(sentinel, fcntl.F_SETOWN, -os.getpid())
-        fcntl.fcntl(sentinel, 10, signal.SIGKILL)  # F_SETSIG, which Python 3.11 has no name for
-        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-    threading.Thread(target=_end_with_the_parent, args=(sentinel,), daemon=True).start()
-
-
-def _end_with_the_parent(sentinel: int) -> None:
-    wait([sentinel])
-    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _spoiled() -> bool:

@@ -17,6 +17,7 @@ from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
+from pytest_quantbudget.measure.probe import Found
 from pytest_quantbudget.measure.store import Key
 from pytest_quantbudget.models import dummy, engines, hub, methods
 from pytest_quantbudget.models.methods import Spec
@@ -76,10 +77,13 @@ class Keys:
         return Key(self.folder, label, {"subject": self.base, "figure": label.partition("-")[0], **more})
 
 
-def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> Keys | None:
+def keys_of(
+    request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path, interpreter: Found | None = None
+) -> Keys | None:
     """The keys of a request that is to be measured on `gpus` (none: on the CPU).
 
-    `memo` is a directory in which content hashes are kept. None where a revision cannot be found out: the hub does not
+    `memo` is a directory in which content hashes are kept. `interpreter` is what there is in the subject's interpreter,
+    where that is another one. None where a revision cannot be found out: the hub does not
     answer, a file is gone, or a configuration cannot be used; the measurement will say so. None also for a server that
     the user starts: what answers there may be another one tomorrow.
     """
@@ -89,7 +93,8 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
     spec = methods.spec(subject.kind)
     try:
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
-        states = {part.source: _state(part, memo) for part in request.parts if part.source is not None}
+        libraries = interpreter.libraries if interpreter else methods.libraries()
+        states = {part.source: _state(part, memo, libraries) for part in request.parts if part.source is not None}
     except (OSError, ValueError):
         return None
     base = {
@@ -107,9 +112,9 @@ def keys_of(request: Request, gpus: Sequence[Gpu], trust: Trust, memo: Path) -> 
         "cpu": hardware.cpu(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "python": platform.python_version(),
+        "python": interpreter.python if interpreter else platform.python_version(),
         "platform": sys.platform,
-        "libraries": _versions(subject, spec),
+        "libraries": _versions(subject, spec, libraries),
     }
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.kind}-{codec.key_of(base)}"
@@ -134,30 +139,29 @@ def _revision(checkpoint: str, memo: Path) -> str:
     return files.file_hash(path) if path.is_absolute() and path.is_file() else hub.revision_of(checkpoint, None, memo)
 
 
-def _state(part: Part, memo: Path) -> str:
+def _state(part: Part, memo: Path, libraries: Mapping[str, str]) -> str:
     """The state of what a part's questions or text come from: hashes of files, or the commit of a set on the hub."""
     task = part.task if isinstance(part, DivergenceOf) else part
-    return _asked(task, memo) if isinstance(task, Task) else files.file_hash(Path(part.source or ""))
+    return _asked(task, memo, libraries) if isinstance(task, Task) else files.file_hash(Path(part.source or ""))
 
 
-def _asked(task: Task, memo: Path) -> str:
+def _asked(task: Task, memo: Path, libraries: Mapping[str, str]) -> str:
     if task.harness is not None:  # which data set the library will load, only running it would tell
         # It needs PyYAML, which another interpreter may not have.
         from pytest_quantbudget.tasks import harness_file
 
         state = harness_file.state(Path(task.harness)) if task.is_harness_file else task.harness
-        return f"lm-eval {methods.libraries().get('lm-eval')} {state}"
+        return f"lm-eval {libraries.get('lm-eval')} {state}"
     if task.file is not None:
         return prompts.state(task)
     name, configuration = questions.HUB_SETS[task.name]
     return f"{name}/{configuration}@{hub.revision_of(name, None, memo, kind='dataset')}"
 
 
-def _versions(subject: Subject, spec: Spec) -> Mapping[str, str]:
-    installed = methods.libraries()
+def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Mapping[str, str]:
     wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
     return {
-        "pytest-quantbudget": f"{installed.get('pytest-quantbudget')} {own_sources()}",
+        "pytest-quantbudget": f"{methods.libraries().get('pytest-quantbudget')} {own_sources()}",
         **{name: installed[name] for name in wanted if name in installed},
     }
 

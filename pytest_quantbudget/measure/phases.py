@@ -29,6 +29,7 @@ from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.job import Job
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
 from pytest_quantbudget.measure.keys import logits_path
+from pytest_quantbudget.measure.probe import python_version
 from pytest_quantbudget.measure.store import Store, now
 from pytest_quantbudget.models import methods, tensors
 
@@ -84,7 +85,8 @@ class Phases:
             detail = safe(traceback.format_exc(limit=-4)[-2000:], 2000, lines=True)
             short = isinstance(error, Lacking) or out_of_memory.is_out_of_memory(error)
             crowd = self.gpus.crowd() if short else ""
-            failure = Failure(name, _kind(error), _words(error) + crowd, detail, fatal)
+            words = _words(error, self.subject.python) + crowd
+            failure = Failure(name, _kind(error), words, detail, fatal)
         if part is None:
             part = Measurement(self.subject, failures=(failure,))
             out_of_memory.release()
@@ -140,7 +142,7 @@ class Phases:
             receipt=loaded.receipt if loaded.receipt.layers else None,
             placement=loaded.placement,
             loaded=_origin(),
-            libraries=methods.libraries(),
+            libraries={**methods.libraries(), **({"python": python_version()} if self.subject.python else {})},
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
             notes=tuple(f"{self.subject.name}: {note}" for note in _notes(loaded)),
@@ -291,10 +293,10 @@ def _kind(error: Exception) -> str:
     return "skip" if isinstance(error, ModuleNotFoundError) else "error"
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, python: str | None = None) -> str:
     line = safe((str(error).strip().splitlines() or ["(no message)"])[0])
     if isinstance(error, Lacking | NotOffered):
         return line
     if isinstance(error, ModuleNotFoundError):
-        return f"{line}: {methods.pip_command(error.name or '')}"
+        return f"{line}: {methods.pip_command((error.name or '').partition('.')[0], python=python)}"
     return f"{'out of memory' if out_of_memory.is_out_of_memory(error) else type(error).__name__}: {line}"

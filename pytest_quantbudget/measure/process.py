@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pytest_quantbudget.core.safetext import safe
 
@@ -23,13 +22,40 @@ if TYPE_CHECKING:
     # Where there is no fork, the first does not exist, and reports are judged all the same.
     from multiprocessing.context import ForkServerContext, SpawnContext
 
-    Context: TypeAlias = ForkServerContext | SpawnContext
+    from pytest_quantbudget.measure import elsewhere
+
+    Context: TypeAlias = ForkServerContext | SpawnContext | elsewhere.Context
 
 GRACE_S = 3.0
 START_CHECK_S = 0.1  # between two looks at a process that is being started
 CHECK_S = 1.0  # between two checks of a process that sends nothing
 LOG_BYTES = 16_384
 LOG_LINES = 25
+
+
+class Process(Protocol):
+    """What is started and watched: a process of `multiprocessing`, or one in another interpreter."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its id; None before it is started."""
+
+    @property
+    def sentinel(self) -> Any:
+        """What becomes ready when it has ended."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """Its exit code, or the negative number of a signal; None while it runs."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for `timeout` seconds at most."""
 
 
 class NotStarted(Exception):
@@ -103,7 +129,7 @@ def run(
     logged, log = context.Pipe(duplex=False)
     with heard, logged:
         with tell, log:
-            process = context.Process(target=target, args=(*arguments, tell, log), name=name)
+            process: Process = context.Process(target=target, args=(*arguments, tell, log), name=name)
             _start(process, tick)
         try:
             ended = _listen(process, heard, logged, outcome, hear, until, tick)
@@ -117,7 +143,7 @@ def run(
     return outcome
 
 
-def _start(process: BaseProcess, tick: Callable[[], None]) -> None:
+def _start(process: Process, tick: Callable[[], None]) -> None:
     """Start it in a thread: the first start waits for what the fork server imports, and `tick` is called meanwhile."""
     failed: list[BaseException] = []
     given_up = threading.Event()
@@ -149,7 +175,7 @@ def _start(process: BaseProcess, tick: Callable[[], None]) -> None:
 
 
 def _listen(
-    process: BaseProcess,
+    process: Process,
     heard: Connection,
     logged: Connection,
     outcome: Outcome,
@@ -205,14 +231,14 @@ def _drain(logged: Connection, outcome: Outcome, seconds: float) -> None:
             return
 
 
-def _ask_for_stack(process: BaseProcess, logged: Connection, outcome: Outcome) -> None:
+def _ask_for_stack(process: Process, logged: Connection, outcome: Outcome) -> None:
     """Have a hung process print its Python stack; the handler runs even while native code holds the GIL."""
     with contextlib.suppress(OSError, AttributeError):
         os.kill(process.pid or 0, signal.SIGUSR1)
         _drain(logged, outcome, CHECK_S)
 
 
-def end(process: BaseProcess) -> None:
+def end(process: Process) -> None:
     """End a process and its group: SIGTERM first, SIGKILL after a grace period."""
     if process.is_alive():
         _signal(process, signal.SIGTERM)
@@ -222,7 +248,7 @@ def end(process: BaseProcess) -> None:
     process.join()
 
 
-def _signal(process: BaseProcess, number: signal.Signals) -> None:
+def _signal(process: Process, number: signal.Signals) -> None:
     assert process.pid is not None
     try:
         os.killpg(process.pid, number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
@@ -77,9 +77,14 @@ SPECS: Mapping[str, EngineSpec] = {
 }
 
 
-def missing(subject: Subject) -> str | None:
-    """What has to be installed first, with the command, or None where all is there. Imports nothing."""
+def missing(subject: Subject, there: Collection[str] | None = None) -> str | None:
+    """What has to be installed first, with the command, or None where all is there. Imports nothing.
+
+    `there` are the modules of the subject's interpreter, where that is another one.
+    """
     engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
     wanted = dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ())))
-    gone = [package for package in wanted if importlib.util.find_spec(package) is None]
-    return f"{subject.method} needs {', '.join(gone)}: {methods.pip_command(*gone)}" if gone else None
+    gone = [name for name in wanted if (importlib.util.find_spec(name) is None if there is None else name not in there)]
+    where = f" in {subject.python}" if subject.python else ""
+    command = methods.pip_command(*gone, python=subject.python)
+    return f"{subject.method} needs {', '.join(gone)}{where}: {command}" if gone else None

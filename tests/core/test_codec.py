@@ -75,6 +75,11 @@ def test_a_record_comes_back_equal_through_json(record: Any) -> None:
     assert codec.from_builtins(type(record), json.loads(text)) == record
 
 
+def test_a_job_of_the_least_comes_back_equal_with_a_request_that_may_take_forever() -> None:
+    bare = Job(Request(SUBJECT), "/cache", "/scratch")
+    assert codec.from_builtins(Job, json.loads(json.dumps(codec.to_builtins(bare)))) == bare
+
+
 @pytest.mark.parametrize("data", [{"gsm8k": "/x"}, [1], [[1]], [["k", "v"]], [[{}, {}, {}]], "text"], ids=str)
 def test_what_is_no_list_of_pairs_is_no_mapping_of_records(data: Any) -> None:
     with pytest.raises(ValueError, match=r"Job.references"):

@@ -2,13 +2,12 @@
 
 import ast
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from environments import found
 
 import pytest_quantbudget
 
@@ -39,13 +38,6 @@ NEWER = {
     "asyncio.Runner", "enum.StrEnum", "typing.Self", "typing.assert_never", "typing.Never", "typing.LiteralString",
     "typing.override", "itertools.batched", "copy.replace", "tomllib", "wsgiref.types",
 }  # fmt: skip
-
-
-def found(version: str) -> str | None:
-    """An interpreter of a version: of pyenv, where there is one, or on the path."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    managed = sorted(root.glob(f"versions/{version}.*/bin/python"))
-    return str(managed[-1]) if managed else shutil.which(f"python{version}")
 
 
 @pytest.mark.parametrize("version", PYTHONS)

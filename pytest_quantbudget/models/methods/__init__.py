@@ -6,6 +6,7 @@ Reading a spec imports no heavy library. A new method is one file and one line o
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,13 +192,24 @@ def packages() -> dict[str, str | None]:
     return {package: one.extra for one in map(spec, MODULES) for package in one.packages}
 
 
+def library_names() -> tuple[str, ...]:
+    """Everything that a figure may depend on."""
+    return tuple(dict.fromkeys((*BASE_PACKAGES, *packages(), *versions.COMMON)))
+
+
 def libraries() -> dict[str, str]:
     """Installed versions of everything that a figure may depend on."""
-    return versions.installed((*BASE_PACKAGES, *packages(), *versions.COMMON))
+    return versions.installed(library_names())
 
 
-def pip_command(*missing: str) -> str:
-    """The command that installs what is missing: this project's extra where it has one for the package."""
+def pip_command(*missing: str, python: str | None = None) -> str:
+    """The command that installs what is missing: this project's extra where it has one for the package.
+
+    In another interpreter, `python`, the packages themselves: nothing of this project belongs there.
+    """
+    if python is not None:
+        wanted = [versions.DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in missing]
+        return f"{shlex.quote(python)} -m pip install {' '.join(wanted)}"
     known = {**EXTRAS, **{package: extra for package, extra in packages().items() if extra}}
     extras = sorted({known[package] for package in missing if package in known})
     others = [package for package in missing if package not in known]

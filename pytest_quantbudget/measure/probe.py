@@ -1,0 +1,62 @@
+"""What there is in the interpreter that runs this: its Python, modules, and versions of libraries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from pytest_quantbudget.core import codec, versions
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: modules, by their top names, and the versions of libraries."""
+
+    modules: tuple[str, ...]
+    libraries: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An interpreter's Python, those of the wanted modules that are there, versions, and where modules are looked for.
+
+    `python` is its version, with the implementation in front where that is not CPython.
+    """
+
+    python: str
+    modules: tuple[str, ...]
+    libraries: dict[str, str]
+    folders: tuple[str, ...]
+
+
+def main(wanted: Wanted, tell: Connection, log: Connection) -> None:
+    """Tell what was found."""
+    tell.send_bytes(json.dumps({"found": codec.to_builtins(look(wanted)), "done": True}).encode())
+
+
+def look(wanted: Wanted) -> Found:
+    """What there is in this interpreter. Imports none of the modules."""
+    return Found(
+        python_version(),
+        tuple(name for name in wanted.modules if is_there(name)),
+        versions.installed(wanted.libraries),
+        tuple(folder for folder in sys.path if folder),
+    )
+
+
+def is_there(module: str) -> bool:
+    """Whether a module, by its top name, can be imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def python_version() -> str:
+    """This Python's version, with the implementation in front where that is not CPython."""
+    name = platform.python_implementation()
+    return platform.python_version() if name == "CPython" else f"{name} {platform.python_version()}"
