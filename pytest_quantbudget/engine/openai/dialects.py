@@ -19,7 +19,8 @@ class Piece:
     """What one event of a stream, or one whole answer, brought.
 
     `ids` are new tokens, None where the server gives text alone. `finish` is `stop` or `length` at the end. `tokens` is
-    how many there were in all, and `cached` how many of the prompt's came from a cache, where the server says so.
+    how many there were in all, and `cached` how many of the prompt's came from a cache, where the server says so; so
+    are the tokens that were `drafted` by speculative decoding, and those of them that were `accepted`.
     """
 
     ids: tuple[int, ...] | None = None
@@ -27,6 +28,8 @@ class Piece:
     finish: str = ""
     tokens: int | None = None
     cached: int | None = None
+    drafted: int | None = None
+    accepted: int | None = None
 
 
 @dataclass
@@ -139,6 +142,7 @@ class LlamaServer(Dialect):
             timings = event.get("timings") or {}
             tokens = event.get("tokens_predicted") if ended else None
             ids = tuple(map(int, event.get("tokens") or ()))
-            return Piece(ids, str(event.get("content") or ""), finish, tokens, timings.get("cache_n"))
+            drafts = (timings.get("draft_n"), timings.get("draft_n_accepted")) if ended else ()
+            return Piece(ids, str(event.get("content") or ""), finish, tokens, timings.get("cache_n"), *drafts)
         except (AttributeError, TypeError, ValueError, KeyError):
             raise Garbled(f"an answer of the server has another form than {self.name}: {str(event)[:200]}") from None

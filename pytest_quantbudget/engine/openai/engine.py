@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pytest_quantbudget.core.engines import OPENAI, EngineFacts, Server
 from pytest_quantbudget.core.layers import Receipt
+from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import Device, Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, NotOffered, Sequences
@@ -261,6 +262,18 @@ class OpenAI(Engine):
         special = set(getattr(self.tokenizer, "all_special_ids", ()))
         known = [token for token in range(len(self.tokenizer)) if token not in special]
         return drawn.choices(known, k=tokens)
+
+    def load(self, load: Load) -> LoadResult:
+        """Streams of prompts of fixed lengths, no two alike; end tokens are ignored.
+
+        Raises NotOffered where the server does not give just as many tokens as it is asked for.
+        """
+        from pytest_quantbudget.engine.openai import load as sending
+
+        self.check_positions(load.prompt_tokens + load.new_tokens, "the load")
+        for needed in (probe.TOKEN_PROMPTS, probe.FIXED_LENGTHS):
+            self._need(needed)
+        return sending.run(self.talk, load, self.tokenizer)
 
     def answer(
         self,

@@ -1,0 +1,217 @@
+"""Requests under load: sent at a fixed concurrency or a fixed rate, their tokens counted as they arrive.
+
+Every prompt is another one, so that no prefix cache of the server answers for the model. What the client adds to the
+times is shown by `benchmarks/load_cost.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core.load import CONCURRENCY, Level, Load, LoadResult, Served
+from pytest_quantbudget.engine.openai import counters
+from pytest_quantbudget.engine.openai.conversation import Conversation
+from pytest_quantbudget.engine.openai.deadline import deadline
+from pytest_quantbudget.engine.openai.dialects import Asking
+from pytest_quantbudget.engine.openai.http import Garbled, Late, Refused, ServerError, Unreachable
+from pytest_quantbudget.tasks import texts
+
+TRIES = 1000  # to draw a prompt that there has not been yet
+TIMEOUT, LOST, GARBLED, MIDWAY, LENGTH = "timeout", "connection lost", "garbled answer", "failed midway", "wrong length"
+
+
+def run(talk: Conversation, load: Load, tokenizer: Any) -> LoadResult:
+    """What comes of a load. Raises ServerFailed where the server dies or hangs, ValueError for too few prompts."""
+    return talk.run(Generator(talk, load, prompts(load, tokenizer)).result())
+
+
+def prompts(load: Load, tokenizer: Any) -> Iterator[list[int]]:
+    """Prompts of token ids, no two alike: random tokens but special ones, or windows of a text at random places."""
+    drawn, n = random.Random(load.seed), load.prompt_tokens
+    if load.file is not None:
+        text = texts.read_text(Path(load.file))
+        ids = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        what = f"{Path(load.file).name} holds {len(ids):,} tokens"
+
+        def draw() -> list[int]:
+            start = drawn.randrange(len(ids) - n + 1) if len(ids) >= n else 0
+            return ids[start : start + n]
+
+    else:
+        special = set(getattr(tokenizer, "all_special_ids", ()))
+        known = [token for token in range(len(tokenizer)) if token not in special]
+        what = f"the vocabulary holds {len(known):,} tokens"
+
+        def draw() -> list[int]:
+            return drawn.choices(known, k=n)
+
+    seen: set[tuple[int, ...]] = set()
+    while True:
+        found = next((each for each in (draw() for _ in range(TRIES)) if tuple(each) not in seen), [])
+        if len(found) != n:
+            raise ValueError(f"load: {what}, too few for as many different prompts of {n:,} tokens")
+        seen.add(tuple(found))
+        yield found
+
+
+@dataclass
+class _Heard:
+    """What came of a request so far; times are those of `time.perf_counter`, seconds."""
+
+    sent: float
+    arrivals: list[float] = field(default_factory=list)
+    ids: int = 0
+    told: int | None = None
+    cached: int = 0
+    ended: float = 0.0
+    error: str = ""
+
+    def served(self, began: float) -> Served:
+        """The record. Arrivals are rounded to microseconds before they are subtracted, so that sums stay right."""
+        at = [round((arrival - self.sent) * 1e6) for arrival in self.arrivals]
+        waits = " ".join(str(later - earlier) for earlier, later in itertools.pairwise(at))
+        first = max(at[0], 1) / 1e6 if at else 0.0
+        return Served(round(self.sent - began, 6), first, waits, self.tokens, self.error, self.cached)
+
+    @property
+    def tokens(self) -> int:
+        """Ids that came; where the server gives text alone, what it says it made, or else its chunks."""
+        return self.ids or max(self.told or 0, len(self.arrivals))
+
+
+class Generator:
+    """Sends the requests of a load, level by level."""
+
+    def __init__(self, talk: Conversation, load: Load, drawn: Iterator[list[int]]) -> None:
+        self.talk, self.load, self.prompts = talk, load, drawn
+        self.times = random.Random(f"times {load.seed}")
+        self.drafted, self.accepted, self.made = 0, 0, 0
+        self._asking_for_life = asyncio.Lock()
+
+    async def result(self) -> LoadResult:
+        """All levels."""
+        levels, notes = [], []
+        counts = counters.Counts()
+        for way, value in self.load.levels:
+            await self._warm_up(way, value)
+            self.drafted = self.accepted = self.made = 0
+            before = await counters.read(self.talk.client)
+            levels.append(await self._level(way, value))
+            after = await counters.read(self.talk.client)
+            counts += (after - before) if after and before else counters.Counts()
+            counts += counters.Counts.of_answers(self.drafted, self.accepted, self.made)
+        if counts.cached and not any(served.cached for level in levels for served in level.served):
+            notes.append(f"{counts.cached:,} tokens of prompts came from a prefix cache, as the server's metrics say")
+        return LoadResult(
+            self.load,
+            tuple(levels),
+            drafts=counts.drafts or None,
+            accepted=counts.accepted if counts.drafts else None,
+            undrafted="" if counts.drafts else counters.UNDRAFTED,
+            notes=tuple(notes),
+        )
+
+    async def _warm_up(self, way: str, value: float) -> None:
+        count = self.load.warmup_at(way, value)
+        await self._at_once(int(value) if way == CONCURRENCY else Load.WARMUP, count)
+
+    async def _level(self, way: str, value: float) -> Level:
+        began = time.perf_counter()
+        if way == CONCURRENCY:
+            heard, behind = await self._at_once(int(value), self.load.requests), 0.0
+        else:
+            heard, behind = await self._at_rate(value, began)
+        heard.sort(key=lambda each: each.sent)
+        served = [each.served(began) for each in heard]
+        pairs = zip(heard, served, strict=True)
+        # Of an answer, what comes after its last token is no part of the level.
+        ends = [own.sent_s + own.e2e_s if not own.error else each.ended - began for each, own in pairs]
+        return Level(way, value, max(ends), tuple(served), behind)
+
+    async def _at_once(self, most: int, count: int) -> list[_Heard]:
+        """So many requests, of which as many are open as may be."""
+        heard: list[_Heard] = []
+        waiting = iter(range(count))
+
+        async def work() -> None:
+            for _ in waiting:
+                heard.append(await self._serve(next(self.prompts)))
+
+        async with _all(work() for _ in range(min(most, count))) as tasks:
+            await asyncio.gather(*tasks)
+        return heard
+
+    async def _at_rate(self, rate: float, began: float) -> tuple[list[_Heard], float]:
+        """Requests at times of a Poisson process, and how much later than that one was sent at most."""
+        due = [began]
+        bodies = [next(self.prompts) for _ in range(self.load.requests)]
+        tasks: list[asyncio.Task[_Heard]] = []
+        try:
+            for prompt in bodies:
+                await asyncio.sleep(max(0.0, due[-1] - time.perf_counter()))
+                tasks.append(asyncio.ensure_future(self._serve(prompt)))
+                due.append(due[-1] + self.times.expovariate(rate))
+            heard = list(await asyncio.gather(*tasks))
+            return heard, round(max(each.sent - at for each, at in zip(heard, due, strict=False)), 6)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _serve(self, prompt: Sequence[int]) -> _Heard:
+        """One request, whatever comes of it. Raises ServerError where the server is gone."""
+        heard = _Heard(time.perf_counter())
+        try:
+            async with deadline(self.load.timeout_s):
+                await self._hear(prompt, heard)
+        except (TimeoutError, Late):
+            heard.error = TIMEOUT
+        except Refused as error:
+            heard.error = f"status {error.status}"
+        except Garbled:
+            heard.error = GARBLED
+        except Unreachable:
+            heard.error = LOST
+        except ServerError:
+            heard.error = MIDWAY
+        heard.ended = time.perf_counter()
+        if not heard.error and heard.tokens != self.load.new_tokens:
+            heard.error = LENGTH
+        if heard.error == LOST:
+            # One that is gone fails all that are left within a moment: that is told as what it is.
+            async with self._asking_for_life:
+                await self.talk.health()
+        return heard
+
+    async def _hear(self, prompt: Sequence[int], heard: _Heard) -> None:
+        asking = Asking(prompt, self.load.new_tokens, fixed=True)
+        async with aclosing(self.talk.pieces(asking)) as pieces:
+            async for at, piece in pieces:
+                if piece.ids or (piece.ids is None and piece.text):
+                    heard.arrivals.append(at)
+                    heard.ids += len(piece.ids or ())
+                heard.told = piece.tokens if piece.tokens is not None else heard.told
+                heard.cached = piece.cached or heard.cached
+                self.drafted += piece.drafted or 0
+                self.accepted += piece.accepted or 0
+        self.made += heard.tokens
+
+
+@contextlib.asynccontextmanager
+async def _all(works: Iterator[Any]) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Tasks that end with what awaits them."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

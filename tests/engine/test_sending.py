@@ -1,0 +1,296 @@
+"""Requests under load: sent as told, counted by token ids, failed ones told by kind; by a script and for real."""
+
+import itertools
+import os
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llama_servers import command, needs_server, write_builtin
+from scripted_streams import Script, ScriptedServer
+
+from pytest_quantbudget.core.engines import Server
+from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.load import Load, LoadResult
+from pytest_quantbudget.core.request import Subject
+from pytest_quantbudget.engine.base import Engine, NotOffered
+from pytest_quantbudget.engine.openai import conversation, counters, engine
+from pytest_quantbudget.engine.openai import load as sending
+from pytest_quantbudget.engine.openai.conversation import Conversation, ServerFailed
+from pytest_quantbudget.engine.openai.dialects import LlamaServer, OpenAI, OpenAIWithIds
+from pytest_quantbudget.engine.openai.http import Client
+
+GOOD = Script([(0.02, [7]), (0.01, [8, 9]), (0.01, [10])], usage={"completion_tokens": 4})
+
+
+class Words:
+    """A tokenizer of a thousand words, of which two are special."""
+
+    all_special_ids = (0, 1)
+
+    def __len__(self) -> int:
+        return 1000
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [2 + int(word) for word in text.split()]}
+
+
+@contextmanager
+def served(script: Callable[[int], Script], *metrics: str) -> Iterator[tuple[ScriptedServer, Conversation]]:
+    """A scripted server, and a conversation with it."""
+    server = ScriptedServer(script, metrics)
+    talk = Conversation(Client(server.url), None)
+    talk.dialect = OpenAIWithIds(talk.client, "m")
+    try:
+        yield server, talk
+    finally:
+        talk.close()
+        server.close()
+
+
+def load(**more: Any) -> Load:
+    return Load(**{"prompt_tokens": 5, "new_tokens": 4, "concurrency": (2,), "requests": 6, "warmup": 0, **more})
+
+
+def sent(talk: Conversation, **more: Any) -> LoadResult:
+    return sending.run(talk, load(**more), Words())
+
+
+def test_tokens_are_counted_by_their_ids_and_waits_by_chunks() -> None:
+    with served(lambda _: GOOD) as (_, talk):
+        (level,) = sent(talk).levels
+    assert [each.tokens for each in level.served] == [4] * 6
+    assert [len(each.waits_s) for each in level.served] == [2] * 6
+    assert not level.errors
+    # The server pauses at least so long before what it sends.
+    assert min(each.ttft_s for each in level.served) >= 0.02
+    assert min(each.e2e_s for each in level.served) >= 0.04
+    assert all(each.tpot_s == pytest.approx(sum(each.waits_s) / 3) for each in level.served)
+    assert level.seconds >= 3 * 0.04
+    assert level.throughput == pytest.approx(24 / level.seconds)
+
+
+def test_as_many_requests_are_open_as_there_may_be_and_all_prompts_differ() -> None:
+    with served(lambda _: GOOD) as (server, talk):
+        result = sent(talk, concurrency=(1, 4), requests=12, warmup=3)
+    assert [level.name for level in result.levels] == ["concurrency 1", "concurrency 4"]
+    assert [len(level.served) for level in result.levels] == [12, 12]
+    prompts = [prompt for _, prompt, _ in server.prompts]
+    assert len(prompts) == len(set(prompts)) == 2 * (3 + 12)
+    assert {len(prompt) for prompt in prompts} == {5}
+    assert min(map(min, prompts)) >= 2  # no special tokens
+    assert max(opened for _, _, opened in server.prompts[:15]) == 1
+    assert max(opened for _, _, opened in server.prompts[18:]) == 4
+
+
+def test_a_seed_gives_the_same_prompts_and_another_one_others() -> None:
+    one, same, other = (sending.prompts(load(seed=seed), Words()) for seed in (1, 1, 2))
+    assert (first := [next(one) for _ in range(5)]) == [next(same) for _ in range(5)]
+    assert first != [next(other) for _ in range(5)]
+
+
+def test_a_rate_sends_at_times_of_a_poisson_process_whatever_is_open() -> None:
+    slow = Script([(0.5, [1, 2, 3, 4])])
+    with served(lambda _: slow) as (server, talk):
+        (level,) = sent(talk, concurrency=(), rate=(200.0,), requests=60).levels
+    assert level.name == "200 requests/s"
+    assert max(opened for _, _, opened in server.prompts) > 30  # nobody waited for an answer
+    times = [each.sent_s for each in level.served]
+    assert times == sorted(times)
+    assert times[0] < 0.1
+    # The planned times are drawn by the seed; those of sending can only be later, by what is told.
+    drawn = sending.Generator(talk, load(), iter(()))
+    due = 0.0
+    for each in level.served:
+        assert due - 1e-5 <= each.sent_s <= due + level.behind_s + 1e-5
+        due += drawn.times.expovariate(200.0)
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "tokens"),
+    [
+        (Script([(0, [7]), (0, [8])], ends="error"), "failed midway", 2),
+        (Script([(0, [7])], ends="garbage"), "garbled answer", 1),
+        (Script([(0, [7, 8])], ends="hang"), "timeout", 2),
+        (Script([(0, [7, 8])], ends="cut"), "connection lost", 2),
+        (Script([(0, [7, 8])]), "wrong length", 2),
+        (Script([(0, [7, 8, 9]), (0, [10, 11])]), "wrong length", 5),
+        (Script(), "wrong length", 0),
+        (Script(status=429), "status 429", 0),
+        (Script(status=503), "status 503", 0),
+    ],
+    ids=lambda value: value.ends + str(value.status) if isinstance(value, Script) else str(value),
+)
+def test_a_failed_request_is_told_by_its_kind_and_costs_no_other(script: Script, error: str, tokens: int) -> None:
+    with served(lambda number: script if number in (2, 4) else GOOD) as (_, talk):
+        (level,) = sent(talk, timeout_s=0.5).levels
+    assert level.errors == {error: 2}
+    assert {each.tokens for each in level.served if each.error} == {tokens}
+    assert len(level.whole) == 4
+    assert level.throughput == pytest.approx(16 / level.seconds)
+
+
+def test_tokens_from_a_prefix_cache_are_noted_from_answers_and_from_metrics() -> None:
+    cached = replace(GOOD, usage={"prompt_tokens_details": {"cached_tokens": 3}})
+    with served(lambda number: cached if number < 2 else GOOD) as (_, talk):
+        (level,) = sent(talk).levels
+    assert sorted(each.cached for each in level.served) == [0, 0, 0, 0, 3, 3]
+    before, after = (f'vllm:prefix_cache_hits_total{{engine="0"}} {count}.0\n' for count in (16, 48))
+    with served(lambda _: GOOD, before, after) as (_, talk):
+        assert sent(talk).notes == ("32 tokens of prompts came from a prefix cache, as the server's metrics say",)
+
+
+def metrics(drafts: int, accepted: int) -> str:
+    return f"""# HELP vllm:spec_decode_num_drafts_total Number of drafts.
+vllm:spec_decode_num_drafts_total{{engine="0",model_name="m, of {{braces}}"}} {drafts}.0
+vllm:spec_decode_num_drafts_total{{engine="1",model_name="m"}} {drafts} 1700000000
+vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {accepted}e0
+vllm:spec_decode_num_accepted_tokens_total{{engine="1"}} NaN
+nonsense
+"""
+
+
+def test_the_acceptance_length_is_that_of_the_levels_alone() -> None:
+    told = [metrics(*counts) for counts in ((100, 1), (110, 31), (200, 40), (210, 50))]
+    with served(lambda _: GOOD, *told) as (_, talk):
+        result = sent(talk, concurrency=(1, 2))
+    assert (result.drafts, result.accepted) == (40, 40)
+    assert result.acceptance_length == 2.0
+
+
+def test_without_drafts_there_is_no_acceptance_length_and_why_is_said() -> None:
+    for told in ((), (metrics(5, 5), metrics(5, 5)), ("x 1\n", "x 2\n")):
+        with served(lambda _: GOOD, *told) as (_, talk):
+            result = sent(talk)
+        assert (result.acceptance_length, result.undrafted) == (None, counters.UNDRAFTED)
+
+
+def test_llama_servers_drafts_are_told_by_its_answers() -> None:
+    client = Client("http://127.0.0.1:1/v1")
+    end = {"stop": True, "stop_type": "limit", "tokens": [], "timings": {"draft_n": 9, "draft_n_accepted": 6}}
+    piece = LlamaServer(client, "m").read({**end, "tokens_predicted": 10})
+    assert (piece.drafted, piece.accepted) == (9, 6)
+    # Of ten tokens six were accepted, so that four steps were made: 2.5 tokens each.
+    counts = counters.Counts.of_answers(9, 6, 10)
+    assert 1 + counts.accepted / counts.drafts == 2.5
+    assert counters.Counts.of_answers(0, 0, 10) == counters.Counts()
+
+
+def test_where_only_text_comes_the_server_is_asked_for_the_number_of_tokens() -> None:
+    with served(lambda _: GOOD) as (_, talk):
+        talk.dialect = OpenAI(talk.client, "m")
+        (level,) = sent(talk).levels
+    assert not level.errors
+    assert {each.tokens for each in level.served} == {4}
+
+
+def test_prompts_are_cut_from_a_text_where_one_is_named(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(map(str, range(40))))
+    drawn = sending.prompts(load(file=str(text)), Words())
+    found = [next(drawn) for _ in range(36)]
+    assert sorted(found) == [list(range(start, start + 5)) for start in range(2, 38)]
+    with pytest.raises(ValueError, match=r"text.txt holds 40 tokens, too few for as many different prompts of 5"):
+        next(drawn)
+
+
+@pytest.mark.parametrize(("tokens", "words"), [(1, "the vocabulary holds 998 tokens, too few"), (50, "holds 3 tokens")])
+def test_prompts_that_there_are_not_enough_of_are_told(tokens: int, words: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("1 2 3")
+    drawn = sending.prompts(load(prompt_tokens=tokens, file=str(text) if tokens > 1 else None), Words())
+    with pytest.raises(ValueError, match=words):
+        list(itertools.islice(drawn, 999))
+
+
+def test_an_engine_without_a_queue_says_so() -> None:
+    class Bare(Engine):
+        name = "transformers"
+
+        def describe(self) -> Any:
+            """Nothing."""
+
+        def close(self) -> None:
+            """Nothing to give back."""
+
+    with pytest.raises(NotOffered, match="transformers has no queue of requests"):
+        Bare().load(load())
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_builtin(tmp_path_factory.mktemp("gguf") / "builtin-f32.gguf")
+
+
+@contextmanager
+def llama_server(gguf: Path) -> Iterator[engine.OpenAI]:
+    server = Server(command=command(gguf), folder=str(BUILTIN_DIR), start_timeout_s=60.0)
+    subject = Subject(str(BUILTIN_DIR), None, "prod", None, {}, None, kind="served", engine="openai", server=server)
+    loaded = engine.load(subject)
+    try:
+        yield loaded
+    finally:
+        loaded.close()
+
+
+@needs_server
+@pytest.mark.model
+def test_a_real_server_is_put_under_load(gguf: Path) -> None:
+    with llama_server(gguf) as server:
+        result = server.load(Load(32, 16, (1, 4), (), 12, None, 3))
+        rate = server.load(Load(32, 16, (), (50.0,), 12))
+        with pytest.raises(ValueError, match="the load needs 600 tokens and the model has 512 positions"):
+            server.load(Load(500, 100, (1,)))
+    assert [(level.name, len(level.whole)) for level in result.levels] == [("concurrency 1", 12), ("concurrency 4", 12)]
+    assert [(level.name, len(level.whole)) for level in rate.levels] == [("50 requests/s", 12)]
+    for level in (*result.levels, *rate.levels):
+        assert {each.tokens for each in level.served} == {16}
+        assert {each.cached for each in level.served} == {0}
+        assert statistics.median(each.ttft_s for each in level.served) < level.seconds
+    assert result.undrafted == counters.UNDRAFTED
+
+
+@needs_server
+@pytest.mark.model
+def test_a_real_server_that_is_killed_under_load_is_told(gguf: Path) -> None:
+    with llama_server(gguf) as server:
+        running = server.talk.running
+        assert running is not None
+        assert running.pid is not None
+        drawn = sending.prompts(load(), server.tokenizer)
+
+        def prompts() -> Iterator[list[int]]:
+            for number in range(1000):
+                if number == 20:
+                    os.kill(running.pid or 0, signal.SIGKILL)
+                yield next(drawn)
+
+        generator = sending.Generator(server.talk, load(requests=1000), prompts())
+        with pytest.raises(ServerFailed, match="the server was killed by signal 9"):
+            server.talk.run(generator.result())
+
+
+@needs_server
+@pytest.mark.model
+def test_a_real_server_that_hangs_under_load_is_told(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "STALL_S", 1.0)
+    monkeypatch.setattr(conversation, "HEALTH_S", 1.0)
+    with llama_server(gguf) as server:
+        running = server.talk.running
+        assert running is not None
+        drawn = sending.prompts(load(), server.tokenizer)
+
+        def prompts() -> Iterator[list[int]]:
+            for number in range(1000):
+                if number == 20:
+                    os.kill(running.pid or 0, signal.SIGSTOP)
+                yield next(drawn)
+
+        generator = sending.Generator(server.talk, load(requests=1000), prompts())
+        with pytest.raises(ServerFailed, match="the server hangs: nothing came for"):
+            server.talk.run(generator.result())
