@@ -34,7 +34,8 @@ class Conversation:
         self.dialect: Dialect | None = None
         self.health_prompt: Sequence[int] | str = "1"
         self.broken = ""
-        self._runner = asyncio.Runner()
+        # asyncio.Runner is newer than the oldest Python that may run a measuring process.
+        self._loop = asyncio.new_event_loop()
         self._heard = time.monotonic()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -43,7 +44,7 @@ class Conversation:
             work.close()
             raise ServerFailed(self.broken)
         try:
-            return self._runner.run(self._watched(work))
+            return self._loop.run_until_complete(self._watched(work))
         except ServerError as error:
             words = self._words(error)
             # A request that was refused says nothing about the next one.
@@ -123,8 +124,14 @@ class Conversation:
     def close(self) -> None:
         """End the server that was started, and all connections."""
         try:
-            self._runner.run(self.client.close())
-            self._runner.close()
+            self._loop.run_until_complete(self.client.close())
+            left = asyncio.all_tasks(self._loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
         finally:
             if self.running is not None:
                 self.running.end()
