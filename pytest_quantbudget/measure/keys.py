@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import TaskResult, draft_id
+from pytest_quantbudget.core.engines import VLLM
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
@@ -111,7 +112,7 @@ def keys_of(
         "gpus": [{"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability} for gpu in gpus],
         "cpu": hardware.cpu(),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "environment": _environment(subject.engine),
         "python": interpreter.python if interpreter else platform.python_version(),
         "platform": sys.platform,
         "libraries": _versions(subject, spec, libraries),
@@ -119,6 +120,12 @@ def keys_of(
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.kind}-{codec.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, states)
+
+
+def _environment(engine: str) -> dict[str, str]:
+    """The variables that figures depend on; vLLM reads many of its own, of which keys are none of these."""
+    own = [name for name in os.environ if name.startswith("VLLM_") and "KEY" not in name] if engine == VLLM else []
+    return {name: os.environ[name] for name in sorted({*VARIABLES, *own}) if name in os.environ}
 
 
 def _origins(subject: Subject, spec: Spec, trust: Trust, memo: Path) -> tuple[str, str | None, str | None]:

@@ -11,9 +11,11 @@ from pytest_quantbudget.core.request import Subject, Trust
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.vllm import engine, memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
+from pytest_quantbudget.engine.vllm.source import Ids, Source, find, told_format
 
 LOGS = Path(__file__).parents[1] / "data" / "vllm"
 GIB = 2**30
+BUILTIN = Source(BUILTIN_DIR, BUILTIN_DIR, "r")
 
 
 def log(name: str) -> str:
@@ -56,25 +58,46 @@ def subject(kind: str = "fp32", **options: Any) -> Subject:
 
 
 def test_the_command_says_what_the_method_is() -> None:
-    words = engine.command(subject("bf16", max_model_len=512), BUILTIN_DIR, BUILTIN_DIR)
+    words = engine.command(subject("bf16", max_model_len=512), BUILTIN)
     assert words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
     assert {"--dtype=bfloat16", "--max-model-len=512", "--max-logprobs=128", "--load-format=safetensors"} < set(words)
     assert {f"--model={BUILTIN_DIR}", "--served-model-name=org/m", "--generation-config=vllm"} < set(words)
     assert "--trust-remote-code" not in words
-    trusted = engine.command(subject("checkpoint", max_logprobs=20), BUILTIN_DIR, BUILTIN_DIR, Trust(True, True))
+    trusted = engine.command(subject("checkpoint", max_logprobs=20), BUILTIN, Trust(True, True))
     assert {"--trust-remote-code", "--max-logprobs=20"} < set(trusted)
     assert not any(word.startswith(("--dtype", "--load-format", "--tokenizer")) for word in trusted)
 
 
 def test_a_checkpoint_without_a_tokenizer_gets_that_of_the_model(tmp_path: Path) -> None:
-    assert f"--tokenizer={BUILTIN_DIR}" in engine.command(subject("checkpoint"), BUILTIN_DIR, tmp_path)
+    assert f"--tokenizer={BUILTIN_DIR}" in engine.command(subject("checkpoint"), Source(tmp_path, BUILTIN_DIR, "r"))
 
 
 @pytest.mark.parametrize("option", ["dtype", "quantization"])
 def test_an_option_that_contradicts_the_kind_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"{option} does not go with bf16; `kind: checkpoint` takes it"):
-        engine.command(subject("bf16", **{option: "float16"}), BUILTIN_DIR, BUILTIN_DIR)
-    assert f"--{option}=fp8" in engine.command(subject("checkpoint", **{option: "fp8"}), BUILTIN_DIR, BUILTIN_DIR)
+        engine.command(subject("bf16", **{option: "float16"}), BUILTIN)
+    assert f"--{option}=fp8" in engine.command(subject("checkpoint", **{option: "fp8"}), BUILTIN)
+
+
+def test_weights_on_a_cpu_are_counted_by_files() -> None:
+    found = find(Subject(str(BUILTIN_DIR), None, "x", None, {}, None, kind="fp32", engine="vllm"))
+    assert (found.weights, found.disk) == (2_298_112, 1_152_752)
+    assert found.counted == "the files' 574,528 values in fp32"
+    own = Subject(str(BUILTIN_DIR), None, "x", str(BUILTIN_DIR), {}, None, kind="checkpoint", engine="vllm")
+    assert (find(own).weights, find(own).counted) == (1_152_752, "the checkpoint's files")
+
+
+def test_dummy_weights_are_a_configuration_alone() -> None:
+    dummy = Subject(str(BUILTIN_DIR), None, "x", None, {}, None, kind="bf16", engine="vllm", load_format="dummy")
+    found = find(dummy)
+    assert [path.name for path in found.folder.iterdir()] == ["config.json"]
+    assert (found.own, found.disk, found.revision[:7]) == (None, None, "config:")
+    assert found.weights == 2 * 574_528
+    words = engine.command(dummy, found)
+    assert {"--load-format=dummy", "--skip-tokenizer-init", "--dtype=bfloat16"} < set(words)
+    assert not any(word.startswith("--tokenizer") for word in words)
+    ids = Ids(found.folder)
+    assert (len(ids), ids("any")["input_ids"]) == (640, [0, 1, 2, 3, 4, 5, 6, 7])
 
 
 def test_an_adapter_is_what_is_measured() -> None:
@@ -215,7 +238,7 @@ W8A8 = {"weights": {"type": "int", "num_bits": 8}, "input_activations": {"type":
     ],
 )
 def test_a_checkpoint_says_what_it_is_and_what_it_needs(packed: dict[str, Any], words: str, operator: str) -> None:
-    assert engine.told_format(packed) == words
+    assert told_format(packed) == words
     assert operators.needed(packed) == operator
 
 

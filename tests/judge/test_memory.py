@@ -6,6 +6,7 @@ import pytest
 from judged import CPU, GIB, Load, measured, verdict
 
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import GpuMemory, PhaseMemory
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.verdict import OVER, SKIPPED, WITHIN
@@ -40,6 +41,16 @@ def test_what_torch_holds_and_what_the_process_takes_are_limits_of_their_own(
     own = measured(budget, "nf4", speeds=(on_gpu(budget, 10 * GIB),))
     told = verdict(budget, own, measured(budget, "fp16", speeds=(on_gpu(budget, 20 * GIB),)))
     assert (told.outcome, told.message) == (outcome, f"nf4: {limit.partition(':')[0]} {words}")
+
+
+def test_of_a_server_that_takes_its_memory_at_once_it_is_said_what_for(load: Load) -> None:
+    budget = load("max_vram: 8 GiB")
+    facts = EngineFacts("vllm", buffers={"model": 2 * GIB, "kv": 4 * GIB})
+    own = measured(budget, "nf4", speeds=(on_gpu(budget, None),), engine=facts)
+    assert verdict(budget, own).message == (
+        "nf4: max_vram measured 7.00 GiB, limit 8.00 GiB (the server's processes, which take it when they start: "
+        "weights 2.00 GiB, KV cache 4.00 GiB, the rest 1.00 GiB)"
+    )
 
 
 def test_what_repeats_differ_by_is_told_of_the_memory_that_is_limited(load: Load) -> None:

@@ -60,10 +60,8 @@ class OpenAI(Engine):
     def __init__(
         self, subject: Subject, server: Server, folder: Path, revision: str, gpus: Gpus, trust: Trust = NO_TRUST
     ) -> None:
-        from transformers import AutoTokenizer
-
         self.subject, self.server, self.folder, self.gpus = subject, server, folder, gpus
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code)
+        self.tokenizer = self.read_tokenizer(trust)
         running, url = None, server.url
         if url is None:
             port = free_port(server.port)
@@ -81,6 +79,12 @@ class OpenAI(Engine):
         except BaseException:
             self.close()
             raise
+
+    def read_tokenizer(self, trust: Trust) -> Any:
+        """That of the budget's model."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=trust.remote_code)
 
     def environ(self) -> Mapping[str, str]:
         """The environment of a server that is started."""

@@ -12,14 +12,12 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.engines import VLLM, Server
 from pytest_quantbudget.core.measurement import Speed
-from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
+from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Workload
 from pytest_quantbudget.engine.base import Description, Lacking, Sequences
-from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
@@ -27,8 +25,9 @@ from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.openai.http import ServerError
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.models import checkpoint, methods
-from pytest_quantbudget.models.methods import ANY_FORMAT, Prepared
+from pytest_quantbudget.engine.vllm.source import Ids, Source, find, told_format
+from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models.methods import Prepared
 
 MODULE = "vllm.entrypoints.openai.api_server"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -52,25 +51,14 @@ def load(
     operator that the checkpoint needs; ModuleNotFoundError where the interpreter has no vLLM; ServerFailed where it
     dies otherwise.
     """
-    spec = methods.spec(subject.kind)
-    own, revision = loading.fetched(subject.model, pins[0] if pins else subject.revision, trust)
-    source = own
-    if subject.checkpoint is not None:
-        source, _ = loading.fetched(subject.checkpoint, pins[1] if pins else None, trust)
-    if spec.checkpoint_format == ANY_FORMAT:
-        checkpoint.check(source, trust)
-    else:
-        loading.check_format(spec, source, ready=subject.checkpoint is not None, trust=trust)
-    notes = loading.compared(own, source, subject, trust) if subject.checkpoint is not None else ()
-    made_with = loading.made_as(spec, source, subject.options) if subject.checkpoint is not None else None
-    return VLLMServer(subject, own, source, revision, gpus or Gpus({}), trust, notes, made_with)
+    return VLLMServer(subject, find(subject, trust, pins), gpus or Gpus({}), trust)
 
 
-def command(subject: Subject, own: Path, source: Path, trust: Trust = NO_TRUST) -> list[str]:
+def command(subject: Subject, source: Source, trust: Trust = NO_TRUST) -> list[str]:
     """What starts the server, but for its address. Raises ValueError where an option contradicts the method's kind."""
     given = dict(subject.engine_options)
     wanted: dict[str, Any] = {
-        "model": str(source),
+        "model": str(source.folder),
         "served_model_name": name_of(subject),
         # What a model's own defaults for sampling change would not be the model's likeliest answer.
         "generation_config": "vllm",
@@ -85,11 +73,13 @@ def command(subject: Subject, own: Path, source: Path, trust: Trust = NO_TRUST) 
                     f"model as its `checkpoint`"
                 )
         wanted["dtype"] = DTYPES[subject.kind]
-    if not any((source / name).exists() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        wanted["tokenizer"] = str(own)
+    if source.own is None:
+        wanted |= {"load_format": DUMMY, "skip_tokenizer_init": True}
+    elif not source.has_tokenizer:
+        wanted["tokenizer"] = str(source.own)
     if trust.remote_code:
         wanted["trust_remote_code"] = True
-    if not trust.pickles:
+    if source.own is not None and not trust.pickles:
         wanted["load_format"] = "safetensors"
     return [subject.python or sys.executable, "-m", MODULE, *flags({**wanted, **given})]
 
@@ -108,49 +98,26 @@ def asked(subject: Subject) -> str:
     return str(first["name"]) if isinstance(first, dict) and "name" in first else name_of(subject)
 
 
-def told_format(packed: Mapping[str, Any]) -> str:
-    """What a checkpoint's `quantization_config` says it is, in words: its method, and the bits of what it quantizes."""
-    method = str(packed.get("quant_method") or packed.get("quant_algo") or "unknown")
-    groups = packed.get("config_groups")
-    parts = [method]
-    for group in groups.values() if isinstance(groups, dict) else ():
-        for what in ("weights", "input_activations"):
-            held = group.get(what) if isinstance(group, dict) else None
-            if isinstance(held, dict):
-                parts.append(f"{what.removeprefix('input_')} {held.get('type', 'int')} {held.get('num_bits')}")
-    if "bits" in packed or "w_bit" in packed:
-        parts.append(f"weights int {packed.get('bits', packed.get('w_bit'))}")
-    return ", ".join(dict.fromkeys(parts))
-
-
 class VLLMServer(OpenAI):
     """vLLM's server. Prompts are token ids of the tokenizer of the budget's model."""
 
     name = VLLM
 
-    def __init__(
-        self,
-        subject: Subject,
-        own: Path,
-        source: Path,
-        revision: str,
-        gpus: Gpus,
-        trust: Trust = NO_TRUST,
-        odd: tuple[str, ...] = (),
-        made_with: dict[str, Any] | None = None,
-    ) -> None:
-        self.source, self.trust, self.odd, self.made_with = source, trust, odd, made_with
-        self.subject = subject  # `environ` asks for it
-        self.packed = checkpoint.quantization(source)
-        words = [*command(subject, own, source, trust), "--host=127.0.0.1", "--port={port}"]
-        lacks = operators.needed(self.packed) if not gpus.cards else None
+    def __init__(self, subject: Subject, source: Source, gpus: Gpus, trust: Trust = NO_TRUST) -> None:
+        self.subject, self.source = subject, source
+        words = [*command(subject, source, trust), "--host=127.0.0.1", "--port={port}"]
+        lacks = operators.needed(source.packed) if not gpus.cards else None
         if lacks is not None and operators.missing(words[0], lacks, self.environ()):
             raise Lacking(
-                f"vLLM's build for this CPU lacks the operator {lacks}, which a {told_format(self.packed)} checkpoint "
-                f"needs; with AVX-512 it has it"
+                f"vLLM's build for this CPU lacks the operator {lacks}, which this checkpoint needs "
+                f"({told_format(source.packed)}); with AVX-512 it has it"
             )
         server = Server(command=tuple(words), model=asked(subject), start_timeout_s=START_S)
-        super().__init__(subject, server, own, revision, gpus, trust)
+        super().__init__(subject, server, source.own or source.folder, source.revision, gpus, trust)
+
+    def read_tokenizer(self, trust: Trust) -> Any:
+        """That of the budget's model; of dummy weights ids alone."""
+        return super().read_tokenizer(trust) if self.source.own is not None else Ids(self.folder)
 
     def environ(self) -> Mapping[str, str]:
         """This process's, without what would lead to other packages or ask for a key; nothing is reported to anyone."""
@@ -180,12 +147,11 @@ class VLLMServer(OpenAI):
         told = says.cache(self.talk.run(self._metrics()))
         settings = says.settings(log)
         ranks = math.prod(int(settings.get(f"{kind}_parallel_size", 1)) for kind in ("tensor", "pipeline"))
-        disk = checkpoint.size(self.source, self.trust)
         weights = says.loaded_bytes(log, ranks)
-        notes = [*found.notes, *self.odd]
-        if weights is None and not self.gpus.cards:
-            weights = disk
-            notes.append("on a CPU vLLM does not tell the size of its weights: it is that of the checkpoint's files")
+        notes = [*found.notes, *self.source.notes]
+        if weights is None and self.source.weights is not None and not self.gpus.cards:
+            weights = self.source.weights
+            notes.append(f"on a CPU vLLM does not tell the size of its weights: it is that of {self.source.counted}")
         kv = told.get("kv_cache_memory_bytes")
         buffers = {"model": weights, "kv": kv if isinstance(kv, int) else None}
         untold = {name: why for name, why in found.untold.items() if name not in ("disk", "vram", "weights")}
@@ -195,6 +161,8 @@ class VLLMServer(OpenAI):
             "vram_reserved": "what torch's allocator reserves within vLLM's processes, these do not tell",
             "vram_process": "max_vram counts vLLM's whole processes",
         }
+        if self.gpus.cards and self._held()[0] is None:
+            untold["vram"] = self._held()[1]
         self.slots = self._slots(told)
         facts = replace(
             found.facts,
@@ -203,12 +171,18 @@ class VLLMServer(OpenAI):
             details={
                 **found.facts.details,
                 **settings,
-                **({"checkpoint": told_format(self.packed)} if self.packed else {}),
+                **({"checkpoint": told_format(self.source.packed)} if self.source.packed else {}),
                 "command": " ".join(self.server.command[1:]),
             },
         )
         return replace(
-            found, weights=weights, disk=disk, notes=tuple(notes), made_with=self.made_with, facts=facts, untold=untold
+            found,
+            weights=weights,
+            disk=self.source.disk,
+            notes=tuple(notes),
+            made_with=self.source.made_with,
+            facts=facts,
+            untold=untold,
         )
 
     def _slots(self, told: Mapping[str, Any]) -> int:
@@ -225,18 +199,20 @@ class VLLMServer(OpenAI):
 
     def end_tokens(self) -> tuple[int, ...]:
         """At which vLLM ends: those of the checkpoint's generation config or its own, and the tokenizer's."""
-        told = [found(self.source).get("eos_token_id") for found in (checkpoint.generation, checkpoint.config)]
+        told = [found(self.source.folder).get("eos_token_id") for found in (checkpoint.generation, checkpoint.config)]
         ends = [end for each in told for end in (each if isinstance(each, list) else [each])]
         return tuple(dict.fromkeys([*(end for end in ends if isinstance(end, int)), *super().end_tokens()]))
 
     def time(self, workload: Workload) -> Speed:
         """As any server, and what its processes hold of the GPUs afterwards: vLLM takes all of it when it starts."""
         speed = super().time(workload)
-        assert self.talk.running is not None
-        if not self.gpus.cards:
-            return speed
-        held, _ = memory.of_server(self.gpus, memory.family(self.talk.running.pid or 0))
+        held = self._held()[0] if self.gpus.cards else None
         return replace(speed, peak_allocated=held, peaks=(held,) if held else ())
+
+    def _held(self) -> tuple[int | None, str]:
+        """As `memory.of_server`."""
+        assert self.talk.running is not None
+        return memory.of_server(self.gpus, memory.family(self.talk.running.pid or 0))
 
     def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
         """As many of the likeliest tokens as `max_logprobs` says; -1 are all."""

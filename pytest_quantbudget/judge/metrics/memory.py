@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core.budget import Basis
+from pytest_quantbudget.core.engines import VLLM
 from pytest_quantbudget.core.fields import SIZE, number
 from pytest_quantbudget.core.gpu_usage import DECODE
 from pytest_quantbudget.core.limits import LimitKind
@@ -89,6 +91,17 @@ class Vram(_OnGpu):
         ),
         LimitKind("max_vram_ratio", "max", "vram", "ratio", "", number(0), "Peak GPU memory over the baseline's."),
     )
+
+    def absolute(self, case: Case) -> Figure:
+        """Of a server that takes its memory when it starts, all of that, and what it is taken for."""
+        figure, engine = super().absolute(case), case.record.engine
+        if engine is None or engine.name != VLLM:
+            return figure
+        model, kv = engine.buffers.get("model", 0), engine.buffers.get("kv", 0)
+        parts = f"weights {format_size(model)}, KV cache {format_size(kv)}"
+        rest = format_size(max(0.0, figure.value - model - kv))
+        detail = f"the server's processes, which take it when they start: {parts}, the rest {rest}"
+        return replace(figure, detail=detail, range=None)
 
     def peak(self, speed: Speed) -> int | None:
         """Of torch's tensors."""

@@ -1,0 +1,114 @@
+"""What vLLM is to load: a directory with weights, or, of dummy weights, one with a configuration alone."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
+from pytest_quantbudget.engine.hf import load as loading
+from pytest_quantbudget.models import checkpoint, dummy, methods
+from pytest_quantbudget.models.methods import ANY_FORMAT, Spec
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The directory `folder`, and `own` of the budget's model, whose tokenizer is used; None with dummy weights.
+
+    `weights` are the bytes of the weights as far as files or shapes tell, by `counted` in words. `disk` are those of
+    the files. `made_with` and `notes` are as in `Description`.
+    """
+
+    folder: Path
+    own: Path | None
+    revision: str
+    weights: int | None = None
+    counted: str = ""
+    disk: int | None = None
+    made_with: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def packed(self) -> dict[str, Any]:
+        """Its `quantization_config`; empty where it has none."""
+        return checkpoint.quantization(self.folder)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is one beside the weights."""
+        return any((self.folder / name).exists() for name in TOKENIZERS)
+
+
+def find(subject: Subject, trust: Trust = NO_TRUST, pins: tuple[str, str | None] | None = None) -> Source:
+    """What a subject is loaded from, checked as for transformers. Raises ValueError where it must not be loaded."""
+    spec = methods.spec(subject.kind)
+    if subject.load_format == DUMMY:
+        return _dummy(subject, spec, trust)
+    own, revision = loading.fetched(subject.model, pins[0] if pins else subject.revision, trust)
+    folder, ready = own, subject.checkpoint is not None
+    if subject.checkpoint is not None:
+        folder, _ = loading.fetched(subject.checkpoint, pins[1] if pins else None, trust)
+    if spec.checkpoint_format == ANY_FORMAT:
+        checkpoint.check(folder, trust)
+    else:
+        loading.check_format(spec, folder, ready=ready, trust=trust)
+    disk = checkpoint.size(folder, trust)
+    weights, counted = disk, "the checkpoint's files"
+    if not ready:
+        count = checkpoint.parameters(folder, trust)
+        weights, counted = int(count * spec.bits / 8), f"the files' {count:,} values in {spec.name}"
+    notes = loading.compared(own, folder, subject, trust) if ready else ()
+    made_with = loading.made_as(spec, folder, subject.options) if ready else None
+    return Source(folder, own, revision, weights, counted, disk, made_with, notes)
+
+
+def _dummy(subject: Subject, spec: Spec, trust: Trust) -> Source:
+    found = dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
+    # Removed with the temporary files of the measuring process.
+    folder = Path(tempfile.mkdtemp(prefix="dummy-"))
+    (folder / "config.json").write_text(json.dumps(found.config), encoding="utf-8")
+    notes = (found.note,) if found.note else ()
+    if found.format is not None:
+        return Source(folder, None, found.revision, notes=notes)
+    weights = int(found.parameters * spec.bits / 8)
+    return Source(folder, None, found.revision, weights, f"the model's values in {spec.name}", notes=notes)
+
+
+def told_format(packed: Mapping[str, Any]) -> str:
+    """What a checkpoint's `quantization_config` says it is, in words: its method, and the bits of what it quantizes."""
+    method = str(packed.get("quant_method") or packed.get("quant_algo") or "unknown")
+    groups = packed.get("config_groups")
+    parts = [method]
+    for group in groups.values() if isinstance(groups, dict) else ():
+        for what in ("weights", "input_activations"):
+            held = group.get(what) if isinstance(group, dict) else None
+            if isinstance(held, dict):
+                parts.append(f"{what.removeprefix('input_')} {held.get('type', 'int')} {held.get('num_bits')}")
+    if "bits" in packed or "w_bit" in packed:
+        parts.append(f"weights int {packed.get('bits', packed.get('w_bit'))}")
+    return ", ".join(dict.fromkeys(parts))
+
+
+class Ids:
+    """In place of a tokenizer where there is none: the model's vocabulary as ids alone."""
+
+    all_special_ids = ()
+    eos_token_id = None
+
+    def __init__(self, folder: Path) -> None:
+        config = checkpoint.config(folder)
+        self.size = int(config.get("vocab_size") or config["text_config"]["vocab_size"])
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return self.size
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        """Some ids, whatever the text."""
+        return {"input_ids": list(range(min(self.size, 8)))}
