@@ -309,7 +309,7 @@ class Bench:
             **more,
         )
         ends = min(until, self.deadline)
-        python = subject.python
+        python = engines.measured_in(subject)
         contexts = [elsewhere.Context(python)] if python is not None else process.contexts(self.ahead)
         while True:
             context = contexts.pop(0)

@@ -14,7 +14,7 @@ from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.measure import elsewhere, probe, process
 from pytest_quantbudget.measure.probe import Found, Wanted
-from pytest_quantbudget.models import engines, methods
+from pytest_quantbudget.models import engines, methods, vllm_options
 
 LIMIT_S = 60.0  # for an interpreter on a slow disk to say what it has
 OLDEST = ".".join(map(str, elsewhere.OLDEST))
@@ -80,8 +80,9 @@ def here() -> Found:
 
 
 def _wanted() -> Wanted:
-    packages = {name for spec in engines.SPECS.values() for name in spec.packages} | set(methods.packages())
-    return Wanted(tuple(sorted(packages)), tuple(methods.library_names()))
+    packages = {name for spec in engines.SPECS.values() for name in (*spec.packages, *spec.serving)}
+    libraries = dict.fromkeys((*methods.library_names(), *vllm_options.LIBRARIES))
+    return Wanted(tuple(sorted(packages | set(methods.packages()))), tuple(libraries))
 
 
 def _state(python: str, found: Found) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec, files
+from pytest_quantbudget.core import codec, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.engines import VLLM
 from pytest_quantbudget.core.gpus import Gpu
@@ -20,7 +20,7 @@ from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, 
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.probe import Found
 from pytest_quantbudget.measure.store import Key
-from pytest_quantbudget.models import dummy, engines, hub, methods
+from pytest_quantbudget.models import dummy, engines, hub, methods, vllm_options
 from pytest_quantbudget.models.methods import Spec
 from pytest_quantbudget.tasks import prompts, questions
 
@@ -94,7 +94,8 @@ def keys_of(
     spec = methods.spec(subject.kind)
     try:
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
-        libraries = interpreter.libraries if interpreter else methods.libraries()
+        here = versions.installed((*methods.library_names(), *vllm_options.LIBRARIES))
+        libraries = interpreter.libraries if interpreter else here
         states = {part.source: _state(part, memo, libraries) for part in request.parts if part.source is not None}
     except (OSError, ValueError):
         return None
@@ -167,6 +168,8 @@ def _asked(task: Task, memo: Path, libraries: Mapping[str, str]) -> str:
 
 def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Mapping[str, str]:
     wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
+    if subject.engine == VLLM:
+        wanted = (*wanted, *vllm_options.LIBRARIES)
     return {
         "pytest-quantbudget": f"{methods.libraries().get('pytest-quantbudget')} {own_sources()}",
         **{name: installed[name] for name in wanted if name in installed},

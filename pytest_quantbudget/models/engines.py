@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
@@ -19,7 +19,8 @@ class EngineSpec:
 
     `options` are those that a budget may give; None where only the engine itself knows them: then `refused` says by
     name why some are not taken. `packages` are modules that the measuring process imports for it, and `extra` is the
-    project's extra that brings them. A method that names no kind, and is not named as one, has the `default` kind. An
+    project's extra that brings them. `serving` are modules of a server that the method's interpreter runs: then the
+    measuring process runs in this one. A method that names no kind, and is not named as one, has the `default` kind. An
     engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that `quantizes`
     makes what it needs of the model; for the others a quantized kind needs a checkpoint.
     """
@@ -29,6 +30,7 @@ class EngineSpec:
     options: Sequence[Field] | None = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     packages: Sequence[str] = ()
+    serving: Sequence[str] = ()
     default: str | None = None
     labels: bool = False
     quantizes: bool = False
@@ -64,6 +66,7 @@ SPECS: Mapping[str, EngineSpec] = {
             options=None,
             refused=vllm_options.REFUSED,
             packages=("transformers",),
+            serving=("vllm",),
             default="checkpoint",
         ),
         EngineSpec(
@@ -77,6 +80,11 @@ SPECS: Mapping[str, EngineSpec] = {
 }
 
 
+def measured_in(subject: Subject) -> str | None:
+    """The interpreter of a subject's measuring process; None for this one."""
+    return None if SPECS[subject.engine].serving else subject.python
+
+
 def missing(subject: Subject, there: Collection[str] | None = None) -> str | None:
     """What has to be installed first, with the command, or None where all is there. Imports nothing.
 
@@ -84,7 +92,14 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
     """
     engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
     wanted = dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ())))
+    python = measured_in(subject)
+    return _gone(subject, wanted, there if python else None, python) or _gone(
+        subject, engine.serving, there, subject.python
+    )
+
+
+def _gone(subject: Subject, wanted: Iterable[str], there: Collection[str] | None, python: str | None) -> str | None:
     gone = [name for name in wanted if (importlib.util.find_spec(name) is None if there is None else name not in there)]
-    where = f" in {subject.python}" if subject.python else ""
-    command = methods.pip_command(*gone, python=subject.python)
+    where = f" in {python}" if python else ""
+    command = methods.pip_command(*gone, python=python)
     return f"{subject.method} needs {', '.join(gone)}{where}: {command}" if gone else None

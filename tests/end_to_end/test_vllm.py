@@ -86,7 +86,13 @@ def test_a_checkpoint_that_vllm_does_not_take_is_told_in_its_words(room: pytest.
     folder = room.path / "ordered"
     shutil.copytree(BUILTIN_DIR, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": True}
+    config["quantization_config"] = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 128,
+        "desc_act": True,
+        "sym": True,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     result, measured = run(room, BUDGET.format("checkpoint", "checkpoint: ./ordered, ", QUICK, "max_weights: 3 MiB"))
     result.assert_outcomes(failed=1)
@@ -99,4 +105,4 @@ def test_an_interpreter_without_vllm_is_a_skip_in_words(room: pytest.Pytester, t
     room.makeini(f"[pytest]\nquant_interpreters = vllm = {tmp_path / 'bare/bin/python'}\n")
     result, _ = run(room, BUDGET.format("fp32", "", QUICK, "max_weights: 3 MiB"))
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines("*has no module vllm*")
+    result.stdout.fnmatch_lines("*own needs vllm in *bare/bin/python: *bare/bin/python -m pip install vllm*")

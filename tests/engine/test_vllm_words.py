@@ -1,5 +1,6 @@
 """What vLLM is told and what it says: flags, refusals, log and metrics of vLLM 0.32 as they came from it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.vllm import engine, memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
 from pytest_quantbudget.engine.vllm.source import Ids, Source, find, told_format
+from pytest_quantbudget.models import engines
 
 LOGS = Path(__file__).parents[1] / "data" / "vllm"
 GIB = 2**30
@@ -98,6 +100,16 @@ def test_dummy_weights_are_a_configuration_alone() -> None:
     assert not any(word.startswith("--tokenizer") for word in words)
     ids = Ids(found.folder)
     assert (len(ids), ids("any")["input_ids"]) == (640, [0, 1, 2, 3, 4, 5, 6, 7])
+
+
+def test_the_server_runs_in_the_methods_interpreter_and_is_measured_from_this_one() -> None:
+    there = replace(subject(), python="/venv/bin/python")
+    assert engines.measured_in(there) is None
+    assert engines.measured_in(replace(there, engine="transformers")) == "/venv/bin/python"
+    assert engines.missing(there, ["vllm"]) is None
+    assert engines.missing(there, ["torch"]) == (
+        "fp32 needs vllm in /venv/bin/python: /venv/bin/python -m pip install vllm"
+    )
 
 
 def test_an_adapter_is_what_is_measured() -> None:

@@ -177,6 +177,7 @@ class VLLMServer(OpenAI):
         )
         return replace(
             found,
+            positions=found.positions or _whole(settings.get("max_seq_len")),
             weights=weights,
             disk=self.source.disk,
             notes=tuple(notes),
@@ -237,3 +238,7 @@ class VLLMServer(OpenAI):
         if len(rows) != len(ids) - first or not all(rows):
             raise ServerError("vLLM's log-probabilities of a prompt have another form than when it was asked first")
         return rows
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
