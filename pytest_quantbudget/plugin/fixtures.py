@@ -61,8 +61,10 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
         pytest.skip(f"no model is loaded: {runner.stored.name} is judged (--quant-from)")
     if method.subject.load_format == DUMMY:
         pytest.skip(f"{method.name}: dummy weights have nothing to say, and no tokenizer")
-    if method.subject.engine != TRANSFORMERS or method.subject.python is not None:
-        where = method.subject.python or method.subject.engine
+    if method.subject.python is not None:
+        pytest.skip(f"{method.name} is measured by {method.subject.python}: there is no live model in this process")
+    if method.subject.engine != TRANSFORMERS:
+        where = method.subject.engine
         pytest.skip(f"{method.name} is measured in {where}: only transformers has a live model in this process")
     spec = methods.spec(method.subject.kind)
     missing = engines.missing(method.subject)
