@@ -81,7 +81,8 @@ class Runs:
                 self.problems.add(entry, f"engine_options: {key} {why}")
             elif entry.plain is None:
                 self.problems.add(entry, f"engine_options: {key} has no value; leave it out for the engine's default")
-        return {key: entry.plain for key, entry in node.entries.items()}
+        folder = node.file.resolve().parent
+        return {key: _absolute(entry.plain, folder) for key, entry in node.entries.items()}
 
     def _interpreter(self, engine: EngineSpec, node: Marked | None) -> str | None:
         """The interpreter of a method's measuring process; None for this one."""
@@ -154,6 +155,15 @@ class Runs:
             self.problems.add(node, f"url: {key if parts.username or parts.password else more}")
         elif not _is_loopback(host) and host not in self.permissions.hosts and not self.permissions.everything:
             self.problems.add(node, f"url: {host} is another machine; --quant-allow-host {host} allows it")
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """An option's value, in which paths that begin with `./` or `../` are those beside the budget."""
+    if isinstance(value, dict):
+        return {key: _absolute(each, folder) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_absolute(each, folder) for each in value]
+    return str(path_from(folder, value)) if isinstance(value, str) and value.startswith(("./", "../")) else value
 
 
 def _is_loopback(host: str) -> bool:

@@ -105,6 +105,7 @@ def keys_of(
         "method": subject.kind,
         "engine": subject.engine,
         "engine_options": subject.engine_options,
+        "folders": _folders(subject.engine_options, memo),
         "options": subject.options,
         "load_format": subject.load_format,
         "same_as_source": list(subject.same_as_source),
@@ -121,6 +122,16 @@ def keys_of(
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.kind}-{codec.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, states)
+
+
+def _folders(value: Any, memo: Path) -> dict[str, str]:
+    """Content hashes of the directories that an engine's options name, such as an adapter or a draft model."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return {name: state for each in value for name, state in _folders(each, memo).items()}
+    there = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_dir()
+    return {value: hub.revision_of(value, None, memo)} if there else {}
 
 
 def _environment(engine: str) -> dict[str, str]:

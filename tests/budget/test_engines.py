@@ -58,6 +58,16 @@ def test_options_of_an_engine_that_alone_knows_them_are_passed_on(tmp_path: Path
     }
 
 
+def test_paths_in_options_are_beside_the_budget(tmp_path: Path) -> None:
+    given = "{lora_modules: [{name: a, path: ./lora}], speculative_config: {model: ../draft}, seed: 1, x: a/b}"
+    assert subjects(tmp_path, f"fp32: {{engine: vllm, engine_options: {given}}}")["fp32"].engine_options == {
+        "lora_modules": [{"name": "a", "path": str(tmp_path / "lora")}],
+        "speculative_config": {"model": str(tmp_path / ".." / "draft")},
+        "seed": 1,
+        "x": "a/b",
+    }
+
+
 def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     allowed = Permissions(interpreters={"old": python, "vllm": tmp_path / "v" / "python"})

@@ -12,7 +12,7 @@ from pytest_quantbudget.core.request import Subject, Trust
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.vllm import engine, memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, find, told_format
+from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
 from pytest_quantbudget.models import engines
 
 LOGS = Path(__file__).parents[1] / "data" / "vllm"
@@ -110,6 +110,20 @@ def test_the_server_runs_in_the_methods_interpreter_and_is_measured_from_this_on
     assert engines.missing(there, ["torch"]) == (
         "fp32 needs vllm in /venv/bin/python: /venv/bin/python -m pip install vllm"
     )
+
+
+def test_an_adapter_is_a_directory_of_safetensors(tmp_path: Path) -> None:
+    for modules in ("math=org/adapter", ["math=org/adapter"], [{"name": "math"}], [{"name": "math", "path": 3}]):
+        with pytest.raises(ValueError, match="names no directory on this machine as its `path`"):
+            check_adapters(modules)
+    given = [{"name": "math", "path": str(tmp_path)}]
+    with pytest.raises(ValueError, match=r"has no adapter_model\.safetensors"):
+        check_adapters(given)
+    check_adapters(given, Trust(pickles=True))
+    (tmp_path / "adapter_model.safetensors").touch()
+    check_adapters(given)
+    check_adapters([f"math={tmp_path}"])
+    check_adapters(None)
 
 
 def test_an_adapter_is_what_is_measured() -> None:

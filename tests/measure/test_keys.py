@@ -160,6 +160,24 @@ def test_a_library_that_the_method_does_not_use_changes_nothing(
     assert names(*given, tmp_path) == before
 
 
+def test_what_an_engines_options_name_and_what_it_reads_belong_to_the_key(
+    tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_text("one")
+    options = {"enable_lora": True, "lora_modules": [{"name": "a", "path": str(adapter)}]}
+    changed = subject(engine="vllm", engine_options=options)(*given)
+    before = names(*changed, tmp_path)
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    assert names(*changed, tmp_path) == before
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "2")
+    other = names(*changed, tmp_path)
+    assert not set(before.values()) & set(other.values())
+    (adapter / "adapter_model.safetensors").write_text("two, which is longer")
+    assert not set(other.values()) & set(names(*changed, tmp_path).values())
+
+
 def test_keys_cross_to_the_measuring_process_as_plain_values(tmp_path: Path, given: tuple[Request, list[Gpu]]) -> None:
     keys = identity.keys_of(*given, NO_TRUST, tmp_path)
     assert keys is not None

@@ -25,7 +25,7 @@ from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.openai.http import ServerError
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, find, told_format
+from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
 from pytest_quantbudget.models import checkpoint
 from pytest_quantbudget.models.methods import Prepared
 
@@ -51,6 +51,7 @@ def load(
     operator that the checkpoint needs; ModuleNotFoundError where the interpreter has no vLLM; ServerFailed where it
     dies otherwise.
     """
+    check_adapters(subject.engine_options.get("lora_modules"), trust)
     return VLLMServer(subject, find(subject, trust, pins), gpus or Gpus({}), trust)
 
 

@@ -68,6 +68,16 @@ def find(subject: Subject, trust: Trust = NO_TRUST, pins: tuple[str, str | None]
     return Source(folder, own, revision, weights, counted, disk, made_with, notes)
 
 
+def check_adapters(modules: Any, trust: Trust = NO_TRUST) -> None:
+    """Raise ValueError where LoRA adapters (`lora_modules`) are no directories of safetensors on this machine."""
+    for each in modules if isinstance(modules, list) else [modules] if modules is not None else []:
+        path = each.get("path") if isinstance(each, dict) else str(each).partition("=")[2] or None
+        if not isinstance(path, str) or not Path(path).is_dir():
+            raise ValueError(f"lora_modules: {each} names no directory on this machine as its `path`")
+        if not trust.pickles and not (Path(path) / "adapter_model.safetensors").is_file():
+            raise ValueError(f"lora_modules: {path} has no adapter_model.safetensors")
+
+
 def _dummy(subject: Subject, spec: Spec, trust: Trust) -> Source:
     found = dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
     # Removed with the temporary files of the measuring process.
