@@ -119,6 +119,9 @@ def keys_of(
         "platform": sys.platform,
         "libraries": _versions(subject, spec, libraries),
     }
+    if interpreter and engines.measured_in(subject) is None:
+        # A server runs there, and this interpreter makes the prompts.
+        base["prompts"] = {name: here[name] for name in ("transformers", "tokenizers") if name in here}
     machine = {"host": platform.node(), "cores": os.cpu_count(), "gpus": [gpu.uuid for gpu in gpus]}
     folder = f"{subject.kind}-{codec.key_of(base)}"
     return Keys(folder, revision, checkpoint, base, machine, states)

@@ -32,6 +32,7 @@ from pytest_quantbudget.measure.keys import logits_path
 from pytest_quantbudget.measure.probe import python_version
 from pytest_quantbudget.measure.store import Store, now
 from pytest_quantbudget.models import methods, tensors
+from pytest_quantbudget.models.engines import measured_in
 
 REPLY_TOKENS = 48
 
@@ -133,6 +134,7 @@ class Phases:
         load = engines.module(self.subject.engine).load
         self.engine = load(self.subject, self.gpus, job.quantized, job.trust, self.pins, job.prepared)
         loaded = self.engine.describe()
+        elsewhere = measured_in(self.subject) is not None
         part = Measurement(
             self.subject,
             revision=loaded.revision,
@@ -142,7 +144,7 @@ class Phases:
             receipt=loaded.receipt if loaded.receipt.layers else None,
             placement=loaded.placement,
             loaded=_origin(),
-            libraries={**methods.libraries(), **({"python": python_version()} if self.subject.python else {})},
+            libraries={**methods.libraries(), **({"python": python_version()} if elsewhere else {})},
             checkpoint_revision=keys.checkpoint_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
             notes=tuple(f"{self.subject.name}: {note}" for note in _notes(loaded)),
