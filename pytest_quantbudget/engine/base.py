@@ -6,7 +6,7 @@ import abc
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import PhaseMemory
@@ -109,6 +109,13 @@ class Ends:
         return any(text in tail for text in self.texts)
 
 
+class Scored(NamedTuple):
+    """A token's log-probability (nats) given all tokens before it, and whether it is the likeliest of all."""
+
+    logprob: float
+    greedy: bool
+
+
 # A sequence of token ids with the index, above 0, of the first token that is scored.
 Sequences = Sequence[tuple[Sequence[int], int]]
 
@@ -156,8 +163,8 @@ class Engine(abc.ABC):
         """
         raise NotOffered(f"{self.name} cannot continue prompts of token ids")
 
-    def score(self, sequences: Sequences) -> Iterator[list[float]]:
-        """For each sequence the log-probabilities (nats) of its scored tokens, each given all tokens before it.
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
+        """For each sequence its scored tokens.
 
         Raises NotFinite where logits are NaN or infinite.
         """
@@ -178,11 +185,12 @@ class Engine(abc.ABC):
         raise NotOffered(f"{self.name} gives neither full logits nor the likeliest tokens of a prompt's positions")
 
     def harness_model(self, task: Task, batch_size: int) -> Any:
-        """The model as an `lm_eval.api.model.LM`.
+        """The model as an `lm_eval.api.model.LM`, where the library has a class for the engine; else None.
 
-        It has a method `check_logits(what)` besides, which raises NotFinite where logits were NaN or infinite.
+        It has a method `check_logits(what)` besides, which raises NotFinite where logits were NaN or infinite. Without
+        one, the library is answered through `answer` and `score`.
         """
-        raise NotOffered(f"{self.name} cannot run tasks of lm-evaluation-harness")
+        return None
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -27,6 +27,7 @@ from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.request import NO_TRUST, Task, Trust
 from pytest_quantbudget.engine import out_of_memory
 from pytest_quantbudget.engine.base import Engine, NotFinite, NotOffered
+from pytest_quantbudget.engine.harness_model import EngineModel
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.tasks import harness_file
 from pytest_quantbudget.tasks.prompts import uses_chat_template
@@ -85,7 +86,7 @@ def _evaluate(
     batching.size = batching.size or BATCH
 
     def evaluate() -> Mapping[str, Any]:
-        model = engine.harness_model(task, batching.size)
+        model = engine.harness_model(task, batching.size) or EngineModel(engine, task, batching.size)
         evaluated: Mapping[str, Any] = lm_eval.simple_evaluate(
             model,
             tasks=[each for name, each in tasks.items() if drawn is None or drawn[name]],

@@ -36,7 +36,7 @@ def measure(engine: Engine, text: Text, state: str | None = None) -> Perplexity:
         raise ValueError(f"{name} makes {len(ids)} tokens; a perplexity needs at least 2")
     spans = list(windows(len(ids), text.window, text.stride))
     scores = engine.score([(ids[begin:end], first - begin) for begin, first, end in spans])
-    nlls = tuple(-math.fsum(logprobs) for logprobs in scores)
+    nlls = tuple(-math.fsum(token.logprob for token in scored) for scored in scores)
     nll = sum(nlls)
     if not nll < math.inf:
         raise NotFinite(f"a token of {name} has the probability 0")

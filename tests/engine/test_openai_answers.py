@@ -80,7 +80,7 @@ def test_a_server_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
         answer = ask(served, drafts=[[8, 9, 11]])
         assert (answer.ids, answer.cut_off) == ([5, 6, 7, 8], True)
         assert (answer.agreed, answer.draft_logprob) == (1, -1.5)
-        assert list(served.score([([5, 6, 7], 1)])) == [[-0.5, -0.5]]
+        assert list(served.score([([5, 6, 7], 1)])) == [[(-0.5, True), (-0.5, False)]]
         assert len(served.time(Workload(8, 4, 1, 2)).ttft_s) == 2
         served.close()
 

@@ -115,5 +115,3 @@ def test_tokens_that_compiled_steps_have_changed_are_noted(tmp_path: Path, monke
 def test_an_unknown_verb_names_the_engine() -> None:
     with pytest.raises(NotOffered, match="parrot does not give full logits"):
         next(iter(Parrot().logits([([1, 2], 1)])))
-    with pytest.raises(NotOffered, match="parrot cannot run tasks of lm-evaluation-harness"):
-        Parrot().harness_model(None, 1)  # type: ignore[arg-type]

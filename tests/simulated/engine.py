@@ -20,7 +20,7 @@ from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.measurement import COMPILED, EAGER, Device, Speed
 from pytest_quantbudget.core.request import Subject, Workload
-from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
+from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Scored, Sequences
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.models import methods
 
@@ -99,10 +99,10 @@ class Parrot(Engine):
                     ends.add(answer, token)
             hear({i: answer})
 
-    def score(self, sequences: Sequences) -> Iterator[list[float]]:
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """Each token has the odds 1 to 1."""
         for ids, first in sequences:
-            yield [-math.log(2)] * (len(ids) - first)
+            yield [Scored(-math.log(2), True)] * (len(ids) - first)
 
     def close(self) -> None:
         Parrot.closed += 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Task, Trust, Workload
-from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Sequences
+from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Scored, Sequences
 from pytest_quantbudget.engine.hf import generation, logits, memory
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
@@ -137,16 +137,17 @@ class Transformers(Engine):
             return AT_ONCE
         return int(max(1, min(AT_ONCE, SHARE_OF_FREE * free // (longest * ragged_cache.bytes_a_token(self.model)))))
 
-    def score(self, sequences: Sequences) -> Iterator[list[float]]:
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """Log-softmax in float32."""
         import torch
 
+        from pytest_quantbudget.engine.scoring import scored
+
         predictor = self._predictor(sequences)
         for ids, first in sequences:
-            values: list[float] = []
+            values: list[Scored] = []
             for at, block in predictor.blocks(ids, first):
-                wanted = torch.tensor(ids[at : at + len(block)], device=block.device)[:, None]
-                values += block.float().log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+                values += scored(block, torch.tensor(ids[at : at + len(block)], device=block.device))
             yield values
 
     def logits(self, sequences: Sequences) -> Iterator[tuple[int, torch.Tensor]]:

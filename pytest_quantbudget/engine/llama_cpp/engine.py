@@ -17,6 +17,7 @@ from pytest_quantbudget.engine.base import (
     Hear,
     NotFinite,
     NotOffered,
+    Scored,
     Sequences,
     check_positions,
 )
@@ -134,15 +135,16 @@ class LlamaCpp(Engine):
         while left:
             batching.attempt(decode, lambda: len(left))
 
-    def score(self, sequences: Sequences) -> Iterator[list[float]]:
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """Log-softmax in float32."""
         import torch
 
+        from pytest_quantbudget.engine.scoring import scored
+
         for index, (ids, first) in enumerate(sequences):
-            values: list[float] = []
+            values: list[Scored] = []
             for at, block in self._blocks(sequences, index):
-                wanted = torch.tensor(ids[at : at + len(block)])[:, None]
-                values += block.log_softmax(-1).gather(-1, wanted)[:, 0].tolist()
+                values += scored(block, torch.tensor(ids[at : at + len(block)]))
             assert len(values) == len(ids) - first
             yield values
 

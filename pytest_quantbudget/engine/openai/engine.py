@@ -18,7 +18,7 @@ from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import Device, Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
-from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, NotOffered, Sequences
+from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, NotOffered, Scored, Sequences
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import llama_server, probe
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
@@ -297,8 +297,8 @@ class OpenAI(Engine):
             decoded = await self._answer(prompts[i], ends)
             if scores and drafts is not None:
                 told = await self._score([*prompts[i], *drafts[i]], len(prompts[i]))
-                decoded.agreed = sum(likeliest for _, likeliest in told)
-                decoded.draft_logprob = sum(value for value, _ in told)
+                decoded.agreed = sum(token.greedy for token in told)
+                decoded.draft_logprob = sum(token.logprob for token in told)
             elif scores and decoded.ids:
                 decoded.logprob = sum(v for v, _ in await self._score([*prompts[i], *decoded.ids], len(prompts[i])))
             hear({i: decoded})
@@ -328,19 +328,18 @@ class OpenAI(Engine):
         decoded.seconds = time.perf_counter() - began
         return decoded
 
-    def score(self, sequences: Sequences) -> Iterator[list[float]]:
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """As many at once as the server takes."""
         self._need(probe.PROMPT_LOGPROBS)
         count = self.slots or AT_ONCE
         for start in range(0, len(sequences), count):
             part = sequences[start : start + count]
-            told = self.talk.run(self._scores(part))
-            yield from ([value for value, _ in each] for each in told)
+            yield from self.talk.run(self._scores(part))
 
-    async def _scores(self, sequences: Sequences) -> list[list[tuple[float, bool]]]:
+    async def _scores(self, sequences: Sequences) -> list[list[Scored]]:
         return list(await asyncio.gather(*(self._score(ids, first) for ids, first in sequences)))
 
-    async def _score(self, ids: Sequence[int], first: int) -> list[tuple[float, bool]]:
+    async def _score(self, ids: Sequence[int], first: int) -> list[Scored]:
         """Of each token from `first` on its log-probability given those before it, and whether it is the likeliest."""
         path = self.talk.client.api("completions")
         body: dict[str, Any] = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0}

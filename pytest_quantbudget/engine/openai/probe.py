@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_quantbudget.core import problems
+from pytest_quantbudget.engine.base import Scored
 from pytest_quantbudget.engine.openai.dialects import Asking, Dialect, LlamaServer, OpenAI, OpenAIWithIds
 from pytest_quantbudget.engine.openai.http import Client, Garbled, Refused, ServerError
 
@@ -167,7 +168,7 @@ async def _tokenizer(client: Client, model: str, tokenizer: Any) -> str:
     return "the server has no endpoint that tells"
 
 
-def of_prompt(answer: Any, ids: Sequence[int], first: int) -> list[tuple[float, bool]] | None:
+def of_prompt(answer: Any, ids: Sequence[int], first: int) -> list[Scored] | None:
     """From vLLM's `prompt_logprobs`: of each token from `first` on its log-probability, and if it is the likeliest.
 
     In nats. None where the answer has another form.
@@ -177,12 +178,12 @@ def of_prompt(answer: Any, ids: Sequence[int], first: int) -> list[tuple[float, 
         if len(told) != len(ids):
             return None
         own = [told[at][str(ids[at])] for at in range(first, len(ids))]
-        return [(float(each["logprob"]), each["rank"] == 1) for each in own]
+        return [Scored(float(each["logprob"]), each["rank"] == 1) for each in own]
     except (KeyError, TypeError, IndexError, ValueError):
         return None
 
 
-def of_echo(answer: Any, ids: Sequence[int], first: int) -> list[tuple[float, bool]] | None:
+def of_echo(answer: Any, ids: Sequence[int], first: int) -> list[Scored] | None:
     """The same from OpenAI's `echo` with `logprobs: 1`, which names the likeliest token beside each."""
     try:
         told = answer["choices"][0]["logprobs"]
@@ -190,6 +191,6 @@ def of_echo(answer: Any, ids: Sequence[int], first: int) -> list[tuple[float, bo
         if len(own) < len(ids) or math.isnan(float(own[first])):
             return None
         pairs = zip(own[first : len(ids)], best[first : len(ids)], strict=True)
-        return [(float(value), float(value) >= max(top.values())) for value, top in pairs]
+        return [Scored(float(value), float(value) >= max(top.values())) for value, top in pairs]
     except (KeyError, TypeError, IndexError, ValueError):
         return None
