@@ -84,8 +84,8 @@ class _Heard:
 
     @property
     def tokens(self) -> int:
-        """Ids that came; where the server gives text alone, what it says it made, or else its chunks."""
-        return self.ids or max(self.told or 0, len(self.arrivals))
+        """Ids that came, or as many as the server says it made: llama-server sends none for a part of a letter."""
+        return max(self.ids, self.told or 0) or len(self.arrivals)
 
 
 class Generator:

@@ -212,6 +212,10 @@ class ItlUnderLoad(Latency):
             return Interval(0.0, 0.0)
         return intervals.clustered_quantile_interval(clusters, share, confidence, times)
 
+    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
+        """None: how much waits of one request are alike is not known before."""
+        return None
+
     def met(self, served: Served, limit: float, share: float) -> bool:
         """By the percentile of its own waits."""
         return not served.error and (not served.waits_s or intervals.quantile(served.waits_s, share) <= limit)
