@@ -19,7 +19,7 @@ from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.engine.base import Engine, NotOffered
-from pytest_quantbudget.engine.openai import conversation, counters, engine
+from pytest_quantbudget.engine.openai import conversation, counters, engine, llama_server
 from pytest_quantbudget.engine.openai import load as sending
 from pytest_quantbudget.engine.openai.conversation import Conversation, ServerFailed
 from pytest_quantbudget.engine.openai.dialects import LlamaServer, OpenAI, OpenAIWithIds
@@ -181,6 +181,13 @@ def test_llama_servers_drafts_are_told_by_its_answers() -> None:
     assert counters.Counts.of_answers(0, 0, 10) == counters.Counts()
 
 
+def test_tokens_that_a_server_counts_and_does_not_send_are_counted() -> None:
+    hidden = Script([(0, [7]), (0, [8])], usage={"completion_tokens": 4})
+    with served(lambda _: hidden) as (_, talk):
+        (level,) = sent(talk).levels
+    assert [(each.tokens, len(each.waits_s)) for each in level.whole] == [(4, 1)] * 6
+
+
 def test_where_only_text_comes_the_server_is_asked_for_the_number_of_tokens() -> None:
     with served(lambda _: GOOD) as (_, talk):
         talk.dialect = OpenAI(talk.client, "m")
@@ -228,8 +235,8 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def llama_server(gguf: Path) -> Iterator[engine.OpenAI]:
-    server = Server(command=command(gguf), folder=str(BUILTIN_DIR), start_timeout_s=60.0)
+def real_server(gguf: Path, *more: str) -> Iterator[engine.OpenAI]:
+    server = Server(command=command(gguf, *more), folder=str(BUILTIN_DIR), start_timeout_s=60.0)
     subject = Subject(str(BUILTIN_DIR), None, "prod", None, {}, None, kind="served", engine="openai", server=server)
     loaded = engine.load(subject)
     try:
@@ -241,7 +248,7 @@ def llama_server(gguf: Path) -> Iterator[engine.OpenAI]:
 @needs_server
 @pytest.mark.model
 def test_a_real_server_is_put_under_load(gguf: Path) -> None:
-    with llama_server(gguf) as server:
+    with real_server(gguf) as server:
         result = server.load(Load(32, 16, (1, 4), (), 12, None, 3))
         rate = server.load(Load(32, 16, (), (50.0,), 12))
         with pytest.raises(ValueError, match="the load needs 600 tokens and the model has 512 positions"):
@@ -257,8 +264,43 @@ def test_a_real_server_is_put_under_load(gguf: Path) -> None:
 
 @needs_server
 @pytest.mark.model
+def test_a_real_server_with_a_draft_model_has_an_acceptance_length(gguf: Path) -> None:
+    words = ("--speculative.types", "draft-simple", "--speculative.draft.mparams.path", str(gguf))
+    with real_server(gguf, *words) as server:
+        result = server.load(Load(32, 16, (1, 2), (), 8))
+
+        # The same work, as the answers alone tell it.
+        async def none(_: Any) -> None:
+            return None
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(counters, "read", none)
+            of_answers = server.load(Load(32, 16, (1, 2), (), 8))
+    assert [len(level.whole) for level in result.levels] == [8, 8]
+    for found in (result, of_answers):
+        assert found.acceptance_length is not None
+        assert 1 < found.acceptance_length <= 4  # a draft has three tokens
+        assert found.undrafted == ""
+    assert of_answers.drafts is not None
+    assert of_answers.accepted is not None
+    assert of_answers.drafts + of_answers.accepted == 2 * 8 * 16
+
+
+@needs_server
+def test_a_kind_of_draft_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    llama_server.apply(parameters, "speculative.types", "draft-simple, ngram-mod")
+    assert [each.name.rpartition("TYPE_")[2] for each in parameters.speculative.types] == ["DRAFT_SIMPLE", "NGRAM_MOD"]
+    with pytest.raises(ValueError, match=r"--speculative.types takes none, draft-simple, .*, not 'draft-simpel'"):
+        llama_server.apply(parameters, "speculative.types", "draft-simpel")
+
+
+@needs_server
+@pytest.mark.model
 def test_a_real_server_that_is_killed_under_load_is_told(gguf: Path) -> None:
-    with llama_server(gguf) as server:
+    with real_server(gguf) as server:
         running = server.talk.running
         assert running is not None
         assert running.pid is not None
@@ -280,7 +322,7 @@ def test_a_real_server_that_is_killed_under_load_is_told(gguf: Path) -> None:
 def test_a_real_server_that_hangs_under_load_is_told(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "STALL_S", 1.0)
     monkeypatch.setattr(conversation, "HEALTH_S", 1.0)
-    with llama_server(gguf) as server:
+    with real_server(gguf) as server:
         running = server.talk.running
         assert running is not None
         drawn = sending.prompts(load(), server.tokenizer)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pytest_quantbudget.engine.openai.http import Client, ServerError
 
 UNDRAFTED = "no speculative decoding: neither the server's metrics nor its answers tell of drafts"
-# vLLM's names (its documentation, "Production Metrics").
-DRAFTS, ACCEPTED = "vllm:spec_decode_num_drafts_total", "vllm:spec_decode_num_accepted_tokens_total"
-CACHED = "vllm:prefix_cache_hits_total"
+# The names of vLLM (its documentation, "Production Metrics") and of llama-server (llama.cpp, tools/server/README.md).
+DRAFTS = ("vllm:spec_decode_num_drafts_total", "llamacpp:spec_decode_num_drafts_total")
+ACCEPTED = ("vllm:spec_decode_num_accepted_tokens_total", "llamacpp:spec_decode_num_accepted_tokens_total")
+CACHED = ("vllm:prefix_cache_hits_total", "llamacpp:prompt_tokens_cached_total")
 SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{.*\})?\s+(\S+)(?:\s+-?\d+)?")
 
 
@@ -37,7 +38,7 @@ class Counts:
 
     @classmethod
     def of_answers(cls, drafted: int, accepted: int, made: int) -> Counts:
-        """From llama-server's answers, which tell tokens: of `made` ones, all that were not accepted took a step.
+        """From answers of a llama-server without metrics: of the tokens `made`, each that was not accepted took a step.
 
         Steps without a draft count with the others.
         """
@@ -66,4 +67,4 @@ async def read(client: Client) -> Counts | None:
         found = parsed(await client.text(client.root("metrics"), 10.0))
     except ServerError:
         return None
-    return Counts(*(int(found.get(name, 0.0)) for name in (DRAFTS, ACCEPTED, CACHED)))
+    return Counts(*(int(sum(found.get(name, 0.0) for name in names)) for names in (DRAFTS, ACCEPTED, CACHED)))

@@ -5,7 +5,8 @@
 It needs nothing of this project: in a budget's `command`, `{llama_server}` is its path, and any interpreter that has
 xllamacpp runs it.
 `NAME` is a field of xllamacpp's `CommonParams`, with dots for those inside: `--n_ctx 8192`, `--n_parallel 8`,
-`--cpuparams.n_threads 4`, `--n_gpu_layers 99`. `--model` is the file of the model.
+`--cpuparams.n_threads 4`, `--n_gpu_layers 99`. `--model` is the file of the model. For speculative decoding
+`--speculative.types draft-simple`, and `--speculative.draft.mparams.path DRAFT.gguf`.
 """
 
 from __future__ import annotations
@@ -46,9 +47,22 @@ def apply(parameters: Any, name: str, text: str) -> None:
             value = type(current)(text)
         except ValueError:
             raise ValueError(f"--{name} takes a number, not {text!r}") from None
+    elif isinstance(current, list) and current and hasattr(type(current[0]), "__members__"):
+        value = [_member(type(current[0]), name, word.strip()) for word in text.split(",")]
     elif not isinstance(current, str):
         raise ValueError(f"--{name} takes a {type(current).__name__}, which no command line can give")
     setattr(holder, last, value)
+
+
+def _member(kind: Any, name: str, word: str) -> Any:
+    """The value of an enumeration whose name ends so: `draft-simple` is COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE."""
+    ending = word.upper().replace("-", "_")
+    common = f"{kind.__name__.upper()}_"
+    found = next((value for member, value in kind.__members__.items() if member == f"{common}{ending}"), None)
+    if found is None:
+        known = ", ".join(member.removeprefix(common).lower().replace("_", "-") for member in kind.__members__)
+        raise ValueError(f"--{name} takes {known}, not {word!r}")
+    return found
 
 
 def main(words: Sequence[str]) -> None:

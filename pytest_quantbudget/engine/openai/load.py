@@ -107,8 +107,10 @@ class Generator:
             before = await counters.read(self.talk.client)
             levels.append(await self._level(way, value))
             after = await counters.read(self.talk.client)
-            counts += (after - before) if after and before else counters.Counts()
-            counts += counters.Counts.of_answers(self.drafted, self.accepted, self.made)
+            came = (after - before) if after and before else counters.Counts()
+            if not came.drafts:
+                came += counters.Counts.of_answers(self.drafted, self.accepted, self.made)
+            counts += came
         if counts.cached and not any(served.cached for level in levels for served in level.served):
             notes.append(f"{counts.cached:,} tokens of prompts came from a prefix cache, as the server's metrics say")
         return LoadResult(
