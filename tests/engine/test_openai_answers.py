@@ -146,6 +146,17 @@ def test_tokens_that_come_all_at_once_are_no_speed() -> None:
         served.close()
 
 
+def test_tokens_that_come_together_with_the_first_are_no_speed() -> None:
+    events = (b'data: {"choices": [{"token_ids": [5, 6, 7]}]}', b'data: {"choices": [{"token_ids": [8]}]}')
+    ended = b'data: {"choices": [{"token_ids": [], "finish_reason": "length"}]}'
+    reply = stream_reply(*events, ended, every_s=0.02)
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": streamed(reply)}) as url:
+        served = load(url)
+        with pytest.raises(NotOffered, match="the server sent 3 of 4 tokens together, as the first ones"):
+            served.time(Workload(8, 4, 1, 2))
+        served.close()
+
+
 def test_fewer_tokens_than_were_asked_for_are_no_speed() -> None:
     few = stream_reply(b'data: {"choices": [{"token_ids": [5], "finish_reason": "stop"}]}')
     with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": streamed(few)}) as url:
