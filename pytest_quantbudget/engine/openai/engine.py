@@ -24,6 +24,7 @@ from pytest_quantbudget.engine.openai import llama_server, probe
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 from pytest_quantbudget.engine.openai.http import Client, Late, Refused, ServerError, Unreachable
+from pytest_quantbudget.engine.openai.one_run import Bunched, one_run
 from pytest_quantbudget.engine.openai.process import LOOPBACK, Running, free_port
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.models import checkpoint, hub
@@ -31,7 +32,6 @@ from pytest_quantbudget.models.methods import Prepared
 
 AT_ONCE = 32  # requests where the budget says `auto` and the server does not tell how many it takes
 POLL_S = 0.2
-TRIES = 3  # of a run whose tokens arrive together, which they do where a server has too little of its CPU
 STARTING = 503  # the status of a server that is not ready yet
 
 
@@ -51,10 +51,6 @@ def load(
     assert subject.server is not None
     folder, revision = hub.fetch(subject.model, pins[0] if pins else subject.revision, trust)
     return OpenAI(subject, subject.server, folder, revision, gpus or Gpus({}), trust)
-
-
-class Bunched(NotOffered):
-    """Many tokens arrived with the first one: when that came, and how fast the others did, cannot be told."""
 
 
 class OpenAI(Engine):
@@ -239,12 +235,7 @@ class OpenAI(Engine):
         void: list[Bunched] = []
 
         def run() -> tuple[float, float]:
-            for _ in range(TRIES - 1):
-                try:
-                    return self.talk.run(self._run(workload, drawn))
-                except Bunched as error:
-                    void.append(error)
-            return self.talk.run(self._run(workload, drawn))
+            return one_run(self.talk, workload, lambda: self.random_prompt(workload.prompt_tokens, drawn), void)
 
         timed = repeated(run, lambda timing: sum(timing), workload.repeats, self.gpus)
         ttft, decode = zip(*timed.repeats, strict=True)
@@ -252,32 +243,6 @@ class OpenAI(Engine):
             words = f"{len(void)} run{'s were' if len(void) > 1 else ' was'} left out: {void[-1]}"
             timed.seen["throttled"] = (*timed.seen["throttled"], words)
         return Speed(workload, ttft, decode, None, None, warmup_s=tuple(map(sum, timed.warmups)), **timed.seen)
-
-    async def _run(self, workload: Workload, drawn: random.Random) -> tuple[float, float]:
-        """One run: seconds until the first token of every sequence, and to decode all tokens after the first ones."""
-        prompts = [self.random_prompt(workload.prompt_tokens, drawn) for _ in range(workload.batch_size)]
-        arrivals: list[list[float]] = []
-
-        async def one(prompt: Sequence[int]) -> None:
-            times: list[float] = []
-            async for at, piece in self.talk.pieces(Asking(prompt, workload.new_tokens, fixed=True)):
-                times += [at] * len(piece.ids or ())
-            if len(times) != workload.new_tokens:
-                raise NotOffered(f"{workload.new_tokens} tokens were asked for, and the server gave {len(times)}")
-            arrivals.append(times)
-
-        began = time.perf_counter()
-        await at_once(len(prompts), [functools.partial(one, prompt) for prompt in prompts])
-        begun, ended = max(times[0] for times in arrivals), max(times[-1] for times in arrivals)
-        after = sum(at > begun for times in arrivals for at in times)
-        if not after:
-            raise Bunched("the server sent all tokens at once: how fast it decodes cannot be told")
-        bunch = max(times.count(times[0]) for times in arrivals)
-        if bunch > max(1, workload.new_tokens // 4):
-            raise Bunched(f"the server sent {bunch} of {workload.new_tokens} tokens together, as the first ones")
-        if min(times[-1] for times in arrivals) <= begun:
-            raise NotOffered("the server had decoded a sequence before it had the first token of another")
-        return begun - began, (ended - begun) * workload.batch_size * (workload.new_tokens - 1) / after
 
     def random_prompt(self, tokens: int, drawn: random.Random) -> list[int]:
         """Token ids drawn evenly from the vocabulary, without special tokens; no two prompts are alike."""
