@@ -33,7 +33,7 @@ from pytest_quantbudget.core.request import (
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.judge.metrics.speed import doubts
-from pytest_quantbudget.measure import child, elsewhere, process, run_folder
+from pytest_quantbudget.measure import child, elsewhere, interpreter, process, run_folder
 from pytest_quantbudget.measure.interpreter import Interpreters, Unusable
 from pytest_quantbudget.measure.job import FORK_SPOILED, NO_DRAFTS, Drafts, Job, References
 from pytest_quantbudget.measure.keys import Keys, keys_of, logits_path
@@ -174,8 +174,9 @@ class Bench:
         subject = request.subject
         spec = methods.spec(subject.kind)
         try:
-            there = self.interpreters.find(subject.python).modules if subject.python else None
-            missing = engines.missing(subject, there) or _unfit(subject)
+            found = self.interpreters.find(subject.python) if subject.python else None
+            missing = engines.missing(subject, found.modules if found else None) or _unfit(subject)
+            missing = missing or (interpreter.outdated(subject, found) if found else None)
         except Unusable as error:
             if not error.missing:
                 gathered.fail(LOAD, str(error))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pytest_quantbudget.core import codec, versions
+from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.measure import elsewhere, probe, process
@@ -77,6 +84,32 @@ def _hint(folder: Path) -> str:
 def here() -> Found:
     """What there is in this interpreter."""
     return probe.look(_wanted())
+
+
+def outdated(subject: Subject, found: Found) -> str | None:
+    """What of another interpreter's libraries is too old or too new for this package, with the command, or None."""
+    if engines.measured_in(subject) is None:
+        return None
+    wanted = _requirements()
+    unfit = {}
+    for name in engines.imported(subject):
+        asked = wanted.get(canonicalize_name(versions.DISTRIBUTIONS.get(name, name)))
+        if asked is not None and name in found.libraries and not asked.specifier.contains(found.libraries[name], True):
+            unfit[f"{asked.name} {found.libraries[name]}"] = f"'{asked.name}{asked.specifier}'"
+    if not unfit:
+        return None
+    command = f"{shlex.quote(str(subject.python))} -m pip install {' '.join(unfit.values())}"
+    return f"{subject.method} finds {', '.join(unfit)} in {subject.python}: {command}"
+
+
+@functools.cache
+def _requirements() -> dict[str, Requirement]:
+    """What this package says of the versions that it needs, by distribution; nothing where it was not installed."""
+    try:
+        lines = importlib.metadata.requires("pytest-quantbudget") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    return {canonicalize_name(asked.name): asked for asked in map(Requirement, lines) if asked.specifier}
 
 
 def _wanted() -> Wanted:

@@ -90,12 +90,16 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
 
     `there` are the modules of the subject's interpreter, where that is another one.
     """
-    engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
-    wanted = dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ())))
     python = measured_in(subject)
-    return _gone(subject, wanted, there if python else None, python) or _gone(
-        subject, engine.serving, there, subject.python
+    return _gone(subject, imported(subject), there if python else None, python) or _gone(
+        subject, SPECS[subject.engine].serving, there, subject.python
     )
+
+
+def imported(subject: Subject) -> list[str]:
+    """The modules that a subject's measuring process imports."""
+    engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
+    return list(dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ()))))
 
 
 def _gone(subject: Subject, wanted: Iterable[str], there: Collection[str] | None, python: str | None) -> str | None:

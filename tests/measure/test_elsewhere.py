@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from environments import environment, found
 
+from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.measure import elsewhere, interpreter, probe, process
 from pytest_quantbudget.measure.interpreter import Interpreters, Unusable
-from pytest_quantbudget.measure.probe import Wanted
+from pytest_quantbudget.measure.probe import Found, Wanted
 from pytest_quantbudget.models import methods
 
 
@@ -273,3 +274,20 @@ def test_a_job_of_many_megabytes_crosses(bare: str) -> None:
     )
     assert len(json.dumps(wanted.modules)) > 4_000_000
     assert (outcome.code, heard[0]["found"]["modules"]) == (0, ["json"])
+
+
+@pytest.mark.parametrize(
+    ("libraries", "told"),
+    [
+        ({"transformers": "4.57.1"}, "transformers 4.57.1 in /v/python: /v/python -m pip install 'transformers>=5.14'"),
+        ({"transformers": "5.14.0", "torch": "2.13.0+cpu"}, None),
+        ({"transformers": "5.20.0.dev0", "torch": "2.13.0a0+git1"}, None),
+        ({"bitsandbytes": "0.40"}, None),
+        ({}, None),
+    ],
+    ids=["old", "new enough", "development", "not needed", "unknown"],
+)
+def test_a_library_there_that_is_too_old_is_told_with_the_command(libraries: dict[str, str], told: str | None) -> None:
+    subject = Subject("m", None, "ours", None, {}, None, kind="fp32", python="/v/python")
+    found = Found("3.11", (), libraries, ())
+    assert interpreter.outdated(subject, found) == (f"ours finds {told}" if told else None)

@@ -14,9 +14,9 @@ import pytest_quantbudget
 PACKAGE = Path(pytest_quantbudget.__file__).parent
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Each is imported where a phase needs it, and its lack is told there.
-OPTIONAL = {"torch", "lm_eval", "yaml", "filelock", "numpy", "llama_cpp", "gguf"}
+OPTIONAL = {"torch", "lm_eval", "yaml", "filelock", "packaging", "numpy", "llama_cpp", "gguf"}
 # What starts measuring processes, and what judges: both stay with the plugin.
-NOT_THERE = {"measure.bench", "measure.runner", "measure.run_folder", "judge.margin"}
+NOT_THERE = {"measure.bench", "measure.runner", "measure.run_folder", "measure.interpreter", "judge.margin"}
 
 IMPORTS = """
 import importlib, json, pathlib, sys
