@@ -1,8 +1,9 @@
 """GGUF files of the built-in model, and engines that run them, for tests that have llama.cpp."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pytest_quantbudget import engine as engines
@@ -55,3 +56,30 @@ def answers(
     ids = prompt_ids(engine, task)
     engine.answer(ids, ends, found.update, Batching(size), drafts)
     return [found[i] for i in range(len(ids))]
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """The entries of a file besides its tensors."""
+    import gguf
+
+    fields = gguf.GGUFReader(path).fields
+    return {name: field.contents() for name, field in fields.items() if not name.startswith("GGUF.")}
+
+
+def rewritten(source: Path, target: Path, changes: Mapping[str, Any] = MappingProxyType({}), split: int = 0) -> Path:
+    """The file `source` with other entries, written to `target`; with `split` in parts of so many tensors."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "qwen3", split_max_tensors=split)
+    for name, value in metadata(source).items():
+        types = reader.fields[name].types
+        if name != "general.architecture":
+            writer.add_key_value(name, changes.get(name, value), types[0], types[-1] if len(types) > 1 else None)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

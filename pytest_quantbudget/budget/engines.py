@@ -177,7 +177,7 @@ def needs_checkpoint(engine: EngineSpec, kind: methods.Spec, names: Sequence[str
     """Why a method must name a checkpoint, and does not; None where it need not."""
     if "checkpoint" in names or engine.name == OPENAI:
         return None
-    if kind.checkpoint_format == methods.ANY_FORMAT:
+    if kind.checkpoint_format is not None and not kind.bits:
         return f"the kind {kind.name} is whatever its `checkpoint` says, and there is none"
     if kind.checkpoint_format is not None and not engine.quantizes:
         return f"{engine.name} does not quantize: {kind.name} needs a `checkpoint`"

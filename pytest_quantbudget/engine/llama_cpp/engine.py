@@ -117,7 +117,8 @@ class LlamaCpp(Engine):
         from pytest_quantbudget.engine.hf.decoding import shared_prefix
         from pytest_quantbudget.engine.llama_cpp.decoding import Decoder
 
-        batching.size = min(batching.size or self.session.options["n_seq_max"], loading.MOST_AT_ONCE)
+        # One sequence more holds what all prompts begin with.
+        batching.size = max(1, min(batching.size or self.session.options["n_seq_max"], self.session.most - 1))
         decoder = Decoder(self.session, ends, shared_prefix(prompts), what)
         left = list(range(len(prompts)))
 

@@ -19,8 +19,6 @@ from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.models import checkpoint, config, engines, hub
 from pytest_quantbudget.models.methods import _gguf_tokenizer, _llama_cpp
 
-MOST_AT_ONCE = 255  # of the library's 256 sequences one holds what prompts share
-
 
 @dataclass(frozen=True)
 class Loaded:

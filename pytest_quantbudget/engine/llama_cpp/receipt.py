@@ -86,12 +86,11 @@ def check(tensors: Sequence[Tensor], kind: str, name: str) -> None:
     block = kinds.BLOCKS.get(wanted, 1)
     odd = [tensor for tensor in tensors if tensor.kind == LINEAR and tensor.row % block]
     if odd and kind in kinds.SMALLER:
-        rows = ", ".join(map(str, sorted({tensor.row for tensor in odd})))
-        fits = [
-            each for each in kinds.SMALLER[kind] if not any(t.row % kinds.BLOCKS[kinds.DOMINANT[each]] for t in odd)
-        ]
-        why += f": {len(odd)} have rows of {rows} values, which blocks of {block} do not divide; "
-        why += f"{' and '.join(fits) or 'gguf-f16'} fits"
+        rows = sorted({tensor.row for tensor in odd})
+        blocks = {each: kinds.BLOCKS[kinds.DOMINANT[each]] for each in kinds.SMALLER[kind]}
+        fits = [each for each, size in blocks.items() if not any(row % size for row in rows)]
+        why += f": {len(odd)} have rows of {', '.join(map(str, rows))} values, which blocks of {block} do not divide; "
+        why += f"{' and '.join(fits or ['gguf-f16'])} {'fit' if len(fits) > 1 else 'fits'}"
     else:
         same = [each for each, type_ in kinds.DOMINANT.items() if type_ == main]
         why += f"; {' or '.join(same)} is what it is" if same else ""

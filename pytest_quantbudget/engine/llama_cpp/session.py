@@ -21,6 +21,7 @@ REPACKED = re.compile(r"repack tensor (\S+) with (\S+)")
 # What the library's own words for a failed allocation hold.
 NO_MEMORY = ("failed to allocate", "out of memory", "unable to allocate", "failed to reserve", "bad_alloc")
 
+MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 PADDED = 256  # tokens of a sequence's context are a multiple of that
 
 Row = tuple[int, int, Any, bool | None]
@@ -73,6 +74,11 @@ class Session:
         """The library's pointer to the model."""
         return self._model
 
+    @property
+    def most(self) -> int:
+        """How many sequences there can be at once: the library breaks off where a batch has no token for each."""
+        return int(min(self.options["n_batch"], self.options["n_ubatch"], MAX_SEQUENCES))
+
     def meta(self, key: str) -> str | None:
         """A value of the file's metadata, as text."""
         room = ctypes.create_string_buffer(4096)
@@ -99,6 +105,8 @@ class Session:
         if self._context is not None and sequences == self.sequences and tokens <= self.tokens:
             self.clear()
             return
+        if sequences > self.most:
+            raise ValueError(f"{what} needs {sequences} sequences at once, and n_batch and n_ubatch allow {self.most}")
         self._free_context()
         # As many as the library would round to, and complain about.
         tokens = -(-(limit or tokens) // PADDED) * PADDED

@@ -45,7 +45,8 @@ class Said:
 
 def _without_function(line: str) -> str:
     name, colon, rest = line.strip().partition(": ")
-    return rest if colon and name.replace("_", "").isalnum() else line.strip()
+    said = rest if colon and name.replace("_", "").isalnum() else line.strip()
+    return said.removeprefix("error loading model: ").removeprefix("error loading model vocabulary: ")
 
 
 class _Heard:
@@ -67,6 +68,8 @@ _HEARD = _Heard()
 @functools.cache
 def library() -> Any:
     """The module of the library, set up once: what it says is heard from then on."""
+    # Where it breaks off it would have a debugger look at this process, if there is one, and wait for that.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     import llama_cpp
 
     # The library keeps the pointer and not the object.
