@@ -1,12 +1,14 @@
 """What the plugin's own client adds to figures under load: a bare loop against it, on one llama-server, by turns.
 
     python benchmarks/load_cost.py [--hidden 512] [--layers 8] [--prompt-tokens 64] [--new-tokens 32]
-        [--concurrency 1,4] [--requests 16] [--rounds 8] [--threads 1] [--json FILE]
+        [--concurrency 1,4] [--rounds 150] [--threads 1] [--json FILE]
 
-The bare loop is one thread a connection, `http.client` and a clock; it parses nothing before the last answer has ended.
-Both send the same kind of request, with prompts of their own. The server is llama.cpp's, from xllamacpp; the model is
-of the built-in one's form, with random weights in float32: one that takes as little time as the built-in one itself
-shows how the machine's two cores are shared, and nothing else.
+In each round, both send as many requests as may be open, one right after the other: what else the machine does hits
+both alike. What is told is the median of the rounds' ratios, with bounds at 95 % by the sign test. The bare loop is one
+thread a connection, `http.client` and a clock; it parses nothing before the last answer has ended. Both send the same
+kind of request, with prompts of their own. The server is llama.cpp's, from xllamacpp; the model is of the built-in
+one's form, with random weights in float32: one that takes as little time as the built-in one itself shows how the
+machine's two cores are shared, and nothing else.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ from pytest_quantbudget.core.request import NO_TRUST, Subject
 from pytest_quantbudget.engine.openai import engine
 from pytest_quantbudget.engine.openai import load as sending
 from pytest_quantbudget.engine.openai.dialects import Asking
+from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models.methods import _gguf_file
 
+Wire = http.client.HTTPConnection
 FIGURES = ("ttft", "tpot", "e2e", "throughput")
 
 
@@ -47,8 +51,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--concurrency", default="1,4")
-    parser.add_argument("--requests", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=150)
     parser.add_argument("--threads", default="1")
     parser.add_argument("--json")
     options = parser.parse_args()
@@ -61,11 +64,12 @@ def main() -> None:
             server.close()
     versions = {name: metadata.version(name) for name in ("xllamacpp",)}
     print(f"{hardware.cpu()}, Python {platform.python_version()}, {versions}, {time.strftime('%Y-%m-%d')}\n")
-    print("| concurrency | figure | bare loop | plugin | plugin / bare, by round |\n| --- | --- | --- | --- | --- |")
+    print("| concurrency | figure | bare loop | plugin | plugin / bare |\n| --- | --- | --- | --- | --- |")
     for level, rows in found.items():
         for name, (bare, own) in rows.items():
             ratios = [b / a for a, b in zip(bare, own, strict=True)]
-            told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+            bounds = intervals.median_interval(ratios, 0.975)
+            told = f"{statistics.median(ratios):.3f} ({bounds.low:.3f} to {bounds.high:.3f})"
             scale, unit = (1, "tokens/s") if name == "throughput" else (1000, "ms")
             both = " | ".join(f"{scale * statistics.median(each):.2f} {unit}" for each in (bare, own))
             print(f"| {level} | {name} | {both} | {told} |")
@@ -112,11 +116,13 @@ def compare(
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Of each figure its value in each round, of the bare loop and of the plugin."""
     lengths = options.prompt_tokens, options.new_tokens
+    client = server.talk.client
+    wires = [Wire(client.host, client.port) for _ in range(level)]
     rounds: list[tuple[dict[str, float], dict[str, float]]] = []
     for number in range(options.rounds + 1):
-        load = Load(*lengths, (level,), (), options.requests, 0, number)
+        load = Load(*lengths, (level,), (), level, 0, number)
         drawn = sending.prompts(Load(*lengths, (level,), seed=1000 + number), server.tokenizer)
-        turns = [functools.partial(bare, server, options, level, drawn), functools.partial(plugin, server, load)]
+        turns = [functools.partial(bare, server, options, wires, drawn), functools.partial(plugin, server, load)]
         # Each goes first as often as the other; the first round warms the server up and does not count.
         order = (0, 1) if number % 2 else (1, 0)
         told = {which: turns[which]() for which in order}
@@ -142,16 +148,15 @@ def medians(level: Level) -> dict[str, float]:
 
 
 def bare(
-    server: engine.OpenAI, options: argparse.Namespace, level: int, drawn: Iterator[list[int]]
+    server: engine.OpenAI, options: argparse.Namespace, wires: Sequence[Wire], drawn: Iterator[list[int]]
 ) -> dict[str, float]:
     """Threads that send and read lines; nothing is parsed while the clock runs."""
-    dialect, client = server.found.dialect, server.talk.client
-    asked = (Asking(next(drawn), options.new_tokens, fixed=True) for _ in range(options.requests))
+    dialect = server.found.dialect
+    asked = (Asking(next(drawn), options.new_tokens, fixed=True) for _ in wires)
     bodies = iter([json.dumps(dialect.body(each, stream=True)) for each in asked])
     taken: list[tuple[float, list[tuple[float, bytes]]]] = []
 
-    def work() -> None:
-        wire = http.client.HTTPConnection(client.host, client.port)
+    def work(wire: Wire) -> None:
         for body in bodies:
             sent = time.perf_counter()
             try:
@@ -164,25 +169,25 @@ def bare(
                 lines.append((time.perf_counter(), line))
             taken.append((sent, lines))
 
-    threads = [threading.Thread(target=work) for _ in range(level)]
+    threads = [threading.Thread(target=work, args=(wire,)) for wire in wires]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     chunks = [(sent, list(events(dialect, lines))) for sent, lines in taken]
-    assert len(chunks) == options.requests
+    assert len(chunks) == len(wires)
     lasts = [json.loads([line for _, line in lines if line.startswith(b"data: {")][-1][6:]) for _, lines in taken]
     assert all(last["tokens_predicted"] == options.new_tokens for last in lasts)
     return {
         "ttft": statistics.median(each[0][0] - sent for sent, each in chunks),
         "tpot": statistics.median((each[-1][0] - each[0][0]) / (options.new_tokens - 1) for _, each in chunks),
         "e2e": statistics.median(each[-1][0] - sent for sent, each in chunks),
-        "throughput": options.requests * options.new_tokens / (max(each[-1][0] for _, each in chunks) - began),
+        "throughput": len(wires) * options.new_tokens / (max(each[-1][0] for _, each in chunks) - began),
     }
 
 
-def send(wire: http.client.HTTPConnection, path: str, body: str) -> http.client.HTTPResponse:
+def send(wire: Wire, path: str, body: str) -> http.client.HTTPResponse:
     """Send a request, and wait for the beginning of its answer."""
     wire.request("POST", path, body, {"Content-Type": "application/json"})
     return wire.getresponse()

@@ -54,12 +54,12 @@ def prompts(load: Load, tokenizer: Any) -> Iterator[list[int]]:
         def draw() -> list[int]:
             return drawn.choices(known, k=n)
 
-    seen: set[tuple[int, ...]] = set()
+    seen: set[int] = set()  # hashes: two prompts of one hash are a draw more
     while True:
-        found = next((each for each in (draw() for _ in range(TRIES)) if tuple(each) not in seen), [])
+        found = next((each for each in (draw() for _ in range(TRIES)) if hash(tuple(each)) not in seen), [])
         if len(found) != n:
             raise ValueError(f"load: {what}, too few for as many different prompts of {n:,} tokens")
-        seen.add(tuple(found))
+        seen.add(hash(tuple(found)))
         yield found
 
 
