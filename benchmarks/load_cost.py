@@ -161,7 +161,7 @@ def bare(
             sent = time.perf_counter()
             try:
                 answer = send(wire, dialect.path(), body)
-            except http.client.RemoteDisconnected:  # it keeps a connection for so many requests
+            except ConnectionError:  # it keeps a connection for so many requests
                 wire.close()
                 answer = send(wire, dialect.path(), body)
             lines = []

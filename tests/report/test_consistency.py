@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from stored_reports import TEXT, furnish, read, report
 
+from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
 from pytest_quantbudget.core.measurement import Failure, Measurement
 from pytest_quantbudget.report import consistency
 from pytest_quantbudget.report.document import Report
@@ -43,6 +44,16 @@ def answers(change: Callable[[Any], Any]) -> Change:
     return lambda own: of("tasks", answers=change(own.tasks[0].answers))(own)
 
 
+LOAD = Load(8, 3, (1,), (), 2)
+SERVED = Served(0.5, 0.1, "1000 1000", 3)
+
+
+def under_load(*served: Served, seconds: float = 2.0) -> Change:
+    """A load besides."""
+    result = LoadResult(LOAD, (Level("concurrency", 1, seconds, served),))
+    return lambda own: replace(own, loads=(result,))
+
+
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "fewer than planned": (of("tasks", planned=12), "10 answers, 12 were planned, and nothing says why"),
     "fewer than asked for": (answers(lambda held: held[:9]), "10 questions were asked for, and 9 planned"),
@@ -72,6 +83,9 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
         lambda own: replace(own, failures=(Failure("task sums", "error", "it crashed"),)),
         "answers to sums stand beside the failure of their phase",
     ),
+    "requests": (under_load(SERVED), "load: 1 requests at concurrency 1, and the load has 2"),
+    "tokens": (under_load(SERVED, replace(SERVED, tokens=4)), "load: 4 tokens in an answer of 3"),
+    "ends": (under_load(SERVED, SERVED, seconds=0.5), "load: an answer ended 0.102 s after the end of concurrency 1"),
     "one part twice": (lambda own: replace(own, speeds=own.speeds * 2), "figures of the workload stand there twice"),
 }
 
