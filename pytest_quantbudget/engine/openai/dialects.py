@@ -20,7 +20,8 @@ class Piece:
 
     `ids` are new tokens, None where the server gives text alone. `finish` is `stop` or `length` at the end. `tokens` is
     how many there were in all, and `cached` how many of the prompt's came from a cache, where the server says so; so
-    are the tokens that were `drafted` by speculative decoding, and those of them that were `accepted`.
+    are the tokens that were `drafted` by speculative decoding, and those of them that were `accepted`. `decode_s` is
+    how long decoding took by the server's own clock, 0 where it does not say.
     """
 
     ids: tuple[int, ...] | None = None
@@ -30,6 +31,7 @@ class Piece:
     cached: int | None = None
     drafted: int | None = None
     accepted: int | None = None
+    decode_s: float = 0.0
 
 
 @dataclass
@@ -142,7 +144,9 @@ class LlamaServer(Dialect):
             timings = event.get("timings") or {}
             tokens = event.get("tokens_predicted") if ended else None
             ids = tuple(map(int, event.get("tokens") or ()))
-            drafts = (timings.get("draft_n"), timings.get("draft_n_accepted")) if ended else ()
-            return Piece(ids, str(event.get("content") or ""), finish, tokens, timings.get("cache_n"), *drafts)
+            drafted, accepted = (timings.get(name) if ended else None for name in ("draft_n", "draft_n_accepted"))
+            own = float(timings.get("predicted_ms") or 0) / 1000 if ended else 0.0
+            text = str(event.get("content") or "")
+            return Piece(ids, text, finish, tokens, timings.get("cache_n"), drafted, accepted, own)
         except (AttributeError, TypeError, ValueError, KeyError):
             raise Garbled(f"an answer of the server has another form than {self.name}: {str(event)[:200]}") from None

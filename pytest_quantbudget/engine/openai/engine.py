@@ -218,7 +218,8 @@ class OpenAI(Engine):
         """Streams of unique random prompts, `batch_size` at once; end tokens are ignored.
 
         Time to first token runs from the first request to the moment when the first token of every sequence is there.
-        What is decoded before that does not count: the decode time is that of the tokens after it, scaled to all.
+        What is decoded before that does not count: the decode time is that of the tokens after it, scaled to all. Where
+        the server tells a longer one by its own clock, that counts: on a busy machine tokens are read late, together.
         Raises NotOffered where the server does not give just as many tokens as it is asked for, or does not decode all
         sequences at once.
         """
