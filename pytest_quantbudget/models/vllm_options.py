@@ -51,7 +51,7 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
         "hf_config_path",
         "skip_tokenizer_init",
     ),
-    "is said by the method's `load_format`; files are read as safetensors": (
+    "is said by the budget's `load_format`; files are read as safetensors": (
         "load_format",
         "model_loader_extra_config",
         "pt_load_map_location",

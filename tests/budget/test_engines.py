@@ -113,7 +113,7 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
         ("fp32: {engine: vllm, engine_options: {config: x.yaml}}", "engine_options: config names a file of other"),
         (
             "fp32: {engine: vllm, engine_options: {load_format: pt}}",
-            "engine_options: load_format is said by the method",
+            "engine_options: load_format is said by the budget",
         ),
         (f"fp32: {{{RUNS}}}", "server is for the engine openai; fp32 runs with transformers"),
         ("x: {engine: openai}", "x needs a `server` with a `url`, or a `command` that starts one"),
