@@ -22,7 +22,7 @@ from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
 from pytest_quantbudget.engine.openai.engine import OpenAI
-from pytest_quantbudget.engine.openai.http import ServerError
+from pytest_quantbudget.engine.openai.http import MAX_BODY, ServerError
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
 from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
@@ -31,6 +31,7 @@ from pytest_quantbudget.models.methods import Prepared
 
 MODULE = "vllm.entrypoints.openai.api_server"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+ENTRY_BYTES = 100  # of a token's log-probability, rank and text in JSON
 TOP = 128  # likeliest tokens of each position, where `max_logprobs` does not say how many
 AT_ONCE = 256  # vLLM's own `max_num_seqs` on most GPUs
 SCORED_AT_ONCE = 16  # answers with log-probabilities are long
@@ -217,7 +218,7 @@ class VLLMServer(OpenAI):
         return memory.of_server(self.gpus, memory.family(self.talk.running.pid or 0))
 
     def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
-        """As many of the likeliest tokens as `max_logprobs` says; -1 are all."""
+        """As many of the likeliest tokens as `max_logprobs` says, -1 for all, and as fit into one answer."""
         self._need(probe.PROMPT_LOGPROBS)
         for start in range(0, len(sequences), SCORED_AT_ONCE):
             part = sequences[start : start + SCORED_AT_ONCE]
@@ -227,7 +228,7 @@ class VLLMServer(OpenAI):
         return list(await asyncio.gather(*(self._tops(list(ids), first) for ids, first in sequences)))
 
     async def _tops(self, ids: list[int], first: int) -> list[Mapping[int, float]]:
-        most = self.subject.engine_options.get("max_logprobs", TOP)
+        most = told_at_once(self.subject.engine_options.get("max_logprobs", TOP), len(self.tokenizer), len(ids))
         body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": most}
         answer = await self.talk.json(self.talk.client.api("completions"), body)
         rows: list[Mapping[int, float]] = []
@@ -239,6 +240,15 @@ class VLLMServer(OpenAI):
         if len(rows) != len(ids) - first or not all(rows):
             raise ServerError("vLLM's log-probabilities of a prompt have another form than when it was asked first")
         return rows
+
+
+def told_at_once(wanted: int, vocabulary: int, positions: int) -> int:
+    """How many likeliest tokens of each position to ask for: those that are wanted, -1 for all, if they fit.
+
+    There may be more tokens than the tokenizer knows: all is left to vLLM where all of these fit.
+    """
+    fitting = MAX_BODY // (positions * ENTRY_BYTES)
+    return min(wanted, fitting) if wanted >= 0 else -1 if 2 * vocabulary <= fitting else fitting
 
 
 def _whole(text: str | None) -> int | None:
