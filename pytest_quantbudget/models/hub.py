@@ -32,38 +32,44 @@ def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
     folder = Path(name)
     if folder.is_absolute():
         return folder, revision or content_hash(folder)
+    return _downloaded(name, revision, patterns(trust))
+
+
+def _downloaded(name: str, revision: str | None, wanted: list[str]) -> tuple[Path, str]:
+    """The local directory of a hub model's files of these patterns, and its commit. Raises ConnectionError."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     # Asked first, because a download would try again for many minutes where the hub does not answer.
     _, silent = _asked_of_the_hub(name, revision, "model")
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=patterns(trust), local_files_only=bool(silent))
+        path = snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent))
     except LocalEntryNotFoundError as error:
         where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
         raise ConnectionError(f"{name} is not on this machine, and {where}") from error
     return Path(path), Path(path).name
 
 
-def fetch_gguf(name: str, revision: str | None, kind: str) -> Path:
-    """The GGUF file that a budget names, or the directory that holds it.
+def fetch_gguf(name: str, revision: str | None, file_type: str) -> Path:
+    """The GGUF file that a budget names, or the directory that holds it; of one that is split, the first part.
 
-    Of a hub model's files, those are downloaded whose names hold the `kind`, such as q4_k_m. Raises ConnectionError
-    where the hub does not answer and the files have not been downloaded before.
+    Of a hub model's files, those are downloaded whose names hold the file type, such as Q4_K_M. Raises ValueError where
+    not one model does, ConnectionError where the hub does not answer and the files have not been downloaded before.
     """
     if Path(name).is_absolute():
         return Path(name)
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    _, silent = _asked_of_the_hub(name, revision, "model")
-    wanted = [f"*{kind.upper()}*.gguf", f"*{kind.lower()}*.gguf"]
-    try:
-        path = snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=bool(silent))
-    except LocalEntryNotFoundError as error:
-        where = f"the hub ({constants.ENDPOINT}) {silent or 'broke off: ' + str(error).splitlines()[0]}"
-        raise ConnectionError(f"{name} is not on this machine, and {where}") from error
-    return Path(path)
+    # A file is chosen by the kind of the method, and the kind of any file chooses none.
+    if not file_type:
+        raise ValueError(f"which file of {name} is meant, a kind such as gguf-q4_k_m says; gguf does not")
+    wanted = [f"*{file_type.upper()}*.gguf", f"*{file_type.lower()}*.gguf"]
+    folder, _ = _downloaded(name, revision, wanted)
+    named = re.compile(rf"(^|[^A-Z0-9_]){file_type.upper()}($|[^A-Z0-9_])")
+    paths = sorted(path for path in folder.rglob("*.gguf") if named.search(path.stem.upper()))
+    firsts = [path for path in paths if not re.search(r"-(?!00001)\d{5}-of-\d{5}$", path.stem)]
+    if len(firsts) != 1:
+        held = f"several: {', '.join(path.name for path in firsts)}" if firsts else "none"
+        raise ValueError(f"of {name}'s files one has to hold {file_type.upper()} in its name, and there are {held}")
+    return firsts[0]
 
 
 def revision_of(name: str, revision: str | None, memo: Path | None, *, kind: str = "model") -> str:

@@ -1,8 +1,10 @@
 """Ready GGUF files: those that are not whole, not the budget's model, or not as the budget says."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,59 @@ def test_a_file_that_memory_does_not_hold_is_a_skip(q8_0: Path, monkeypatch: pyt
     monkeypatch.setattr(memory, "free_ram", lambda: 1000)
     with pytest.raises(Lacking, match=r"too little free memory: the file takes 616 KiB, and 0\.977 KiB"):
         load(q8_0)
+
+
+def test_a_chat_template_of_its_own_is_noted_or_a_failure(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chats"
+    shutil.copytree(BUILTIN_DIR, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    source = made("gguf-f16", tmp_path / "cache", folder) / gguf.FILE
+    other = rewritten(source, tmp_path / "other.gguf", {"tokenizer.chat_template": "{{ 'x' * 9000 }}"})
+    plain = made("gguf-f16", cache) / gguf.FILE
+    for path, notes in (
+        (source, ()),
+        (other, ("other.gguf has another chat template",)),
+        (plain, ("model.gguf has no chat template, and the model has one",)),
+    ):
+        engine = load(path, model=folder)
+        assert engine.describe().notes == notes
+        engine.close()
+    own = subject("gguf", folder, other)
+    with pytest.raises(ValueError, match=r"other\.gguf has another chat template"):
+        engines.module(LLAMA_CPP).load(replace(own, same_as_source=("tokenizer", "chat_template")))
+    with pytest.raises(ValueError, match="same_as_source: tensors of a GGUF file cannot be compared with the model's"):
+        engines.module(LLAMA_CPP).load(replace(own, same_as_source=("tensors",)))
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path, in_time: None) -> None:
+    os.mkfifo(tmp_path / "x.gguf")
+    with pytest.raises(OSError, match=r"not a regular file|pipe"):
+        load(tmp_path)
+
+
+def test_of_a_hub_model_the_file_is_the_one_that_the_kind_names(
+    q8_0: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    snapshot = tmp_path / "hub" / "models--acme--x-GGUF" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name in ("x-Q8_0.gguf", "x-Q4_K_M.gguf", "x-IQ8_0.gguf", "x-BF16.gguf"):
+        shutil.copy(q8_0, snapshot / name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    own = replace(subject("gguf-q8_0"), checkpoint="acme/x-GGUF")
+    engine = engines.module(LLAMA_CPP).load(own, pins=(None, commit))
+    assert engine.describe().facts.details["file"] == "x-Q8_0.gguf"
+    engine.close()
+    with pytest.raises(ValueError, match="one has to hold F16 in its name, and there are none"):
+        engines.module(LLAMA_CPP).load(replace(own, kind="gguf-f16"))
+    with pytest.raises(ValueError, match="which file of acme/x-GGUF is meant, a kind such as gguf-q4_k_m says"):
+        engines.module(LLAMA_CPP).load(replace(own, kind="gguf"))
+    shutil.copy(q8_0, snapshot / "y-q8_0.gguf")
+    with pytest.raises(ValueError, match=r"there are several: x-Q8_0\.gguf, y-q8_0\.gguf"):
+        engines.module(LLAMA_CPP).load(own)

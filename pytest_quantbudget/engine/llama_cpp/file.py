@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget.core import files
 from pytest_quantbudget.engine.llama_cpp.session import Session
 from pytest_quantbudget.models.methods import _gguf_file, _gguf_tokenizer, _llama_cpp
 
@@ -47,8 +48,8 @@ def _only(folder: Path) -> Path:
 
 
 def check_magic(path: Path) -> None:
-    """Raise ValueError for a file that does not begin as a GGUF file of this byte order does."""
-    with path.open("rb") as file:
+    """Raise ValueError for a file that does not begin as a GGUF file does; OSError for what is no regular file."""
+    with files.opened(path) as file:
         begin = file.read(8)
     if len(begin) < 8:
         raise ValueError(f"{path.name} is no GGUF file: it holds {len(begin)} bytes")
@@ -107,3 +108,12 @@ def check_tokenizer(session: Session, tokenizer: Any, path: Path) -> str:
         "llama.cpp has no pre-tokenizer that splits texts as the model's tokenizer does: prompts were given as token "
         "ids, and a text given to llama.cpp itself may become other tokens"
     )
+
+
+def other_template(session: Session, tokenizer: Any, path: Path) -> str:
+    """How the file's chat template differs from the model's, in words; empty where it does not."""
+    ours, theirs = tokenizer.chat_template, session.meta("tokenizer.chat_template")
+    if ours == theirs:
+        return ""
+    lacking = "has no chat template, and the model has one" if theirs is None else "has another chat template"
+    return f"{path.name} {lacking if ours is not None or theirs is None else 'has a chat template, and the model none'}"

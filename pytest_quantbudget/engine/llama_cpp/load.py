@@ -19,6 +19,9 @@ from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.models import checkpoint, config, engines, hub
 from pytest_quantbudget.models.methods import _gguf_tokenizer, _llama_cpp
 
+# Of a ready file and its model. The tokenizer is compared whether a budget asks for it or not.
+COMPARED = ("tokenizer", "chat_template")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -63,6 +66,9 @@ def load(
     tensors = receipt.read(paths)
     receipt.check(tensors, subject.kind, paths[0].name)
     odd = file.check_tokenizer(session, tokenizer, paths[0])
+    template = file.other_template(session, tokenizer, paths[0]) if subject.checkpoint else ""
+    if template and "chat_template" in subject.same_as_source:
+        raise ValueError(template)
     on_gpu = session.on_gpus > 0
     description = Description(
         revision,
@@ -71,7 +77,7 @@ def load(
         int(llama.llama_model_size(session.model)),
         receipt.receipt(tensors, session.repacked),
         session.placement(),
-        notes=(odd,) if odd else (),
+        notes=tuple(filter(None, (odd, template))),
         positions=positions,
         end_tokens=tuple(_end_tokens(own, shape)),
         disk=size,
@@ -103,9 +109,12 @@ def filled(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checkpoint(subject: Subject, trust: Trust, pins: tuple[str, str | None] | None) -> Path:
     """The ready file, or the directory that holds it."""
+    other = [name for name in subject.same_as_source if name not in COMPARED]
+    if other:
+        raise ValueError(f"same_as_source: {', '.join(other)} of a GGUF file cannot be compared with the model's")
     if subject.checkpoint is None:
         raise ValueError(f"{subject.method} has neither a `checkpoint` nor a file of its own")
-    return hub.fetch_gguf(subject.checkpoint, pins[1] if pins else None, subject.kind.removeprefix("gguf-"))
+    return hub.fetch_gguf(subject.checkpoint, pins[1] if pins else None, subject.kind.partition("-")[2])
 
 
 def _check_room(size: int, subject: Subject) -> None:

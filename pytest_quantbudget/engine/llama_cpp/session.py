@@ -81,9 +81,13 @@ class Session:
 
     def meta(self, key: str) -> str | None:
         """A value of the file's metadata, as text."""
-        room = ctypes.create_string_buffer(4096)
-        length = self.llama.llama_model_meta_val_str(self._model, key.encode(), room, len(room))
-        return room.value.decode("utf-8", "replace") if length >= 0 else None
+        ask = self.llama.llama_model_meta_val_str
+        length = ask(self._model, key.encode(), ctypes.create_string_buffer(1), 1)
+        if length < 0:
+            return None
+        room = ctypes.create_string_buffer(length + 1)
+        ask(self._model, key.encode(), room, len(room))
+        return room.value.decode("utf-8", "replace")
 
     @property
     def on_gpus(self) -> int:
