@@ -81,8 +81,8 @@ SPECS: Mapping[str, EngineSpec] = {
 
 
 def measured_in(subject: Subject) -> str | None:
-    """The interpreter of a subject's measuring process; None for this one."""
-    return None if SPECS[subject.engine].serving else subject.python
+    """The interpreter of a subject's measuring process; None for this one, which also measures what a server runs."""
+    return None if subject.engine in (VLLM, OPENAI) else subject.python
 
 
 def missing(subject: Subject, there: Collection[str] | None = None) -> str | None:

@@ -70,7 +70,7 @@ class OpenAI(Engine):
             words = {
                 "port": str(port),
                 "model": subject.checkpoint or subject.model,
-                "python": sys.executable,
+                "python": subject.python or sys.executable,
                 "llama_server": llama_server.__file__,
             }
             running = Running([_filled(word, words) for word in server.command], server.folder, self.environ())
@@ -88,8 +88,10 @@ class OpenAI(Engine):
         return AutoTokenizer.from_pretrained(self.folder, trust_remote_code=trust.remote_code)
 
     def environ(self) -> Mapping[str, str]:
-        """The environment of a server that is started."""
-        return os.environ
+        """The environment of a server that is started: without what would lead another interpreter to packages here."""
+        if self.subject.python is None:
+            return os.environ
+        return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
     def _prepare(self, revision: str) -> None:
         """Wait until the server answers, and find out what it is and can."""
