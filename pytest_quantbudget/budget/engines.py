@@ -77,8 +77,8 @@ class Runs:
         for key, entry in node.entries.items():
             if not OPTION.fullmatch(key):
                 self.problems.add(entry, f"engine_options: {key!r} is no option's name, such as max_model_len")
-            elif (why := engine.refusal(key)) is not None:
-                self.problems.add(entry, f"engine_options: {key} {why}")
+            elif (why := engine.refusal(key, entry.plain)) is not None:
+                self.problems.add(entry, f"engine_options: {why}")
             elif entry.plain is None:
                 self.problems.add(entry, f"engine_options: {key} has no value; leave it out for the engine's default")
         folder = node.file.resolve().parent

@@ -35,9 +35,19 @@ class EngineSpec:
     labels: bool = False
     quantizes: bool = False
 
-    def refusal(self, option: str) -> str | None:
+    def refusal(self, option: str, value: object = None) -> str | None:
         """Why an option is not taken, None where it is; an engine may take the beginning of a name for all of it."""
-        return next((why for name, why in self.refused.items() if name.startswith(option)), None)
+        for name, why in self.refused.items():
+            outer, dot, inner = name.partition(".")
+            if not dot and outer.startswith(option):
+                return f"{option} {why}"
+            if dot and outer.startswith(option) and not isinstance(value, dict):
+                return f"{option} takes keys, not {value!r}"
+            if dot and outer.startswith(option) and isinstance(value, dict):
+                key, _, what = inner.removeprefix("!").partition("=")
+                if (key not in value) if inner.startswith("!") else key in value and what in ("", str(value[key])):
+                    return f"{option}: {key} {why}"
+        return None
 
     def takes(self, kind: Spec) -> bool:
         """Whether the engine runs methods of a kind."""

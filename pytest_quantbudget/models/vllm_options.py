@@ -1,6 +1,7 @@
 """Options of vLLM's server that a budget may not give, and why: all others are vLLM's own affair.
 
-vLLM takes the beginning of an option's name for the option, so what begins one of these is refused with it.
+vLLM takes the beginning of an option's name for the option, so what begins one of these is refused with it. `A.B` is
+the key B in the mapping that the option A takes, `A.B=V` its value V, and `A.!B` a mapping without it.
 """
 
 from __future__ import annotations
@@ -72,9 +73,15 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
         "kv_transfer_config",
         "ec_transfer_config",
         "weight_transfer_config",
+        "ec_manager_config",
+        "compilation_config.backend",
+        "compilation_config.inductor_passes",
+        "compilation_config.inductor_compile_config",
+        "speculative_config.method=custom_class",
         "logging_config",
         "log_config_file",
     ),
+    "is missing: without it vLLM takes a model with a dot in its name for code to run": ("speculative_config.!method",),
     "would change what is asked: answers are the likeliest ones, and prompts are token ids": (
         "generation_config",
         "override_generation_config",
@@ -91,6 +98,8 @@ _REASONS: Mapping[str, tuple[str, ...]] = {
         "profiler_config",
         "tool_server",
         "mm_encoder_fp8_scale_save_path",
+        "compilation_config.debug_dump_path",
+        "compilation_config.cache_dir",
     ),
     "would hide what the figures are read from": ("disable_log_stats", "log_level"),
 }

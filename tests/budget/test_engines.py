@@ -59,10 +59,11 @@ def test_options_of_an_engine_that_alone_knows_them_are_passed_on(tmp_path: Path
 
 
 def test_paths_in_options_are_beside_the_budget(tmp_path: Path) -> None:
-    given = "{lora_modules: [{name: a, path: ./lora}], speculative_config: {model: ../draft}, seed: 1, x: a/b}"
+    draft = "{method: draft_model, model: ../draft}"
+    given = f"{{lora_modules: [{{name: a, path: ./lora}}], speculative_config: {draft}, seed: 1, x: a/b}}"
     assert subjects(tmp_path, f"fp32: {{engine: vllm, engine_options: {given}}}")["fp32"].engine_options == {
         "lora_modules": [{"name": "a", "path": str(tmp_path / "lora")}],
-        "speculative_config": {"model": str(tmp_path / ".." / "draft")},
+        "speculative_config": {"method": "draft_model", "model": str(tmp_path / ".." / "draft")},
         "seed": 1,
         "x": "a/b",
     }
@@ -99,6 +100,26 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
         ("x: {engine: vllm}", "there is no method 'x'; known: fp32, bf16, "),
         ("x: {kind: checkpoint}", "the kind checkpoint is whatever its `checkpoint` says, and there is none"),
         ("fp32: {engine_options: {threads: 2}}", "engine_options of transformers has no key 'threads'"),
+        (
+            "fp32: {engine: vllm, engine_options: {ec_manager_config: {a: b}}}",
+            "engine_options: ec_manager_config names c",
+        ),
+        (
+            "fp32: {engine: vllm, engine_options: {compilation_config: {backend: a.b}}}",
+            "engine_options: compilation_con",
+        ),
+        (
+            "fp32: {engine: vllm, engine_options: {compilation_config: '{}'}}",
+            "engine_options: compilation_config takes k",
+        ),
+        (
+            "fp32: {engine: vllm, engine_options: {speculative_config: {method: custom_class}}}",
+            "engine_options: specul",
+        ),
+        (
+            "fp32: {engine: vllm, engine_options: {speculative_config: {model: a.B}}}",
+            "engine_options: speculative_config:",
+        ),
         ("fp32: {engine: vllm, engine_options: [1]}", "engine_options takes vllm's own options by name, not [1]"),
         ("fp32: {engine: vllm, engine_options: {--port: 1}}", "engine_options: '--port' is no option's name, such as"),
         ("fp32: {engine: vllm, engine_options: {seed: }}", "engine_options: seed has no value; leave it out for the"),
