@@ -3,49 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
 
+from pytest_quantbudget.core.measurement import Speed
+from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks
 from pytest_quantbudget.engine.machine.throttle import Watch
-
-T = TypeVar("T")
 
 STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
 MOST_WARMUPS = 3
 
 
-@dataclass(frozen=True)
-class Timed(Generic[T]):
-    """The runs of a workload; `seen` are the fields of a `Speed` that say what the GPUs did."""
-
-    warmups: list[T]
-    repeats: list[T]
-    seen: dict[str, Any]
+def is_warm(seconds: float, before: float, warmups: int) -> bool:
+    """Whether a run is as long as the one before it, or so many have been warm-ups that no more are."""
+    return abs(seconds / before - 1) <= STEADY or warmups == MOST_WARMUPS
 
 
-def repeated(run: Callable[[], T], seconds: Callable[[T], float], count: int, gpus: Gpus) -> Timed[T]:
-    """Run a workload `count` times after warm-ups of the same shape.
+def timed(workload: Workload, run: Callable[[], tuple[float, float]], gpus: Gpus) -> Speed:
+    """The timings of a workload; `run` gives seconds to the first token of every sequence, and from there to the last.
 
     The first run is a warm-up, and so are the next ones, up to three in all, until one takes as long as the one before
     it, within 5 %: that is the first repeat.
     """
     looks, watch = Looks(gpus), Watch(gpus.cards)
-    warmups, repeats = [run()], list[T]()
-    while len(repeats) < count:
+    warmups, repeats = [run()], list[tuple[float, float]]()
+    while len(repeats) < workload.repeats:
         timing = run()
         watch.look()
         looks.look()
-        steady = abs(seconds(timing) / seconds(warmups[-1]) - 1) <= STEADY
-        if repeats or steady or len(warmups) == MOST_WARMUPS:
+        if repeats or is_warm(sum(timing), sum(warmups[-1]), len(warmups)):
             repeats.append(timing)
             looks.sample()
         else:
             warmups.append(timing)
-    seen = {
-        "throttled": watch.words(),
-        "occupants": looks.occupants,
-        "busy_before": gpus.busy_before,
-        "clocks": looks.clocks,
-    }
-    return Timed(warmups, repeats, seen)
+    return Speed(
+        workload,
+        tuple(first for first, _ in repeats),
+        tuple(rest for _, rest in repeats),
+        None,
+        None,
+        throttled=watch.words(),
+        warmup_s=tuple(map(sum, warmups)),
+        occupants=looks.occupants,
+        busy_before=gpus.busy_before,
+        clocks=looks.clocks,
+    )

@@ -19,13 +19,12 @@ from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_we
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.engine.machine.throttle import Watch
+from pytest_quantbudget.engine.timing import is_warm
 from pytest_quantbudget.models import config
 
 if TYPE_CHECKING:
     import torch
 
-STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
-MOST_WARMUPS = 3
 MOST_COMPILING = 3
 
 
@@ -131,8 +130,7 @@ def _timed(model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, read: 
         timing = replace(timing, process=phases.look(DECODE))
         watch.look()
         looks.look()
-        steady = abs(timing.seconds / warmups[-1].seconds - 1) <= STEADY
-        if repeats or steady or len(warmups) == MOST_WARMUPS:
+        if repeats or is_warm(timing.seconds, warmups[-1].seconds, len(warmups)):
             repeats.append(timing)
             looks.sample()
         else:

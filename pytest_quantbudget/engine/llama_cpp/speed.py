@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine.llama_cpp.session import Session
-from pytest_quantbudget.engine.machine.gpus import Gpus, Looks
-from pytest_quantbudget.engine.machine.throttle import Watch
-
-STEADY = 0.05  # share by which a run may differ from the one before it, once the machine is warm
-MOST_WARMUPS = 3
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.timing import timed
 
 
 def measure(session: Session, workload: Workload, gpus: Gpus, *, on_gpu: bool) -> Speed:
@@ -21,39 +19,17 @@ def measure(session: Session, workload: Workload, gpus: Gpus, *, on_gpu: bool) -
 
     All prompts are sequences of one batch, drawn evenly from the vocabulary by a fixed seed. Time to first token runs
     from the first call of the library until the first token of every sequence is known; decode time from there to the
-    last token. Choosing the tokens is part of both. The first run is a warm-up, and so are the next ones, up to three
-    in all, until one takes as long as the one before it, within 5 %: that is the first repeat.
+    last token. Choosing the tokens is part of both. Warm-ups are as `timing.timed` has them.
 
     Peaks are the buffers of the library on GPUs, which do not grow while it runs; None on a CPU. Raises ValueError
     where the workload does not fit the context; MemoryError.
     """
     session.shape(workload.batch_size, workload.prompt_tokens + workload.new_tokens, "the workload")
-    looks, watch = Looks(gpus), Watch(gpus.cards)
-    warmups, repeats = [_run(session, workload)], list[tuple[float, float]]()
-    while len(repeats) < workload.repeats:
-        timing = _run(session, workload)
-        watch.look()
-        looks.look()
-        steady = abs(sum(timing) / sum(warmups[-1]) - 1) <= STEADY
-        if repeats or steady or len(warmups) == MOST_WARMUPS:
-            repeats.append(timing)
-            looks.sample()
-        else:
-            warmups.append(timing)
+    speed = timed(workload, lambda: _run(session, workload), gpus)
     held = session.on_gpus if on_gpu else None
-    return Speed(
-        workload,
-        tuple(first for first, _ in repeats),
-        tuple(rest for _, rest in repeats),
-        held,
-        held,
-        peaks=(held,) * len(repeats) if held is not None else (),
-        throttled=watch.words(),
-        warmup_s=tuple(map(sum, warmups)),
-        occupants=looks.occupants,
-        busy_before=gpus.busy_before,
-        clocks=looks.clocks,
-    )
+    if held is None:
+        return speed
+    return replace(speed, peak_allocated=held, peak_reserved=held, peaks=(held,) * workload.repeats)
 
 
 def _run(session: Session, workload: Workload) -> tuple[float, float]:

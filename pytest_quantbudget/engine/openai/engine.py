@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from pytest_quantbudget.engine.openai.http import Client, Late, Refused, ServerE
 from pytest_quantbudget.engine.openai.one_run import Bunched, one_run
 from pytest_quantbudget.engine.openai.process import LOOPBACK, Running, free_port
 from pytest_quantbudget.engine.out_of_memory import Batching
+from pytest_quantbudget.engine.timing import timed
 from pytest_quantbudget.models import checkpoint, hub
 from pytest_quantbudget.models.methods import Prepared
 
@@ -225,8 +227,6 @@ class OpenAI(Engine):
         Raises NotOffered where the server does not give just as many tokens as it is asked for, or does not decode all
         sequences at once.
         """
-        from pytest_quantbudget.engine.timing import repeated
-
         self.check_positions(workload.prompt_tokens + workload.new_tokens, "the workload")
         for needed in (probe.TOKEN_PROMPTS, probe.RETURNED_IDS, probe.FIXED_LENGTHS):
             self._need(needed)
@@ -240,12 +240,11 @@ class OpenAI(Engine):
         def run() -> tuple[float, float]:
             return one_run(self.talk, workload, lambda: self.random_prompt(workload.prompt_tokens, drawn), void)
 
-        timed = repeated(run, lambda timing: sum(timing), workload.repeats, self.gpus)
-        ttft, decode = zip(*timed.repeats, strict=True)
+        speed = timed(workload, run, self.gpus)
         if void:
             words = f"{len(void)} run{'s were' if len(void) > 1 else ' was'} left out: {void[-1]}"
-            timed.seen["throttled"] = (*timed.seen["throttled"], words)
-        return Speed(workload, ttft, decode, None, None, warmup_s=tuple(map(sum, timed.warmups)), **timed.seen)
+            speed = replace(speed, throttled=(*speed.throttled, words))
+        return speed
 
     def random_prompt(self, tokens: int, drawn: random.Random) -> list[int]:
         """Token ids drawn evenly from the vocabulary, without special tokens; no two prompts are alike."""
