@@ -23,6 +23,7 @@ from pytest_quantbudget.core.request import (
     Subject,
     Workload,
 )
+from pytest_quantbudget.engine import timing as timing_
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.hf import memory, roofline
 from pytest_quantbudget.engine.hf import speed as speed_
@@ -51,7 +52,7 @@ def measured(model: Any) -> Measured:
     """The built-in model's workload on two simulated GPUs, the second of which another process uses."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         driver, cuda = Driver(monkeypatch, "GPU-1", "GPU-2"), Cuda(monkeypatch, count=2)
-        monkeypatch.setattr(speed_, "STEADY", 1e9)  # the first run is the only warm-up
+        monkeypatch.setattr(timing_, "STEADY", 1e9)  # the first run is the only warm-up
         one, two = driver.cards.values()
         one.used, two.used = 200, 900
         two.processes = {123: 700}
@@ -90,7 +91,7 @@ def test_what_a_process_takes_in_a_later_run_counts_where_nvml_tells_it(
     monkeypatch: pytest.MonkeyPatch, model: Any, told: bool
 ) -> None:
     card, _ = Driver(monkeypatch, "GPU-1").cards["GPU-1"], Cuda(monkeypatch)
-    monkeypatch.setattr(speed_, "STEADY", 1e9)
+    monkeypatch.setattr(timing_, "STEADY", 1e9)
     gpus = Gpus({"CUDA_VISIBLE_DEVICES": "GPU-1"})
     growing = iter([1000, 1000, 1200, 1100])  # after prefill and decoding of the warm-up, then after each repeat
 
