@@ -278,3 +278,22 @@ def test_the_key_comes_from_the_environment(server: OpenAI, monkeypatch: pytest.
     found = engine.load(wanted)
     assert found.talk.client.key == "xyz-123"
     found.close()
+
+
+def test_tokens_that_a_stream_leaves_out_are_asked_for_again(server: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama-server streams no id of a token whose text ends within a character: here, of every third one."""
+    prompt = server.tokenizer("1 2 3 4 5 6 7 8 9")["input_ids"]
+    (whole,) = answers(server, ["1 2 3 4 5 6 7 8 9"]).values()
+    dialect, read = server.found.dialect, server.found.dialect.read
+
+    def without(event: Any) -> Any:
+        piece = read(event)
+        partial = len(piece.ids or ()) == 1 and (piece.tokens or 0) % 3 == 0
+        return replace(piece, ids=()) if partial else piece
+
+    monkeypatch.setattr(dialect, "read", without)
+    heard: dict[int, Decoded] = {}
+    ends = Ends(server.tokenizer, server.describe().end_tokens, (), 24)
+    server.answer([prompt], ends, heard.update, Batching())
+    assert len(whole.ids) > 6
+    assert (heard[0].ids, heard[0].cut_off) == (whole.ids, whole.cut_off)

@@ -19,8 +19,8 @@ class Piece:
     """What one event of a stream, or one whole answer, brought.
 
     `ids` are new tokens, None where the server gives text alone. `finish` is `stop` or `length` at the end. `tokens` is
-    how many there were in all, and `cached` how many of the prompt's came from a cache, where the server says so; so
-    are the tokens that were `drafted` by speculative decoding, and those of them that were `accepted`. `decode_s` is
+    how many there were up to then, and `cached` how many of the prompt's came from a cache, where the server says so.
+    So are the tokens that were `drafted` by speculative decoding, and those of them that were `accepted`. `decode_s` is
     how long decoding took by the server's own clock, 0 where it does not say.
     """
 
@@ -142,8 +142,7 @@ class LlamaServer(Dialect):
             ended = bool(event["stop"])
             finish = ("length" if event.get("stop_type") == "limit" else "stop") if ended else ""
             timings = event.get("timings") or {}
-            tokens = event.get("tokens_predicted") if ended else None
-            ids = tuple(map(int, event.get("tokens") or ()))
+            tokens, ids = event.get("tokens_predicted"), tuple(map(int, event.get("tokens") or ()))
             drafted, accepted = (timings.get(name) if ended else None for name in ("draft_n", "draft_n_accepted"))
             own = float(timings.get("predicted_ms") or 0) / 1000 if ended else 0.0
             text = str(event.get("content") or "")
