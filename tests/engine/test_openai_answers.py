@@ -11,7 +11,7 @@ from pytest_quantbudget.core.engines import Server
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
-from pytest_quantbudget.engine.openai import engine, probe
+from pytest_quantbudget.engine.openai import engine, one_run, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
 from pytest_quantbudget.engine.out_of_memory import Batching
 
@@ -144,6 +144,13 @@ def test_tokens_that_come_all_at_once_are_no_speed() -> None:
         with pytest.raises(NotOffered, match="the server sent all tokens at once"):
             served.time(Workload(8, 4, 1, 2))
         served.close()
+
+
+def test_chunks_that_come_one_upon_the_other_are_together() -> None:
+    assert one_run.together([1.0]) == 1
+    assert one_run.together([1.0, 1.002, 1.00201]) == 1
+    assert one_run.together([1.0, 1.0, 1.00002, 1.00005, 1.002]) == 4
+    assert one_run.together([1.0, 1.00002, 1.00004]) == 3
 
 
 def test_tokens_that_come_together_with_the_first_are_no_speed() -> None:

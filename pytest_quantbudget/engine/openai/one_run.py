@@ -12,6 +12,7 @@ from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 
 TRIES = 3  # of a run whose tokens arrive together, which they do where a server has too little of its CPU
+TOGETHER_S = 1e-4  # between two chunks: no model decodes a token in less
 
 
 class Bunched(NotOffered):
@@ -32,6 +33,11 @@ def one_run(
         except Bunched as error:
             void.append(error)
     return talk.run(_run(talk, workload, prompt))
+
+
+def together(times: Sequence[float]) -> int:
+    """How many tokens came with the first: in its chunk, or in chunks one upon the other."""
+    return next((i for i in range(1, len(times)) if times[i] - times[i - 1] > TOGETHER_S), len(times))
 
 
 async def _run(talk: Conversation, workload: Workload, prompt: Callable[[], Sequence[int]]) -> tuple[float, float]:
@@ -56,7 +62,7 @@ async def _run(talk: Conversation, workload: Workload, prompt: Callable[[], Sequ
     after = sum(at > begun for times in arrivals for at in times)
     if not after:
         raise Bunched("the server sent all tokens at once: how fast it decodes cannot be told")
-    bunch = max(times.count(times[0]) for times in arrivals)
+    bunch = max(map(together, arrivals))
     if bunch > max(1, workload.new_tokens // 4):
         raise Bunched(f"the server sent {bunch} of {workload.new_tokens} tokens together, as the first ones")
     if min(times[-1] for times in arrivals) <= begun:
