@@ -21,7 +21,8 @@ def installed(names: Iterable[str]) -> dict[str, str]:
     versions = {}
     for name in names:
         try:
-            versions[name] = importlib.metadata.version(DISTRIBUTIONS.get(name, name))
-        except importlib.metadata.PackageNotFoundError:
+            # Half removed, a distribution is there without a version.
+            versions[name] = importlib.metadata.version(DISTRIBUTIONS.get(name, name)) or "unknown"
+        except (importlib.metadata.PackageNotFoundError, KeyError):
             continue
     return versions

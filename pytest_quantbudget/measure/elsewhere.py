@@ -23,15 +23,16 @@ OLDEST = (3, 10)
 
 # Run by any Python, an old one too. It knows the package alone, wherever that lies: not what is installed next to it.
 BOOT = f"""
-import sys
-if sys.version_info < {OLDEST}:
-    import os, struct
-    text = ('{{"too_old": "%d.%d.%d"}}' % sys.version_info[:3]).encode()
+import json, os, struct, sys
+def tell(name, words):
+    text = json.dumps({{name: words}}).encode()
     os.write(int(sys.argv[4]), struct.pack("!i", len(text)) + text)
+if sys.version_info < {OLDEST}:
+    tell("too_old", "%d.%d.%d" % sys.version_info[:3])
     sys.exit(0)
 # The working directory.
 del sys.path[0]
-import importlib.util, os
+import importlib.util
 class Own:
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -40,7 +41,11 @@ class Own:
             file = os.path.join(folder, "__init__.py")
             return importlib.util.spec_from_file_location(name, file, submodule_search_locations=[folder])
 sys.meta_path.insert(0, Own)
-from {PACKAGE.name}.measure.inside import main
+try:
+    from {PACKAGE.name}.measure.inside import main
+except (ImportError, OSError) as error:
+    tell("unreadable", str(error))
+    raise
 main(*sys.argv[2:])
 """
 

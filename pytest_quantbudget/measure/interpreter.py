@@ -150,6 +150,10 @@ def ask(python: str, limit_s: float = LIMIT_S) -> Found:
         raise Unusable(f"{python} is no Python interpreter: it sent what cannot be read ({error})") from None
     if "too_old" in heard:
         raise Unusable(f"{python} is Python {safe(str(heard['too_old']), 20)}; measuring needs {OLDEST} or later")
+    if "unreadable" in heard:
+        raise Unusable(
+            f"{python} cannot read this package in {elsewhere.PACKAGE}: {safe(str(heard['unreadable']), 200)}"
+        )
     last = outcome.tail.splitlines()[-1:]
     said = f"; it printed {last[0]!r}" if last else " and printed nothing"
     if outcome.code is None:

@@ -291,3 +291,30 @@ def test_a_library_there_that_is_too_old_is_told_with_the_command(libraries: dic
     subject = Subject("m", None, "ours", None, {}, None, kind="fp32", python="/v/python")
     found = Found("3.11", (), libraries, ())
     assert interpreter.outdated(subject, found) == (f"ours finds {told}" if told else None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, "import nowhere\n", "raise PermissionError(13, 'Permission denied')\n"],
+    ids=["gone", "module", "denied"],
+)
+def test_a_package_that_cannot_be_read_from_there_is_told(
+    bare: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None
+) -> None:
+    package = tmp_path / "pytest_quantbudget"
+    package.mkdir()
+    if source is not None:
+        (package / "__init__.py").write_text(source)
+    monkeypatch.setattr(elsewhere, "PACKAGE", package)
+    with pytest.raises(Unusable, match=rf"{bare} cannot read this package in {package}: "):
+        interpreter.ask(bare)
+
+
+def test_a_distribution_that_is_half_removed_has_no_version(tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv")
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    for name in ("torch-1.0.dist-info", "accelerate-1.0.dist-info"):
+        (site / name).mkdir()
+    (site / "torch-1.0.dist-info" / "METADATA").write_text("Name: torch\n")
+    there = interpreter.ask(python)
+    assert set(there.libraries.values()) <= {"unknown"}
