@@ -150,7 +150,10 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Device:
-    """Where a measurement ran. `name` is the GPU's, or `cpu`; sizes in bytes."""
+    """Where a measurement ran. `name` is the GPU's, or `cpu`, or another machine's host name; sizes in bytes.
+
+    `threads` are those of this machine, 0 where it is another one.
+    """
 
     name: str
     uuid: str | None

@@ -1,5 +1,6 @@
 """Judging hand-made reports again: what may differ, and every other difference refused by its name."""
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from stored_reports import (
 )
 
 from pytest_quantbudget.core import files
-from pytest_quantbudget.core.measurement import Failure, Measurement
+from pytest_quantbudget.core.measurement import Device, Failure, Measurement
 from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
 from pytest_quantbudget.core.verdict import SKIPPED, LimitReport, Verdict
 from pytest_quantbudget.report import again
@@ -230,6 +231,15 @@ def test_figures_of_unlike_devices_are_not_compared(room: Path) -> None:
     found = report(read(room, TEXT), fp16=lambda record: replace(record, device=other))
     words = "measured on NVIDIA H100 80GB HBM3, and fp16 on NVIDIA L4"
     assert refused(judged(room, TEXT, found), words) == NF4 - {"nf4 max_weights", "nf4 max_vram"}
+
+
+def test_of_a_server_on_another_machine_only_answers_are_compared(room: Path) -> None:
+    elsewhere = Device("gpu.example.org", None, None, None, None, 0)
+    found = report(read(room, TEXT), nf4=lambda record: replace(record, device=elsewhere))
+    words = "measured on gpu.example.org, and fp16 on NVIDIA H100 80GB HBM3"
+    told = judged(room, TEXT, found)
+    assert refused(told, words) == {name for name in NF4 if re.search("ratio|speedup", name) and "ppl" not in name}
+    assert told["nf4 max_sums_drop"].measured is not None
 
 
 def test_what_failed_or_was_skipped_comes_out_as_it_was(room: Path) -> None:

@@ -70,7 +70,8 @@ def limit_kinds(tasks: Iterable[str]) -> dict[str, LimitKind]:
 
 def figure(basis: Basis, method: str, limit: Limit, measured: Mapping[str, Measurement]) -> Figure:
     """The figure that a limit of a method is judged on, from records by method name. Raises Unmeasured."""
-    case = Case(basis, limit.kind, method, measured, limit.judging.confidence)
+    metric = metric_of(limit.kind)
+    case = Case(basis, limit.kind, method, measured, limit.judging.confidence, metric.quality)
     if limit.kind.relation:
         check_devices(case)
-    return tidy(metric_of(limit.kind).figure(case), case.confidence)
+    return tidy(metric.figure(case), case.confidence)
