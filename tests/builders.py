@@ -103,7 +103,7 @@ TASK = Task(
     False, 1.5, True, "/data/t.yaml", 50, "acc", 20, "topic",
 )  # fmt: skip
 TEXT = Text("/data/wiki.txt", 512, 256)
-LOAD = Load(512, 3, (2,), (1.5,), 2, 4, 1, 60.0, "/data/wiki.txt", "guidellm")
+LOAD = Load(512, 3, (2,), (1.5,), 2, 4, 1, 60.0, "/data/wiki.txt", "guidellm", "/venv/bin/python")
 LOADED = LoadResult(
     LOAD,
     (

@@ -177,6 +177,7 @@ LOAD: Sequence[Field] = (
     Field("seed", whole(0), "Seed of the prompts, and of the times at which a `rate` sends them.", 0),
     Field("timeout", TIME, "Time for one request, after which it has failed.", 120.0),
     Field("file", TEXT, "A text file that prompts are cut from, instead of random tokens."),
+    Field("tool", choice("guidellm"), "Another program that sends the requests, in an interpreter of that name."),
 )
 GPU: Sequence[Field] = (
     Field("min_vram", SIZE, "Memory that the GPU must have, and have free."),

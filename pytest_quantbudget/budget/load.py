@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pytest_quantbudget.budget import keys
+from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.core.load import CONCURRENCY, RATE, Load
 from pytest_quantbudget.core.problems import Marked, Problems
 from pytest_quantbudget.tasks import texts
@@ -16,10 +17,10 @@ WAYS = (CONCURRENCY, RATE)
 
 
 class LoadReader:
-    """Reads the loads of one file; `find` gives the file that a key names."""
+    """Reads the loads of one file; `find` gives the file that a key names, and `permissions` what may run."""
 
-    def __init__(self, file: Marked | None, find: FindFile, problems: Problems) -> None:
-        self.find, self.problems = find, problems
+    def __init__(self, file: Marked | None, find: FindFile, problems: Problems, permissions: Permissions) -> None:
+        self.find, self.problems, self.permissions = find, problems, permissions
         self.given = self._given(file, "load")
         self.load = self._load(self.given, file) if file is not None else None
 
@@ -51,8 +52,20 @@ class LoadReader:
             why = f"{values['requests']:,} requests never fill a concurrency of {most:,}"
             self.problems.add(place, f"requests: {why}; give at least as many")
         values["timeout_s"] = values.pop("timeout")
+        if values["tool"] is not None:
+            values["python"] = self._interpreter(given, values["tool"])
         file = self._text(given, node)
         return Load(**{**values, "file": file, "concurrency": values[CONCURRENCY] or (), "rate": values[RATE] or ()})
+
+    def _interpreter(self, given: Mapping[str, Marked], tool: str) -> str | None:
+        """The interpreter that runs another program: the one of its name."""
+        if "file" in given:
+            self.problems.add(given["file"], f"file: {tool} makes its own prompts, of random words")
+        found = self.permissions.interpreters.get(tool)
+        if found is None and not self.permissions.everything:
+            allow = f"the ini line `quant_interpreters = {tool} = PATH` names it"
+            self.problems.add(given["tool"], f"tool: {tool} runs in an interpreter of its own; {allow}")
+        return str(found) if found is not None else None
 
     def _text(self, given: Mapping[str, Marked], node: Marked) -> str | None:
         """The file that prompts are cut from, which must hold text."""

@@ -77,7 +77,7 @@ class _BudgetReader:
         self.judging = Judging().under(keys.judging(self.file))
         self.gpu = self.gpu_need(self.file["gpu"])
         self.model = paths.model(root, "model") or ""
-        self.loads = LoadReader(self.file["load"], paths.file, problems)
+        self.loads = LoadReader(self.file["load"], paths.file, problems, runs.permissions)
 
     def read_budget(self) -> Budget:
         self.check_model()

@@ -22,7 +22,7 @@ class Load(Part):
     second, at times of a Poisson process drawn by `seed` (open loop). One of the two is empty. Without `warmup`, as
     many as a level has at once are sent, or `WARMUP`. Prompts are drawn by `seed`, each another one: windows of the
     text `file`, or random tokens. A request that takes longer than `timeout_s` has failed. `tool` names another program
-    that sends the requests.
+    that sends the requests, run by the interpreter `python`, an absolute path.
     """
 
     order: ClassVar[int] = 6
@@ -44,6 +44,7 @@ class Load(Part):
     timeout_s: float = 120.0
     file: str | None = None
     tool: str | None = None
+    python: str | None = None
 
     @property
     def levels(self) -> tuple[tuple[str, float], ...]:
@@ -60,8 +61,8 @@ class Load(Part):
         return self.file
 
     def settings(self) -> dict[str, Any]:
-        """All fields but the place of the text."""
-        values = {name: value for name, value in vars(self).items() if name != "file"}
+        """All fields but the places of the text and of the interpreter."""
+        values = {name: value for name, value in vars(self).items() if name not in ("file", "python")}
         return {**values, "concurrency": list(self.concurrency), "rate": list(self.rate)}
 
     def key(self, state: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.problems import BudgetError
 
 HEAD = "model: m\n"
-METHOD = "methods:\n  prod:\n    engine: openai\n    server: {command: [serve]}\n"
+METHOD = "methods:\n  prod:\n    engine: openai\n    server: {command: [serve, '{port}']}\n"
 
 
 def read(folder: Path, text: str) -> dict[str, Load | None]:
@@ -140,3 +140,23 @@ def test_a_limit_that_cannot_be_kept_or_missed_is_a_mistake(limits: str, message
 def test_the_schema_says_the_same(text: str, valid: bool) -> None:
     validator = jsonschema.Draft202012Validator(schema.budget_schema())
     assert validator.is_valid(yaml.safe_load(f"model: m\n{text}")) == valid
+
+
+def test_another_tool_is_run_by_the_interpreter_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    (tmp_path / "text.txt").write_text("Once upon a time.")
+    path.write_text(f"{HEAD}load: {{tool: guidellm}}\n{METHOD}")
+    named = Permissions(commands=True, interpreters={"guidellm": tmp_path / "python"})
+    (method,) = load_budget(path, permissions=named).methods
+    assert method.load is not None
+    assert (method.load.tool, method.load.python) == ("guidellm", str(tmp_path / "python"))
+    with pytest.raises(BudgetError, match=r"b.yaml:2: tool: guidellm runs in an interpreter of its own; the ini line"):
+        load_budget(path, permissions=Permissions(commands=True))
+    (method,) = load_budget(path, elsewhere=True).methods
+    assert method.load is not None
+    path.write_text(f"{HEAD}load: {{tool: guidellm, file: text.txt}}\n{METHOD}")
+    with pytest.raises(BudgetError, match="file: guidellm makes its own prompts"):
+        load_budget(path, permissions=named)
+    path.write_text(f"{HEAD}load: {{tool: guidelm}}\n{METHOD}")
+    with pytest.raises(BudgetError, match="'guidelm' is not one of guidellm; did you mean "):
+        load_budget(path, permissions=named)

@@ -22,7 +22,7 @@ confidence: 0.95
 methods:
   prod:
     engine: openai
-    server: {command: [serve]}
+    server: {command: [serve, '{port}']}
     load: {concurrency: [1, 8], requests: 100, new_tokens: 3}
     budget: {%s}
 """
@@ -142,6 +142,15 @@ def test_acceptance_length_counts_the_models_own_token_and_is_skipped_without_dr
     none = measured(budget, FAST, SLOW, undrafted="no speculative decoding: the server counts no drafts")
     skipped = verdicts(budget, none)["min_acceptance_length"]
     assert (skipped.outcome, "the server counts no drafts" in skipped.message) == (SKIPPED, True)
+
+
+def test_limits_on_single_waits_skip_where_a_tool_tells_none(tmp_path: Path) -> None:
+    limits = "max_ttft_p95: 1 s, max_itl_p50: 1 s, min_goodput: 0.9"
+    budget = load(tmp_path, limits)
+    found = verdicts(budget, measured(budget, FAST, SLOW, tool="guidellm 0.8.1"))
+    assert [verdict.outcome for verdict in found.values()] == [WITHIN, SKIPPED, SKIPPED]
+    for name in ("max_itl_p50", "min_goodput"):
+        assert "guidellm 0.8.1 tells only the mean wait of each request" in found[name].message
 
 
 def test_what_came_from_a_prefix_cache_and_what_was_sent_late_is_said(tmp_path: Path) -> None:

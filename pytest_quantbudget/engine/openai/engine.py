@@ -262,7 +262,9 @@ class OpenAI(Engine):
         self.check_positions(load.prompt_tokens + load.new_tokens, "the load")
         for needed in (probe.TOKEN_PROMPTS, probe.FIXED_LENGTHS):
             self._need(needed)
-        return sending.run(self.talk, load, self.tokenizer)
+        if load.tool is not None and self.talk.client.key is not None:
+            raise NotOffered(f"{load.tool} would show the server's key on its command line")
+        return sending.run(self.talk, load, self.tokenizer, self.folder)
 
     def answer(
         self,

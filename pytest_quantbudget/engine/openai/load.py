@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.load import CONCURRENCY, Level, Load, LoadResult, Served
-from pytest_quantbudget.engine.openai import counters
+from pytest_quantbudget.engine.openai import counters, guidellm
 from pytest_quantbudget.engine.openai.conversation import Conversation
 from pytest_quantbudget.engine.openai.deadline import deadline
 from pytest_quantbudget.engine.openai.dialects import Asking
@@ -29,9 +29,12 @@ TRIES = 1000  # to draw a prompt that there has not been yet
 TIMEOUT, LOST, GARBLED, MIDWAY, LENGTH = "timeout", "connection lost", "garbled answer", "failed midway", "wrong length"
 
 
-def run(talk: Conversation, load: Load, tokenizer: Any) -> LoadResult:
-    """What comes of a load. Raises ServerFailed where the server dies or hangs, ValueError for too few prompts."""
-    return talk.run(Generator(talk, load, prompts(load, tokenizer)).result())
+def run(talk: Conversation, load: Load, tokenizer: Any, folder: Path | None = None) -> LoadResult:
+    """What comes of a load; another tool finds the tokenizer in the `folder`.
+
+    Raises ServerFailed where the server dies or hangs, ValueError for too few prompts, and GuidellmFailed.
+    """
+    return talk.run(Generator(talk, load, prompts(load, tokenizer), folder).result())
 
 
 def prompts(load: Load, tokenizer: Any) -> Iterator[list[int]]:
@@ -91,8 +94,9 @@ class _Heard:
 class Generator:
     """Sends the requests of a load, level by level."""
 
-    def __init__(self, talk: Conversation, load: Load, drawn: Iterator[list[int]]) -> None:
-        self.talk, self.load, self.prompts = talk, load, drawn
+    def __init__(self, talk: Conversation, load: Load, drawn: Iterator[list[int]], folder: Path | None = None) -> None:
+        self.talk, self.load, self.prompts, self.folder = talk, load, drawn, folder
+        self.tool: str | None = None
         self.times = random.Random(f"times {load.seed}")
         self.drafted, self.accepted, self.made = 0, 0, 0
         self._asking_for_life = asyncio.Lock()
@@ -120,6 +124,7 @@ class Generator:
             accepted=counts.accepted if counts.drafts else None,
             undrafted="" if counts.drafts else counters.UNDRAFTED,
             notes=tuple(notes),
+            tool=self.tool,
         )
 
     async def _warm_up(self, way: str, value: float) -> None:
@@ -127,6 +132,9 @@ class Generator:
         await self._at_once(int(value) if way == CONCURRENCY else Load.WARMUP, count)
 
     async def _level(self, way: str, value: float) -> Level:
+        if self.load.tool is not None and self.folder is not None:
+            found, self.tool = await guidellm.level(self.talk.client, self.load, way, value, self.folder)
+            return found
         began = time.perf_counter()
         if way == CONCURRENCY:
             heard, behind = await self._at_once(int(value), self.load.requests), 0.0

@@ -69,6 +69,8 @@ class Latency(OnLoad):
     what: ClassVar[str]
     doc: ClassVar[str]
     listed: ClassVar[bool] = True
+    # Whether requests are as many as what is ranked: how much waits of one request are alike is not known before.
+    ranked: ClassVar[bool] = True
 
     def __init__(self) -> None:
         """Name its limits."""
@@ -116,14 +118,14 @@ class Latency(OnLoad):
 
         n = len(level.served)
         words = f"percentile {percentile} of {n:,} requests at {level.name}{of_levels(levels)}"
-        enough = max(_enough(share, case.confidence, len(levels)))
+        enough = max(_enough(share, case.confidence, len(levels))) if self.ranked else 0
         return Figure(
             found[worst], words, more(1.0), n=n, of="requests", remark=remarks(result), more=more, enough=enough
         )
 
     def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
         """Infinite bounds, where there are too few requests for others."""
-        if basis.load is None or kind.percentile is None:
+        if basis.load is None or kind.percentile is None or not self.ranked:
             return None
         share, n = kind.percentile / 100, basis.load.requests
         upper, lower = _enough(share, confidence, len(basis.load.levels))
@@ -195,6 +197,18 @@ class ItlUnderLoad(Latency):
 
     name, what, doc = "itl_under_load", "itl", "Inter-token latency, each wait for the next tokens"
     listed = False
+    ranked = False
+
+    def absolute(self, case: Case) -> Figure:
+        """The percentile at the worst level. Raises Unmeasured where single waits are not told."""
+        self.check_waits(case)
+        return super().absolute(case)
+
+    def check_waits(self, case: Case) -> None:
+        """Raise Unmeasured where single waits are not told."""
+        tool = result_of(case).tool
+        if tool is not None:
+            raise case.unmeasured(UNDER_LOAD, f"{tool} tells only the mean wait of each request", "not offered")
 
     def clusters(self, level: Level) -> list[Sequence[float]]:
         """The waits of each request; those of a failed one would have been a wait a token."""
@@ -211,10 +225,6 @@ class ItlUnderLoad(Latency):
         if not any(clusters):
             return Interval(0.0, 0.0)
         return intervals.clustered_quantile_interval(clusters, share, confidence, times)
-
-    def extremes(self, kind: LimitKind, basis: Basis, totals: Mapping[str, int], confidence: float) -> Extremes | None:
-        """None: how much waits of one request are alike is not known before."""
-        return None
 
     def met(self, served: Served, limit: float, share: float) -> bool:
         """By the percentile of its own waits."""
