@@ -22,6 +22,7 @@ REPACKED = re.compile(r"repack tensor (\S+) with (\S+)")
 NO_MEMORY = ("failed to allocate", "out of memory", "unable to allocate", "failed to reserve", "bad_alloc")
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
+MOST_TOKENS = 1 << 16  # in one batch
 PADDED = 256  # tokens of a sequence's context are a multiple of that
 
 Row = tuple[int, int, Any, bool | None]
@@ -40,6 +41,7 @@ class Session:
         self.repacked: dict[str, str] = {}
         self._context: Any = None
         self.sequences = self.tokens = 0
+        self._make_batch()
         self._model = self._load(path)
         vocabulary = self.llama.llama_model_get_vocab(self._model)
         self.vocabulary: int = self.llama.llama_vocab_n_tokens(vocabulary)
@@ -156,37 +158,56 @@ class Session:
         for, or after the last only where that is None. What is returned holds until the next call. Raises MemoryError,
         and RuntimeError with the library's number of what went wrong.
         """
-        tokens = np.concatenate([np.asarray(new, np.int32) for _, _, new, _ in rows])
-        positions = np.concatenate([np.arange(at, at + len(new), dtype=np.int32) for _, at, new, _ in rows])
-        sequences = np.concatenate([np.full(len(new), number, np.int32) for number, _, new, _ in rows])
-        wanted = np.concatenate([_asked(len(new), asked) for _, _, new, asked in rows])
-        parts = []
-        width = self.options["n_batch"]
-        for at in range(0, len(tokens), width):
-            part = slice(at, at + width)
-            found = self._decode(tokens[part], positions[part], sequences[part], wanted[part])
-            parts.append(found if len(tokens) <= width else found.copy())
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts, count = [], 0
+        for sequence, at, new, asked in rows:
+            given, done = np.asarray(new, np.int32), 0
+            while done < len(given):
+                if count == self._width:
+                    parts.append(self._decode(count).copy())
+                    count = 0
+                size = min(len(given) - done, self._width - count)
+                here = slice(count, count + size)
+                self._tokens[here] = given[done : done + size]
+                self._positions[here] = np.arange(at + done, at + done + size)
+                self._numbers[here] = sequence
+                self._asked[here] = bool(asked)
+                done, count = done + size, count + size
+            if asked is None:
+                self._asked[count - 1] = 1
+        last = self._decode(count)
+        return np.concatenate([*parts, last]) if parts else last
 
-    def _decode(self, tokens: Any, positions: Any, sequences: Any, wanted: Any) -> Any:
-        llama, count = self.llama, len(tokens)
-        held = tokens.copy(), positions.copy(), np.ones(count, np.int32), sequences.copy(), wanted.astype(np.int8)
-        starts = held[3].ctypes.data + 4 * np.arange(count, dtype=np.uint64)
-        batch = llama.llama_batch()
-        batch.n_tokens = count
-        pointers = (held[0], held[1], held[2], starts, held[4])
-        for name, array in zip(("token", "pos", "n_seq_id", "seq_id", "logits"), pointers, strict=True):
-            setattr(batch, name, ctypes.cast(array.ctypes.data, dict(llama.llama_batch._fields_)[name]))
-        failed = llama.llama_decode(self._context, batch)
+    def _make_batch(self) -> None:
+        """The library's record of a batch, on arrays that stay where they are."""
+        self._width = min(self.options["n_batch"], MOST_TOKENS)
+        self._tokens, self._positions, self._numbers = np.zeros((3, self._width), np.int32)
+        self._asked, self._ones = np.zeros(self._width, np.int8), np.ones(self._width, np.int32)
+        # Each token has a list of the sequences that it belongs to: one.
+        self._lists = self._numbers.ctypes.data + 4 * np.arange(self._width, dtype=np.uint64)
+        self._batch = self.llama.llama_batch()
+        types = dict(self.llama.llama_batch._fields_)
+        for name, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._ones),
+            ("seq_id", self._lists),
+            ("logits", self._asked),
+        ):
+            setattr(self._batch, name, ctypes.cast(array.ctypes.data, types[name]))
+
+    def _decode(self, count: int) -> Any:
+        """Compute the first so many tokens of the batch, and give the logits that are asked for."""
+        self._batch.n_tokens = count
+        failed = self.llama.llama_decode(self._context, self._batch)
         if failed == -2:
             raise MemoryError("llama.cpp found too little memory for a batch")
         if failed:
             words = {1: "its context is full", -1: "it refuses the batch"}.get(failed, "it broke down")
             raise RuntimeError(f"llama_decode returned {failed}: {words}")
-        outputs = int(wanted.sum())
+        outputs = int(self._asked[:count].sum())
         if not outputs:
             return np.empty((0, self.vocabulary), np.float32)
-        return np.ctypeslib.as_array(llama.llama_get_logits(self._context), (outputs, self.vocabulary))
+        return np.ctypeslib.as_array(self.llama.llama_get_logits(self._context), (outputs, self.vocabulary))
 
     def _free_context(self) -> None:
         if self._context is not None:
@@ -203,13 +224,6 @@ class Session:
 
 def _is_host(device: str) -> bool:
     return device.startswith("CPU") or device.endswith(("_Host", "Host"))
-
-
-def _asked(count: int, asked: bool | None) -> Any:
-    flags = np.full(count, bool(asked))
-    if asked is None:
-        flags[-1] = True
-    return flags
 
 
 def _type(name: str) -> int:
