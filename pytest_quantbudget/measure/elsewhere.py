@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core import codec
+from pytest_quantbudget.measure import parent
 
 PACKAGE = Path(__file__).resolve().parents[1]
 OLDEST = (3, 10)
@@ -92,6 +93,8 @@ class Process:
                 start_new_session=True,
                 pass_fds=ends,
             )
+            # What hangs before it reads this package does not watch the pipe itself.
+            parent.arm(self._watched.fileno(), self._popen.pid)
 
     @property
     def pid(self) -> int | None:

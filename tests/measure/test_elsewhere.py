@@ -234,6 +234,26 @@ def test_a_killed_parent_takes_the_process_and_its_children_along(tmp_path: Path
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel ends what does not watch its parent itself")
+def test_a_killed_parent_takes_a_program_along_that_never_read_this_package(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    # It hangs at once; what it writes comes later than the parent's last step of starting it.
+    python = program(tmp_path, f"#!/bin/sh\nsleep 60 &\nchild=$!\nsleep 1\necho $$ $child > {pids}\nwait\n")
+    environ = {**os.environ, "PYTHONPATH": str(elsewhere.PACKAGE.parent)}
+    parent = subprocess.Popen([sys.executable, "-c", HANGING, python, str(tmp_path)], env=environ)
+    ends = time.monotonic() + 30
+    while not pids.exists() or not pids.read_text().endswith("\n"):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    running = [int(pid) for pid in pids.read_text().split()]
+    assert all(map(is_running, running))
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while any(map(is_running, running)):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
 def is_running(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody has waited for does not."""
     try:
