@@ -42,6 +42,7 @@ from pytest_quantbudget.models.methods import _gguf_file
 
 Wire = http.client.HTTPConnection
 FIGURES = ("ttft", "tpot", "e2e", "throughput")
+TURNS = 20  # whose processor time is taken together
 
 
 def main() -> None:
@@ -60,6 +61,7 @@ def main() -> None:
         server = start(random_model(Path(folder), options.hidden, options.layers), options, max(levels))
         try:
             found = {level: compare(server, options, level) for level in levels}
+            processor = {level: cpu(server, options, level) for level in levels}
         finally:
             server.close()
     versions = {name: metadata.version(name) for name in ("xllamacpp",)}
@@ -73,6 +75,10 @@ def main() -> None:
             scale, unit = (1, "tokens/s") if name == "throughput" else (1000, "ms")
             both = " | ".join(f"{scale * statistics.median(each):.2f} {unit}" for each in (bare, own))
             print(f"| {level} | {name} | {both} | {told} |")
+        loop, client = processor[level]
+        print(
+            f"| {level} | processor time a token | {1e3 * loop:.3f} ms | {1e3 * client:.3f} ms | {client / loop:.2f} |"
+        )
     if options.json:
         Path(options.json).write_text(json.dumps({"machine": hardware.cpu(), "options": vars(options), "rows": found}))
 
@@ -128,6 +134,21 @@ def compare(
         told = {which: turns[which]() for which in order}
         rounds += [(told[0], told[1])] if number else []
     return {name: ([a[name] for a, _ in rounds], [b[name] for _, b in rounds]) for name in FIGURES}
+
+
+def cpu(server: engine.OpenAI, options: argparse.Namespace, level: int) -> tuple[float, float]:
+    """Processor time of this process a token, in seconds, of the bare loop and of the plugin."""
+    lengths, client = (options.prompt_tokens, options.new_tokens), server.talk.client
+    wires = [Wire(client.host, client.port) for _ in range(level)]
+    drawn = sending.prompts(Load(*lengths, (level,), seed=1), server.tokenizer)
+    marks = [time.process_time()]
+    for _ in range(TURNS):
+        bare(server, options, wires, drawn)
+    marks.append(time.process_time())
+    plugin(server, Load(*lengths, (level,), (), TURNS * level, 0, 2))
+    marks.append(time.process_time())
+    tokens = TURNS * level * options.new_tokens
+    return (marks[1] - marks[0]) / tokens, (marks[2] - marks[1]) / tokens
 
 
 def plugin(server: engine.OpenAI, load: Load) -> dict[str, float]:

@@ -225,8 +225,8 @@ def _plain(number: Decimal, decimals: int) -> str:
 
 
 def _margin(limit: Limit, measured: float, value: float) -> str:
-    """How far the limit is from the measured value: in points or nats, else as a share."""
+    """How far the limit is from the measured value: in points or nats, else as a share, where it is one of anything."""
     unit = {"%": "points"}.get(limit.kind.unit, limit.kind.unit)
-    if unit in ("points", "nats"):
+    if unit in ("points", "nats") or not measured:
         return units.format_value(abs(value - measured), unit)
     return f"{units.format_value(100 * abs(value / measured - 1), '')} %"

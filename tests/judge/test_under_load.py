@@ -14,6 +14,7 @@ from pytest_quantbudget.core.measurement import Failure, Measurement
 from pytest_quantbudget.core.request import LoadTime
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WITHIN, Verdict
 from pytest_quantbudget.judge import intervals, needs, noise, resolution
+from pytest_quantbudget.judge.margin import NoMargin, calibrated
 from pytest_quantbudget.judge.verdict import judge
 
 ALLOWED = Permissions(commands=True)
@@ -211,3 +212,20 @@ def test_the_noise_of_throughput_is_that_of_the_baselines_own_load(tmp_path: Pat
     first, again = (replace(measured(budget, FAST, SLOW, seconds=s), loaded=loaded) for s in (10.0, 8.0))
     again = replace(again, subject=replace(again.subject, again=1))
     assert noise.of(budget, [first, again]).values["throughput"] == (30.0, 37.5)
+
+
+def test_limits_that_read_auto_get_a_margin_that_keeps_what_was_measured(tmp_path: Path) -> None:
+    limits = "max_ttft_p50: auto, max_error_rate: auto, max_e2e_p99: auto, min_throughput: auto"
+    budget = load(tmp_path, limits)
+    record = {"prod": measured(budget, FAST, SLOW)}
+    ttft, errors, e2e, throughput = budget.method("prod").limits
+    found = calibrated(budget, "prod", ttft, "ms", record)
+    assert 0.2495 < found.value < 0.3
+    assert "bound of 100 requests" in found.words
+    none = calibrated(budget, "prod", errors, "", record)
+    assert 0 < none.value < 0.2
+    assert "measured 0.00, margin 0.0" in none.words
+    with pytest.raises(NoMargin, match="100 requests give no bound at 99"):
+        calibrated(budget, "prod", e2e, "ms", record)
+    with pytest.raises(NoMargin, match="0 runs of the baseline do not show how much runs differ"):
+        calibrated(budget, "prod", throughput, "", record)
