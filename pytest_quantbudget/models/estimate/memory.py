@@ -85,7 +85,8 @@ def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     spec = methods.spec(subject.kind)
     form = spec.storage(spec.filled(subject.options)) if subject.engine == TRANSFORMERS else None
     if form is None:
-        raise ValueError(f"how {subject.method} stores weights in {subject.engine} is not known to the estimate")
+        where = "" if subject.engine == TRANSFORMERS else f" in {subject.engine}"
+        raise ValueError(f"how {subject.method} stores weights{where} is not known to the estimate")
     if subject.checkpoint is None:
         return form, ()
     try:
