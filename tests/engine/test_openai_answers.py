@@ -35,7 +35,7 @@ def completion(handler: BaseHTTPRequestHandler, body: Any) -> None:
     events = [{"choices": [{"text": "x", "token_ids": [token], "finish_reason": None}]} for token in ids]
     last = {"choices": [{"text": "", "token_ids": [], "finish_reason": "length"}], "usage": usage}
     lines = [f"data: {json.dumps(event)}".encode() for event in (*events, last)]
-    stream_reply(*lines, b"data: [DONE]", every_s=0.002)(handler, body)
+    stream_reply(*lines, b"data: [DONE]", every_s=0.02)(handler, body)
 
 
 def only_text(handler: BaseHTTPRequestHandler, body: Any) -> None:
