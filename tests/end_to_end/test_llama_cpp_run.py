@@ -79,9 +79,9 @@ def test_a_budget_of_two_engines_is_judged_line_by_line(pytester: pytest.Pyteste
             "not measured: ValueError: gguf-q4_k_m stands for q4_k, and of the 21 * gguf-q4_0 and gguf-q5_0 fit",
             "not measured: the measuring process was killed by SIGABRT during phase 'load'",
             "*GGML_ASSERT(n_embd_head == n_rot) failed*",
-            "fp32 * 2.19 MiB  1.00x *",
-            "q8 * 599 KiB  0.27x *",
-            "gguf-q4_0 * 359 KiB  0.16x *",
+            "fp32 * 2.19 MiB *",
+            "q8 * 599 KiB *",
+            "gguf-q4_0 * 359 KiB *",
             "q8: 21 q8_0* (*, 8 bits); 99.8 % quantized; kept: norm 1,088 in 32 bits",
         ]
     )

@@ -215,10 +215,17 @@ class Running:
     def until(self, condition: str, timeout: float = 90) -> None:
         """Wait until a file of this name pattern is in the room or the cache."""
         deadline = time.monotonic() + timeout
-        while not any(self.room.base.rglob(condition)):
+        while not self._is_there(condition):
             assert self.process.poll() is None, self.out.read_text(errors="replace")
             assert time.monotonic() < deadline, self.out.read_text(errors="replace")
             time.sleep(0.05)
+
+    def _is_there(self, condition: str) -> bool:
+        try:
+            return any(self.room.base.rglob(condition))
+        except FileNotFoundError:
+            # Folders of processes that have ended go while this looks into them.
+            return False
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to pytest alone."""

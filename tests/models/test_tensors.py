@@ -130,7 +130,7 @@ def test_another_type_or_option_than_the_budget_says_is_a_failure(tmp_path: Path
     with pytest.raises(ValueError, match="the checkpoint in fp4 is fp4, and nf4 is asked for"):
         loaded(replace(own, checkpoint=str(fp4)))
     with pytest.raises(ValueError, match="the checkpoint in nf4 is nf4, and int8 is asked for"):
-        loaded(replace(own, method="int8"))
+        loaded(replace(own, method="int8", kind="int8"))
 
 
 @pytest.mark.parametrize(
