@@ -80,8 +80,9 @@ def test_a_measuring_process_needs_no_newer_python() -> None:
     parts = ("core", "tasks", "models", "engine", "measure", "judge")
     files = {path for part in parts for path in (PACKAGE / part).rglob("*.py")} - of_plugin
     told = {str(path.relative_to(PACKAGE)): newer(path.read_text()) for path in files}
-    # This one says what stands for it in Python 3.10.
-    assert {name: names for name, names in told.items() if names} == {"engine/openai/deadline.py": {"asyncio.timeout"}}
+    # What asks servers runs in pytest's own interpreter, whatever runs the server.
+    served = ("engine/openai/", "engine/vllm/")
+    assert {name: names for name, names in told.items() if names and not name.startswith(served)} == {}
 
 
 @pytest.mark.parametrize(
@@ -97,44 +98,6 @@ def test_a_measuring_process_needs_no_newer_python() -> None:
 )
 def test_what_is_newer_is_seen(source: str) -> None:
     assert newer(source)
-
-
-DEADLINE = """
-import asyncio, sys
-sys.path[0] = sys.argv[1]
-from pytest_quantbudget.engine.openai.deadline import deadline
-
-async def main():
-    async with deadline(30):
-        await asyncio.sleep(0)
-    try:
-        async with deadline(0.05):
-            await asyncio.sleep(30)
-    except TimeoutError:
-        print("late")
-    async def waits():
-        async with deadline(30):
-            await asyncio.sleep(30)
-    task = asyncio.create_task(waits())
-    await asyncio.sleep(0.05)
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        print("cancelled")
-
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("version", PYTHONS)
-def test_a_time_limit_is_one_on_every_python(tmp_path: Path, version: str) -> None:
-    python = found(version)
-    if python is None:
-        pytest.skip(f"there is no Python {version} on this machine")
-    (tmp_path / "pytest_quantbudget").symlink_to(PACKAGE)
-    ended = subprocess.run([python, "-B", "-c", DEADLINE, str(tmp_path)], env={}, capture_output=True, text=True)
-    assert (ended.stdout.split(), ended.stderr) == (["late", "cancelled"], "")
 
 
 def test_the_package_itself_imports_no_pytest() -> None:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from pytest_quantbudget.engine.openai.deadline import deadline
-
 CONNECT_S = 10.0
 MAX_HEAD = 65_536
 MAX_BODY = 256_000_000
@@ -126,7 +124,7 @@ class Client:
         """One whole exchange, whatever its status."""
         what = _what(path, body)
         try:
-            async with deadline(limit_s):
+            async with asyncio.timeout(limit_s):
                 wire, head = await self._exchange(path, body)
                 try:
                     data = bytearray()
@@ -153,16 +151,16 @@ class Client:
         what = _what(path, body)
         wire, done = None, False
         try:
-            async with deadline(limit_s):
+            async with asyncio.timeout(limit_s):
                 wire, head = await self._exchange(path, body)
             if head.status >= 400:
-                async with deadline(limit_s):
+                async with asyncio.timeout(limit_s):
                     said = b"".join([block async for block in _body(wire.reader, head)])
                 raise Refused(what, head.status, _words(said))
             blocks = aiter(_body(wire.reader, head))
             rest = b""
             while True:
-                async with deadline(limit_s):
+                async with asyncio.timeout(limit_s):
                     block = await anext(blocks, None)
                 at = time.perf_counter()
                 if block is None:
@@ -208,7 +206,7 @@ class Client:
         context = ssl.create_default_context() if self.tls else None
         opened = asyncio.open_connection(self.host, self.port, ssl=context, limit=MAX_HEAD)
         try:
-            async with deadline(CONNECT_S):
+            async with asyncio.timeout(CONNECT_S):
                 return _Wire(*await opened)
         except TimeoutError:
             raise ConnectionError(f"no connection within {CONNECT_S:g} s") from None

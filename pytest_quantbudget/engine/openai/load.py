@@ -20,7 +20,6 @@ from typing import Any
 from pytest_quantbudget.core.load import CONCURRENCY, Level, Load, LoadResult, Served
 from pytest_quantbudget.engine.openai import counters, guidellm
 from pytest_quantbudget.engine.openai.conversation import Conversation
-from pytest_quantbudget.engine.openai.deadline import deadline
 from pytest_quantbudget.engine.openai.dialects import Asking
 from pytest_quantbudget.engine.openai.http import Garbled, Late, Refused, ServerError, Unreachable
 from pytest_quantbudget.tasks import texts
@@ -180,7 +179,7 @@ class Generator:
         """One request, whatever comes of it. Raises ServerError where the server is gone."""
         heard = _Heard(time.perf_counter())
         try:
-            async with deadline(self.load.timeout_s):
+            async with asyncio.timeout(self.load.timeout_s):
                 await self._hear(prompt, heard)
         except (TimeoutError, Late):
             heard.error = TIMEOUT
