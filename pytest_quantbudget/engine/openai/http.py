@@ -1,7 +1,7 @@
 """A small asynchronous HTTP client that notes when each event of a stream arrived.
 
 It stands on the streams of asyncio alone. Arrival times are what is measured, and what lies between the socket and the
-clock is measured with them: `benchmarks/http_client.py` compares it with httpx. It follows no redirect and uses no
+clock is measured with them: `benchmarks/load_cost.py` tells what it costs. It follows no redirect and uses no
 proxy, so that a request, and the key in it, reaches the host that it was meant for and no other.
 """
 
