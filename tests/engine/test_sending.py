@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,6 +110,29 @@ def test_a_rate_sends_at_times_of_a_poisson_process_whatever_is_open() -> None:
     for each in level.served:
         assert due - 1e-5 <= each.sent_s <= due + level.behind_s + 1e-5
         due += drawn.times.expovariate(200.0)
+
+
+@pytest.mark.parametrize("more", [{"concurrency": (2,)}, {"concurrency": (), "rate": (50.0,)}], ids=["open", "rate"])
+def test_no_request_waits_for_prompts_that_are_being_drawn(more: dict[str, Any]) -> None:
+    def slowly() -> Iterator[list[int]]:
+        for number in itertools.count():
+            time.sleep(0.1)
+            yield [2 + number] * 5
+
+    with served(lambda _: GOOD) as (_, talk):
+        generator = sending.Generator(talk, load(**more), slowly())
+        (level,) = talk.run(generator.result()).levels
+    assert level.served[0].sent_s < 0.1
+    assert level.behind_s < 0.3
+
+
+def test_more_chunks_than_tokens_that_are_told_are_a_wrong_length() -> None:
+    chunks = Script([(0.01, [number]) for number in range(7, 12)], usage={"completion_tokens": 4})
+    with served(lambda _: chunks) as (_, talk):
+        talk.dialect = OpenAI(talk.client, "m")
+        (level,) = sent(talk).levels
+    assert {each.error for each in level.served} == {"wrong length"}
+    assert {each.tokens for each in level.served} == {5}
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class _Heard:
     @property
     def tokens(self) -> int:
         """Ids that came, or as many as the server says it made: llama-server sends none for a part of a letter."""
-        return max(self.ids, self.told or 0) or len(self.arrivals)
+        return max(self.ids, self.told or 0, len(self.arrivals))
 
 
 class Generator:
@@ -128,17 +128,22 @@ class Generator:
 
     async def _warm_up(self, way: str, value: float) -> None:
         count = self.load.warmup_at(way, value)
-        await self._at_once(int(value) if way == CONCURRENCY else Load.WARMUP, count)
+        await self._at_once(int(value) if way == CONCURRENCY else Load.WARMUP, self._drawn(count))
+
+    def _drawn(self, count: int) -> list[list[int]]:
+        """So many prompts, drawn before the clock runs: that takes a while, and no stream is read meanwhile."""
+        return [next(self.prompts) for _ in range(count)]
 
     async def _level(self, way: str, value: float) -> Level:
         if self.load.tool is not None and self.folder is not None:
             found, self.tool = await guidellm.level(self.talk.client, self.load, way, value, self.folder)
             return found
+        prompts = self._drawn(self.load.requests)
         began = time.perf_counter()
         if way == CONCURRENCY:
-            heard, behind = await self._at_once(int(value), self.load.requests), 0.0
+            heard, behind = await self._at_once(int(value), prompts), 0.0
         else:
-            heard, behind = await self._at_rate(value, began)
+            heard, behind = await self._at_rate(value, prompts, began)
         heard.sort(key=lambda each: each.sent)
         served = [each.served(began) for each in heard]
         pairs = zip(heard, served, strict=True)
@@ -146,26 +151,25 @@ class Generator:
         ends = [own.sent_s + own.e2e_s if not own.error else each.ended - began for each, own in pairs]
         return Level(way, value, max(ends), tuple(served), behind)
 
-    async def _at_once(self, most: int, count: int) -> list[_Heard]:
-        """So many requests, of which as many are open as may be."""
+    async def _at_once(self, most: int, prompts: Sequence[Sequence[int]]) -> list[_Heard]:
+        """A request a prompt, of which as many are open as may be."""
         heard: list[_Heard] = []
-        waiting = iter(range(count))
+        waiting = iter(prompts)
 
         async def work() -> None:
-            for _ in waiting:
-                heard.append(await self._serve(next(self.prompts)))
+            for prompt in waiting:
+                heard.append(await self._serve(prompt))
 
-        async with _all(work() for _ in range(min(most, count))) as tasks:
+        async with _all(work() for _ in range(min(most, len(prompts)))) as tasks:
             await asyncio.gather(*tasks)
         return heard
 
-    async def _at_rate(self, rate: float, began: float) -> tuple[list[_Heard], float]:
+    async def _at_rate(self, rate: float, prompts: Sequence[Sequence[int]], began: float) -> tuple[list[_Heard], float]:
         """Requests at times of a Poisson process, and how much later than that one was sent at most."""
         due = [began]
-        bodies = [next(self.prompts) for _ in range(self.load.requests)]
         tasks: list[asyncio.Task[_Heard]] = []
         try:
-            for prompt in bodies:
+            for prompt in prompts:
                 await asyncio.sleep(max(0.0, due[-1] - time.perf_counter()))
                 tasks.append(asyncio.ensure_future(self._serve(prompt)))
                 due.append(due[-1] + self.times.expovariate(rate))
