@@ -45,6 +45,7 @@ def test_the_ini_file_may_want_a_gate_too(pytester: pytest.Pytester, skipped: Pa
     pytester.runpytest("--quant-budget", skipped.name).assert_outcomes(failed=2)
 
 
+@pytest.mark.model
 def test_a_limit_that_a_conftest_skips_is_no_pass_either(pytester: pytest.Pytester, measured_small: Path) -> None:
     pytester.makeconftest(
         "import pytest\n\ndef pytest_collection_modifyitems(items):\n    items[0].add_marker(pytest.mark.skip)\n"
@@ -69,6 +70,7 @@ def test_a_missing_package_is_a_missing_machine(
     result.assert_outcomes(**{outcome: 1})
 
 
+@pytest.mark.model
 def test_a_report_that_cannot_be_written_is_no_success(pytester: pytest.Pytester, measured_small: Path) -> None:
     (pytester.path / "r.answers.jsonl").mkdir()
     result = pytester.runpytest("--quant-budget", measured_small.name, "--quant-report", "r.json")
@@ -87,6 +89,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("way", ["option", "argument", "folder", "xdist"])
+@pytest.mark.model
 def test_budgets_run_whatever_their_folders_are_called(
     pytester: pytest.Pytester, measured_small: Path, name: str, way: str
 ) -> None:

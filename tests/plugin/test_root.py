@@ -57,6 +57,7 @@ def test_ids_without_an_ini_file_are_the_same_once_an_options_value_exists(
 
 
 @pytest.mark.parametrize("form", ["--quant-budget", "--quant-budget="])
+@pytest.mark.model
 def test_ids_of_workers_are_those_of_the_run(
     pytester: pytest.Pytester, bare: Path, simulated_engine: str, tmp_path: Path, form: str
 ) -> None:

@@ -66,6 +66,7 @@ def test_two_budgets_of_one_name_outside_the_root_keep_ids_apart(pytester: pytes
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.model
 def test_ids_have_the_names_of_links(
     pytester: pytest.Pytester, small: Path, simulated_engine: str, workers: tuple[str, ...]
 ) -> None:

@@ -181,6 +181,7 @@ def test_without_a_budget_neither_home_nor_system_matters(room: Path, prelude: s
 
 
 @pytest.mark.parametrize("home", HOMES)
+@pytest.mark.model
 def test_a_budget_is_measured_without_a_home(
     pytester: pytest.Pytester, small: Path, simulated_engine: str, home: str
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_budget_is_measured_without_a_home(
     assert {path.name for path in pytester.path.iterdir()} & {"~", "caches", "nonexistent"} == set()
 
 
+@pytest.mark.model
 def test_without_a_home_a_place_is_named_or_none_wanted(
     pytester: pytest.Pytester, small: Path, simulated_engine: str
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_command_line_checks_budgets_and_refuses_what_is_no_report(
     assert "is a report of version 99; this release reads version 1" in capsys.readouterr().err
 
 
+@pytest.mark.model
 def test_model_output_cannot_steer_the_terminal(reported: pytest.RunResult) -> None:
     report = document.read(Path("r.json"))
     text = Path("r.json").read_text().replace("The three primary colours are", "\\u001b[31mred\\u0007")

@@ -67,6 +67,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.model
 def test_mistakes_of_a_task_file_are_told_with_its_line(room: Path, name: str) -> None:
     change, message = MISTAKES[name]
     (room / "words.yaml").write_text(change(WORDS))
