@@ -28,8 +28,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # Coverage is measured in the workers and in the measuring processes that they fork, and not in what is started afresh:
 # tracing the imports of torch and transformers takes longer than the tests.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+COUNTING = os.environ.pop(COVERAGE, None) if "PYTEST_XDIST_WORKER" in os.environ else os.environ.get(COVERAGE)
 
 
 # Without the extra `test` there may be no Sybil, and this file is read by every run of pytest here.
@@ -37,6 +37,13 @@ if importlib.util.find_spec("sybil"):
     from documentation import EXAMPLES
 
     pytest_collect_file = EXAMPLES.pytest()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage is measured in the programs that the test starts, too, which import no torch."""
+    if COUNTING is not None:
+        monkeypatch.setenv(COVERAGE, COUNTING)
 
 
 @pytest.fixture(scope="session")

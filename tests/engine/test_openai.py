@@ -26,7 +26,7 @@ from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.openai.process import Running, free_port
 from pytest_quantbudget.engine.out_of_memory import Batching
 
-pytestmark = [pytest.mark.model, needs_server]
+pytestmark = [pytest.mark.model, needs_server, pytest.mark.usefixtures("counted")]
 
 
 @pytest.fixture(scope="module")
