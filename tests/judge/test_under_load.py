@@ -107,6 +107,28 @@ def test_failed_requests_are_infinitely_late(tmp_path: Path) -> None:
     assert rate.low == pytest.approx(intervals.proportion_interval(10, 100, 0.975).low / 100)
 
 
+@pytest.mark.parametrize("rest", [[], [Served(0.0, 0.1, "", 1, error="timeout")]])
+def test_a_level_at_which_no_request_is_answered_has_no_latency(rest: list[Served], tmp_path: Path) -> None:
+    limits = "max_ttft_p95: 1 s, max_tpot_p95: 1 s, max_itl_p95: 1 s, max_itl_p50: 1 s, max_e2e_p95: 1 s"
+    budget = load(tmp_path, limits)
+    refused = [*rest, *[Served(0.0, error="status 429")] * (100 - len(rest))]
+    for levels in ((FAST, refused), (refused, FAST), (refused, refused)):
+        found = verdicts(budget, measured(budget, *levels))
+        assert {verdict.outcome for verdict in found.values()} == {FAILED}
+
+
+def test_answers_that_come_in_one_chunk_tell_no_wait_between_tokens(tmp_path: Path) -> None:
+    limits = "max_ttft_p95: 1 s, max_tpot_p95: 1 s, max_itl_p95: 1 s, max_e2e_p95: 1 s, min_goodput: 0.9"
+    budget = load(tmp_path, limits)
+    whole = [Served(0.0, 0.3, "", 3)] * 100
+    found = verdicts(budget, measured(budget, FAST, whole))
+    assert [verdict.outcome for verdict in found.values()] == [WITHIN, SKIPPED, SKIPPED, WITHIN, SKIPPED]
+    assert "every answer at concurrency 8 came in one chunk, so that no wait" in found["max_tpot_p95"].message
+    one = [*whole[1:], served(0.3)]
+    found = verdicts(budget, measured(budget, FAST, one))
+    assert {verdict.outcome for verdict in found.values()} == {WITHIN}
+
+
 def test_goodput_counts_the_requests_that_meet_every_limit_and_of_percentiles_the_highest(tmp_path: Path) -> None:
     limits = "max_ttft_p50: 1 ms, max_ttft_p90: 250 ms, max_tpot_p95: 30 ms, min_goodput: 0.4"
     budget = load(tmp_path, limits)

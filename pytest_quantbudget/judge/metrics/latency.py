@@ -98,11 +98,15 @@ class Latency(OnLoad):
         """Whether one request keeps to a limit on that share of requests."""
         raise NotImplementedError
 
+    def check_waits(self, case: Case) -> None:
+        """Raise Unmeasured where the waits that the latency is made of are not told."""
+
     def absolute(self, case: Case) -> Figure:
-        """The percentile at the worst level.
+        """The percentile at the worst level. Raises Unmeasured.
 
         Its upper bound is that of the level which is the highest; a lower bound holds for all levels together.
         """
+        self.check_waits(case)
         result, percentile = result_of(case), case.kind.percentile or 0
         share, levels = percentile / 100, result.levels
         found = [intervals.quantile(self.values(level), share) for level in levels]
@@ -164,6 +168,14 @@ def _enough(share: float, confidence: float, levels: int) -> tuple[int, int]:
     return fewest(share, confidence, "max"), fewest(share, apart, "min")
 
 
+def check_chunks(case: Case) -> None:
+    """Raise Unmeasured where answers came whole, in one chunk each: then no wait for a token was seen."""
+    for level in result_of(case).levels:
+        if level.whole and not any(served.waits for served in level.whole):
+            why = f"every answer at {level.name} came in one chunk, so that no wait between tokens was seen"
+            raise case.unmeasured(UNDER_LOAD, why, "not offered")
+
+
 class TtftUnderLoad(Latency):
     """Time to first token: from sending a request until its first token came."""
 
@@ -183,6 +195,10 @@ class TpotUnderLoad(Latency):
 
     name, what, doc = "tpot_under_load", "tpot", "Time per output token after the first, a mean over each request"
 
+    def check_waits(self, case: Case) -> None:
+        """It is made of them."""
+        check_chunks(case)
+
     def values(self, level: Level) -> Sequence[float]:
         """Of each request."""
         return [served.tpot_s for served in level.served]
@@ -199,32 +215,25 @@ class ItlUnderLoad(Latency):
     listed = False
     ranked = False
 
-    def absolute(self, case: Case) -> Figure:
-        """The percentile at the worst level. Raises Unmeasured where single waits are not told."""
-        self.check_waits(case)
-        return super().absolute(case)
-
     def check_waits(self, case: Case) -> None:
-        """Raise Unmeasured where single waits are not told."""
+        """Single ones are asked for."""
         tool = result_of(case).tool
         if tool is not None:
             raise case.unmeasured(UNDER_LOAD, f"{tool} tells only the mean wait of each request", "not offered")
+        check_chunks(case)
 
     def clusters(self, level: Level) -> list[Sequence[float]]:
         """The waits of each request; those of a failed one would have been a wait a token."""
-        most = max((served.tokens for served in level.served), default=2)
+        most = max(2, *(served.tokens for served in level.served))
         return [(math.inf,) * (most - 1) if served.error else served.waits_s for served in level.served]
 
     def values(self, level: Level) -> Sequence[float]:
         """All waits."""
-        return [wait for waits in self.clusters(level) for wait in waits] or [0.0]
+        return [wait for waits in self.clusters(level) for wait in waits]
 
     def interval(self, level: Level, share: float, confidence: float, times: float) -> Interval:
         """Bounds for waits of one request, which are alike."""
-        clusters = self.clusters(level)
-        if not any(clusters):
-            return Interval(0.0, 0.0)
-        return intervals.clustered_quantile_interval(clusters, share, confidence, times)
+        return intervals.clustered_quantile_interval(self.clusters(level), share, confidence, times)
 
     def met(self, served: Served, limit: float, share: float) -> bool:
         """By the percentile of its own waits."""

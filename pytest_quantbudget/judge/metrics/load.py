@@ -16,7 +16,6 @@ from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import FACTOR, Case, Column, Extremes, Figure, Metric, column
 from pytest_quantbudget.judge.metrics.latency import (
     LATENCIES,
-    ItlUnderLoad,
     Latency,
     OnLoad,
     failed,
@@ -111,8 +110,7 @@ class Goodput(_Share):
             targets = [(limit.kind.percentile or 0, limit.target(device)) for limit in limits]
             known = [(percentile, each.value) for percentile, each in targets if each is not None and each.value]
             if known:
-                if isinstance(metric, ItlUnderLoad):
-                    metric.check_waits(case)
+                metric.check_waits(case)
                 percentile, value = max(known)
                 found.append((metric, value, percentile))
         if not found:
