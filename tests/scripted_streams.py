@@ -16,23 +16,26 @@ class Script:
     """The answer to one request: after a pause in seconds some token ids, and so on.
 
     Then `usage`, and how it `ends`: in order (`done`), by a lost connection (`cut`), with words of failure (`error`),
-    with what is no JSON (`garbage`), or not at all (`hang`). A `status` other than 200 is all that comes.
+    with what is no JSON (`garbage`), or not at all (`hang`). A `status` other than 200 is all that comes. The chunks
+    hold token ids and a text, or only what is `told`.
     """
 
     steps: Sequence[Step] = ()
     ends: str = "done"
     status: int = 200
     usage: dict[str, Any] = field(default_factory=dict)
+    told: Sequence[str] = ("text", "token_ids")
 
 
 class ScriptedServer:
     """Serves at `url` until it is closed. `script` gives the answer to the request of a number, from 0.
 
     `prompts` are those that came, in order, each with the time of its arrival and the number of requests open then.
+    Requests without a stream, which ask whether it lives, are answered with the status `health`.
     """
 
-    def __init__(self, script: Callable[[int], Script], metrics: Sequence[str] = ()) -> None:
-        self.script, self.metrics = script, list(metrics)
+    def __init__(self, script: Callable[[int], Script], metrics: Sequence[str] = (), health: int = 200) -> None:
+        self.script, self.metrics, self.health = script, list(metrics), health
         self.prompts: list[tuple[float, tuple[int, ...], int]] = []
         self.open = 0
         self.closing = threading.Event()
@@ -53,7 +56,7 @@ class ScriptedServer:
             def do_POST(self) -> None:
                 wanted = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not wanted.get("stream"):  # asked whether it lives
-                    self.whole(json.dumps({"choices": [{"text": "x", "token_ids": [1]}]}).encode())
+                    self.whole(json.dumps({"choices": [{"text": "x", "token_ids": [1]}]}).encode(), owner.health)
                     return
                 with owner.lock:
                     number = len(owner.prompts)
@@ -80,7 +83,8 @@ class ScriptedServer:
                 self.end_headers()
                 for pause, ids in script.steps:
                     time.sleep(pause)
-                    self.event(json.dumps({"choices": [{"text": "x" * len(ids), "token_ids": list(ids)}]}))
+                    chunk = {"text": "x" * len(ids), "token_ids": list(ids)}
+                    self.event(json.dumps({"choices": [{name: chunk[name] for name in script.told}]}))
                 if script.ends == "hang":
                     owner.closing.wait(60)
                 if script.ends in ("hang", "cut"):

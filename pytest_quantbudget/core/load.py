@@ -12,6 +12,9 @@ from pytest_quantbudget.core.request import Part
 
 UNDER_LOAD = "requests under load"  # the phase
 CONCURRENCY, RATE = "concurrency", "rate"  # the two ways to send requests, by the names of a budget's keys
+# How a request fails, besides what another program calls it.
+TIMEOUT, LOST, GARBLED, MIDWAY = "timeout", "connection lost", "garbled answer", "failed midway"
+LENGTH, SILENT = "wrong length", "no token streamed"
 
 
 @dataclass(frozen=True)

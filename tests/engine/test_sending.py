@@ -42,9 +42,11 @@ class Words:
 
 
 @contextmanager
-def served(script: Callable[[int], Script], *metrics: str) -> Iterator[tuple[ScriptedServer, Conversation]]:
+def served(
+    script: Callable[[int], Script], *metrics: str, health: int = 200
+) -> Iterator[tuple[ScriptedServer, Conversation]]:
     """A scripted server, and a conversation with it."""
-    server = ScriptedServer(script, metrics)
+    server = ScriptedServer(script, metrics, health)
     talk = Conversation(Client(server.url), None)
     talk.dialect = OpenAIWithIds(talk.client, "m")
     try:
@@ -157,6 +159,26 @@ def test_a_failed_request_is_told_by_its_kind_and_costs_no_other(script: Script,
     assert {each.tokens for each in level.served if each.error} == {tokens}
     assert len(level.whole) == 4
     assert level.throughput == pytest.approx(16 / level.seconds)
+
+
+def test_a_stream_without_token_ids_is_counted_by_the_usage() -> None:
+    with served(lambda _: replace(GOOD, told=("text",))) as (_, talk):
+        (level,) = sent(talk).levels
+    assert [(each.tokens, len(each.waits_s), each.error) for each in level.served] == [(4, 2, "")] * 6
+
+
+def test_tokens_of_which_no_chunk_tells_are_a_failure_of_their_request_alone() -> None:
+    silent = replace(GOOD, told=())
+    with served(lambda number: silent if number in (2, 4) else GOOD) as (_, talk):
+        (level,) = sent(talk).levels
+    assert level.errors == {"no token streamed": 2}
+    assert len(level.whole) == 4
+
+
+def test_a_server_that_cuts_one_request_off_and_refuses_another_is_there() -> None:
+    with served(lambda number: Script(ends="cut") if number == 2 else GOOD, health=429) as (_, talk):
+        (level,) = sent(talk).levels
+    assert level.errors == {"connection lost": 1}
 
 
 def test_tokens_from_a_prefix_cache_are_noted_from_answers_and_from_metrics() -> None:

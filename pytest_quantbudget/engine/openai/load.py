@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core.load import CONCURRENCY, Level, Load, LoadResult, Served
+from pytest_quantbudget.core.load import (
+    CONCURRENCY,
+    GARBLED,
+    LENGTH,
+    LOST,
+    MIDWAY,
+    SILENT,
+    TIMEOUT,
+    Level,
+    Load,
+    LoadResult,
+    Served,
+)
 from pytest_quantbudget.engine.openai import counters, guidellm
-from pytest_quantbudget.engine.openai.conversation import Conversation
+from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 from pytest_quantbudget.engine.openai.http import Garbled, Late, Refused, ServerError, Unreachable
 from pytest_quantbudget.tasks import texts
 
 TRIES = 1000  # to draw a prompt that there has not been yet
-TIMEOUT, LOST, GARBLED, MIDWAY, LENGTH = "timeout", "connection lost", "garbled answer", "failed midway", "wrong length"
 
 
 def run(talk: Conversation, load: Load, tokenizer: Any, folder: Path | None = None) -> LoadResult:
@@ -154,14 +166,11 @@ class Generator:
     async def _at_once(self, most: int, prompts: Sequence[Sequence[int]]) -> list[_Heard]:
         """A request a prompt, of which as many are open as may be."""
         heard: list[_Heard] = []
-        waiting = iter(prompts)
 
-        async def work() -> None:
-            for prompt in waiting:
-                heard.append(await self._serve(prompt))
+        async def one(prompt: Sequence[int]) -> None:
+            heard.append(await self._serve(prompt))
 
-        async with _all(work() for _ in range(min(most, len(prompts)))) as tasks:
-            await asyncio.gather(*tasks)
+        await at_once(most, [functools.partial(one, prompt) for prompt in prompts])
         return heard
 
     async def _at_rate(self, rate: float, prompts: Sequence[Sequence[int]], began: float) -> tuple[list[_Heard], float]:
@@ -178,6 +187,7 @@ class Generator:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, prompt: Sequence[int]) -> _Heard:
         """One request, whatever comes of it. Raises ServerError where the server is gone."""
@@ -198,17 +208,22 @@ class Generator:
         heard.ended = time.perf_counter()
         if not heard.error and heard.tokens != self.load.new_tokens:
             heard.error = LENGTH
+        elif not heard.error and not heard.arrivals:
+            heard.error = SILENT
         if heard.error == LOST:
             # One that is gone fails all that are left within a moment: that is told as what it is.
             async with self._asking_for_life:
-                await self.talk.health()
+                # One that refuses to answer is there.
+                with contextlib.suppress(Refused):
+                    await self.talk.health()
         return heard
 
     async def _hear(self, prompt: Sequence[int], heard: _Heard) -> None:
         asking = Asking(prompt, self.load.new_tokens, fixed=True)
         async with aclosing(self.talk.pieces(asking)) as pieces:
             async for at, piece in pieces:
-                if piece.ids or (piece.ids is None and piece.text):
+                # Of a stream without ids the text tells when something came, and the usage how many tokens it was.
+                if piece.ids or (piece.text and not heard.ids):
                     heard.arrivals.append(at)
                     heard.ids += len(piece.ids or ())
                 heard.told = piece.tokens if piece.tokens is not None else heard.told
@@ -216,15 +231,3 @@ class Generator:
                 self.drafted += piece.drafted or 0
                 self.accepted += piece.accepted or 0
         self.made += heard.tokens
-
-
-@contextlib.asynccontextmanager
-async def _all(works: Iterator[Any]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Tasks that end with what awaits them."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
