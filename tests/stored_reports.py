@@ -64,9 +64,9 @@ def furnish(folder: Path) -> Path:
     return folder
 
 
-def read(room: Path, text: str, name: str = "b.yaml") -> Budget:
+def read(room: Path, text: str, name: str = "b.yaml", *, elsewhere: bool = False) -> Budget:
     (room / name).write_text(text)
-    return load_budget(room / name)
+    return load_budget(room / name, elsewhere=elsewhere)
 
 
 def measured(budget: Budget, method: Method, device: Device = ON_H100) -> Measurement:

@@ -15,7 +15,7 @@ from pytest_quantbudget.core.safetext import Line, printable
 from pytest_quantbudget.core.units import format_value, sizes_apart
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, happened
 from pytest_quantbudget.judge import noise
-from pytest_quantbudget.judge.metrics import METRICS
+from pytest_quantbudget.judge.metrics import METRICS, metric_of
 from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
 from pytest_quantbudget.judge.metrics.memory import Vram, Weights
 from pytest_quantbudget.report import layout
@@ -75,11 +75,12 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     heads = {column.head for column in columns}
     device = next((record.device for record in budget.measured.values() if record.device), None)
     if device is not None:
-        threads = f"{device.threads} thread{'s' if device.threads != 1 else ''}"
+        # Of a server on another machine they are not known.
+        threads = f", {device.threads} thread{'s' if device.threads != 1 else ''}" if device.threads else ""
         compiled = "decoding compiled" if budget.workload.compile else ""
         relation = f"ratio, speed-up and drop against {budget.baseline}" if budget.baseline else ""
         text = f"perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
-        yield Line("; ".join(filter(None, (f"on {device.name}, {threads}", compiled, relation, text))))
+        yield Line("; ".join(filter(None, (f"on {device.name}{threads}", compiled, relation, text))))
     yield from _unforeseen(budget)
     yield from _shared(budget)
     yield from _cut_off(budget)
@@ -124,7 +125,7 @@ def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
     case = Case(budget.basis_of(method), column.kind, method.name, measured, CONFIDENCE)
     try:
         if column.kind.relation:
-            check_devices(case)
+            check_devices(case, metric_of(column.kind))
         return column.cell(case)
     except Unmeasured:
         return NONE

@@ -1,6 +1,5 @@
 """Judging hand-made reports again: what may differ, and every other difference refused by its name."""
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,10 +25,11 @@ from stored_reports import (
 )
 
 from pytest_quantbudget.core import files
+from pytest_quantbudget.core.load import Level, LoadResult, Served
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement
 from pytest_quantbudget.core.request import DUMMY, LOAD, Subject
 from pytest_quantbudget.core.verdict import SKIPPED, LimitReport, Verdict
-from pytest_quantbudget.report import again
+from pytest_quantbudget.report import again, table
 
 
 @pytest.fixture
@@ -235,11 +235,59 @@ def test_figures_of_unlike_devices_are_not_compared(room: Path) -> None:
 
 def test_of_a_server_on_another_machine_only_answers_are_compared(room: Path) -> None:
     elsewhere = Device("gpu.example.org", None, None, None, None, 0)
-    found = report(read(room, TEXT), nf4=lambda record: replace(record, device=elsewhere))
+    text = TEXT.replace("{max_weights: 5 GiB, ", "{max_weights_ratio: 1, min_speedup: 0.5, max_weights: 5 GiB, ")
+    found = report(read(room, text), nf4=lambda record: replace(record, device=elsewhere))
     words = "measured on gpu.example.org, and fp16 on NVIDIA H100 80GB HBM3"
-    told = judged(room, TEXT, found)
-    assert refused(told, words) == {name for name in NF4 if re.search("ratio|speedup", name) and "ppl" not in name}
+    told = judged(room, text, found)
+    assert refused(told, words) == {"nf4 max_weights_ratio", "nf4 min_speedup"}
     assert told["nf4 max_sums_drop"].measured is not None
+    # The table shows the same figures.
+    head, *rows = [line.text.split() for line in table.lines(found) if line.text.split()[:1] in (["method"], ["nf4"])]
+    nf4 = dict(zip(" ".join(head).replace("first token", "first-token").split(), rows[0], strict=False))
+    assert (nf4["ratio"], nf4["speed-up"], nf4["drop"]) == ("-", "-", "10.0")
+
+
+ENGINES = """
+model: org/model
+methods:
+  q8:
+    kind: gguf-q8_0
+    engine: llama.cpp
+    engine_options: {n_ctx: 512}
+    budget: {max_weights: 5 GiB}
+  prod:
+    kind: served
+    engine: openai
+    server: {url: "http://127.0.0.1:8000/v1", model: m}
+    load: {prompt_tokens: 8, new_tokens: 3, requests: 9}
+    budget: {max_ttft_p50: 1 s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words", "limits"),
+    [
+        ("requests: 9", "requests: 9, timeout: 3 min", "load: timeout_s is 180 here and 120 in", {"prod max_ttft_p50"}),
+        ("requests: 9", "requests: 10", "load: requests is 10 here and 9 in report.json", {"prod max_ttft_p50"}),
+        ("requests: 9", "requests: 9, rate: 2", "load: ", {"prod max_ttft_p50"}),
+        ("8000", "8001", "server is http://127.0.0.1:8001/v1", {"prod max_ttft_p50"}),
+        ("model: m}", "model: n}", "server is ", {"prod max_ttft_p50"}),
+        ("n_ctx: 512", "n_ctx: 1024", "n_ctx is 1024 here and 512 in report.json", {"q8 max_weights"}),
+        ("gguf-q8_0", "gguf-q4_0", "kind is gguf-q4_0 here and gguf-q8_0 in report.json", {"q8 max_weights"}),
+        ("kind: served", "kind: checkpoint", "kind is checkpoint here and served in", {"prod max_ttft_p50"}),
+    ],
+)
+def test_a_difference_in_what_runs_a_method_costs_its_limits(
+    room: Path, old: str, new: str, words: str, limits: set[str]
+) -> None:
+    budget = read(room, ENGINES, elsewhere=True)
+    load = budget.method("prod").load
+    assert load is not None
+    served = (Served(0.0, 0.1, "1000 1000", 3),) * 9
+    result = LoadResult(load, (Level("concurrency", 1, 1.0, served),))
+    found = report(budget, prod=lambda record: replace(record, loads=(result,)))
+    assert refused(judged(room, ENGINES, found), "") == set()
+    assert refused(judged(room, ENGINES.replace(old, new, 1), found), words) == limits
 
 
 def test_what_failed_or_was_skipped_comes_out_as_it_was(room: Path) -> None:

@@ -71,7 +71,7 @@ def limit_kinds(tasks: Iterable[str]) -> dict[str, LimitKind]:
 def figure(basis: Basis, method: str, limit: Limit, measured: Mapping[str, Measurement]) -> Figure:
     """The figure that a limit of a method is judged on, from records by method name. Raises Unmeasured."""
     metric = metric_of(limit.kind)
-    case = Case(basis, limit.kind, method, measured, limit.judging.confidence, metric.quality)
+    case = Case(basis, limit.kind, method, measured, limit.judging.confidence)
     if limit.kind.relation:
-        check_devices(case)
+        check_devices(case, metric)
     return tidy(metric.figure(case), case.confidence)

@@ -76,17 +76,13 @@ class Unmeasured(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """What a figure is computed from: a method's record and, for a relation, the baseline's, by method name.
-
-    `quality` says that the metric depends on the answers.
-    """
+    """What a figure is computed from: a method's record and, for a relation, the baseline's, by method name."""
 
     basis: Basis
     kind: LimitKind
     method: str
     measured: Mapping[str, Measurement]
     confidence: float
-    quality: bool = False
 
     @property
     def record(self) -> Measurement:
@@ -237,13 +233,13 @@ def tidy(figure: Figure, confidence: float) -> Figure:
     return replace(figure, bounds=bounds, confidence=figure.confidence or confidence)
 
 
-def check_devices(case: Case) -> None:
+def check_devices(case: Case, metric: Metric) -> None:
     """Raise Unmeasured for figures of unlike devices. Workers of one run may use several GPUs of one name."""
     own, other = case.record.device, case.measured[case.baseline].device
     if own is None or other is None:
         return
     # Of a server on another machine answers are compared, whatever it runs on; its speed and memory are not.
-    if case.quality and 0 in (own.threads, other.threads):
+    if metric.quality and 0 in (own.threads, other.threads):
         return
     if own.name != other.name:
         raise case.unmeasured(LOAD, f"measured on {own.name}, and {case.baseline} on {other.name}")
