@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,18 @@ assert sys.argv[1] == "run"
 target = next(word for word in sys.argv if word.startswith("kind=json,path=")).removeprefix("kind=json,path=")
 {body}
 """
+
+# A level in a process of its own.
+MEASURING = """
+import asyncio, sys
+from pathlib import Path
+from pytest_quantbudget.core.load import Load
+from pytest_quantbudget.engine.openai import guidellm
+from pytest_quantbudget.engine.openai.http import Client
+load = Load(24, 8, (2,), (), 4, tool="guidellm", python=sys.argv[1])
+asyncio.run(guidellm.level(Client("http://127.0.0.1:8000/v1"), load, "concurrency", 2, Path("/m")))
+"""
+COPY = f"pathlib.Path(target).write_text(pathlib.Path({str(JSON)!r}).read_text())"
 
 
 @pytest.fixture
@@ -46,9 +61,17 @@ def test_what_failed_there_has_failed_here(report: Any) -> None:
     found = report["benchmarks"][0]["requests"]
     found["errored"] = [{**found["successful"].pop(), "time_to_first_token_ms": None, "output_tokens": None}]
     found["successful"][0]["output_tokens"] = 7
+    found["successful"][1]["time_to_first_token_ms"] = 120_001
     level, _ = guidellm.read(report, LOAD, "concurrency", 2)
-    assert level.errors == {"wrong length": 1, "errored": 1} or level.errors == {"errored": 1, "wrong length": 1}
-    assert len(level.whole) == 2
+    assert dict(sorted(level.errors.items())) == {"errored": 1, "timeout": 1, "wrong length": 1}
+    assert len(level.whole) == 1
+
+
+def test_how_late_it_sent_a_request_is_told_of_a_rate_alone(report: Any) -> None:
+    found = report["benchmarks"][0]["requests"]
+    found["successful"][2]["request_dispatch_delay"] = 0.25
+    assert guidellm.read(report, LOAD, "rate", 2)[0].behind_s == 0.25
+    assert guidellm.read(report, LOAD, "concurrency", 2)[0].behind_s == 0.0
 
 
 @pytest.mark.parametrize("gone", ["metadata", "benchmarks"])
@@ -71,23 +94,28 @@ def test_its_command_says_what_the_load_says(way: str, value: float, profile: st
     assert "kind=openai_http,target=http://127.0.0.1:8000,request_format=/v1/completions" in words
 
 
-def run(folder: Path, body: str) -> tuple[Level, str]:
-    """A level by an interpreter in which guidellm is a module of a test."""
+def prepared(folder: Path, body: str, requests: int = 4) -> Load:
+    """A load that is sent by an interpreter in which guidellm is a module of a test."""
     python = environment(folder / "venv")
     (site,) = Path(python).parents[1].glob("lib/python*/site-packages")
     (site / "guidellm").mkdir()
     (site / "guidellm" / "__init__.py").write_text("")
     (site / "guidellm" / "__main__.py").write_text(MAIN.format(body=body))
-    load = Load(24, 8, (2,), (), 4, tool="guidellm", python=python)
-    return asyncio.run(guidellm.level(Client("http://127.0.0.1:8000/v1"), load, "concurrency", 2, folder))
+    return Load(24, 8, (2,), (), requests, tool="guidellm", python=python)
+
+
+def run(load: Load) -> tuple[Level, str]:
+    """Its level."""
+    return asyncio.run(guidellm.level(Client("http://127.0.0.1:8000/v1"), load, "concurrency", 2, Path("/m")))
 
 
 def test_it_runs_in_its_own_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "nothing"))
     body = f"""import os
 assert "PYTHONPATH" not in os.environ and sys.prefix != {sys.prefix!r}
-pathlib.Path(target).write_text(pathlib.Path({str(JSON)!r}).read_text())"""
-    level, tool = run(tmp_path, body)
+assert os.environ["HF_HUB_OFFLINE"] == "1"
+{COPY}"""
+    level, tool = run(prepared(tmp_path, body))
     assert (tool, len(level.served)) == ("guidellm 0.8.1", 4)
 
 
@@ -102,4 +130,31 @@ pathlib.Path(target).write_text(pathlib.Path({str(JSON)!r}).read_text())"""
 )
 def test_what_it_does_wrong_is_told(tmp_path: Path, body: str, words: str) -> None:
     with pytest.raises(GuidellmFailed, match=words):
-        run(tmp_path, body)
+        run(prepared(tmp_path, body))
+
+
+def test_another_number_of_requests_than_was_asked_for_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GuidellmFailed, match="guidellm tells of 4 requests at concurrency 2, and 5 were asked for"):
+        run(prepared(tmp_path, COPY, requests=5))
+
+
+def test_an_interpreter_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(GuidellmFailed, match=f"guidellm's interpreter {tmp_path}/python cannot be started"):
+        run(replace(LOAD, python=f"{tmp_path}/python"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+def test_it_ends_with_the_process_that_measures(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    body = f"import os, time\npathlib.Path({str(started)!r}).write_text(str(os.getpid()))\ntime.sleep(60)"
+    load = prepared(tmp_path, body)
+    measuring = subprocess.Popen([sys.executable, "-c", MEASURING, str(load.python)])
+    while not started.exists() or not started.read_text():
+        assert measuring.poll() is None
+        time.sleep(0.05)
+    measuring.kill()
+    measuring.wait()
+    until = time.monotonic() + 20
+    while Path(f"/proc/{started.read_text()}").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core.load import CONCURRENCY, Level, Load, Served
+from pytest_quantbudget.core.load import CONCURRENCY, LENGTH, TIMEOUT, Level, Load, Served
 from pytest_quantbudget.engine.openai.http import Client
+from pytest_quantbudget.engine.openai.process import Running
 
-TAIL = 600  # characters of what it printed
-LENGTH = "wrong length"
+LOOK_S = 0.2  # between two looks whether it has ended
 
 
 class GuidellmFailed(RuntimeError):
@@ -46,29 +45,28 @@ async def level(client: Client, load: Load, way: str, value: float, tokenizer: P
         command = words(client, load, way, value, tokenizer, target)
         left_out = ("PYTHONPATH", "PYTHONHOME")
         environ = {name: held for name, held in os.environ.items() if name not in left_out}
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env={**environ, "HF_HUB_OFFLINE": "1"},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
         try:
-            printed, _ = await process.communicate()
+            # Guarded as a server is: it ends with its workers, however this process ends.
+            running = Running(command, None, {**environ, "HF_HUB_OFFLINE": "1"})
+        except ValueError as error:
+            raise GuidellmFailed(f"guidellm's interpreter {load.python} cannot be started") from error
+        try:
+            while running.ended is None:
+                await asyncio.sleep(LOOK_S)
         finally:
-            # Its workers are of its group, and end with it.
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
-        said = printed.decode("utf-8", "replace").strip()[-TAIL:]
-        if process.returncode or not target.is_file():
+            running.end()
+        if running.code != 0 or not target.is_file():
+            said = running.tail()
             last = said.splitlines()[-1] if said else "it printed nothing"
-            raise GuidellmFailed(f"guidellm ended with status {process.returncode}: {last}\n{said}")
+            raise GuidellmFailed(f"guidellm ended with status {running.code}: {last}\n{said}")
         try:
-            return read(json.loads(target.read_bytes()), load, way, value)
+            found, version = read(json.loads(target.read_bytes()), load, way, value)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise GuidellmFailed(f"guidellm's JSON has another form than that of version 0.8: {error!r}") from error
+        if len(found.served) != load.requests:
+            told = f"guidellm tells of {len(found.served):,} requests at {found.name}"
+            raise GuidellmFailed(f"{told}, and {load.requests:,} were asked for")
+        return found, version
 
 
 def read(report: Mapping[str, Any], load: Load, way: str, value: float) -> tuple[Level, str]:
@@ -93,7 +91,8 @@ def _served(kind: str, each: Mapping[str, Any], load: Load, began: float) -> Ser
     tokens = int(each["output_tokens"] or 0)
     first_s = float(each["time_to_first_token_ms"] or 0.0) / 1e3
     after_us = round(float(each["inter_token_latency_ms"] or 0.0) * 1e3 * (tokens - 1)) if tokens > 1 else 0
-    error = kind or (LENGTH if tokens != load.new_tokens or first_s <= 0 else "")
+    late = first_s + after_us / 1e6 > load.timeout_s
+    error = kind or (TIMEOUT if late else LENGTH if tokens != load.new_tokens or first_s <= 0 else "")
     return Served(
         round(float(each["request_start_time"]) - began, 6),
         first_s if tokens else 0.0,
