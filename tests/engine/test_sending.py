@@ -97,6 +97,16 @@ def test_a_seed_gives_the_same_prompts_and_another_one_others() -> None:
     assert first != [next(other) for _ in range(5)]
 
 
+def test_a_server_that_runs_already_gets_prompts_that_no_run_has_sent_yet() -> None:
+    with served(lambda _: GOOD) as (server, talk):
+        again = Conversation(Client(server.url), None)
+        again.close()
+        drawn = [list(itertools.islice(sending.prompts(load(), Words(), one.salt), 50)) for one in (talk, again)]
+        sent(talk)
+    assert not {tuple(prompt) for prompt in drawn[0]} & {tuple(prompt) for prompt in drawn[1]}
+    assert [list(prompt) for _, prompt, _ in server.prompts] == drawn[0][:6]
+
+
 def test_a_rate_sends_at_times_of_a_poisson_process_whatever_is_open() -> None:
     slow = Script([(0.5, [1, 2, 3, 4])])
     with served(lambda _: slow) as (server, talk):

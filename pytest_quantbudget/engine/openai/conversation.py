@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
@@ -30,6 +31,8 @@ class Conversation:
 
     def __init__(self, client: Client, running: Running | None) -> None:
         self.client, self.running = client, running
+        # Goes into what random prompts are drawn by: one that was there before may have cached those of another run.
+        self.salt = secrets.token_hex(8) if running is None else ""
         # Set once the server has a dialect; asking for one token needs it.
         self.dialect: Dialect | None = None
         self.health_prompt: Sequence[int] | str = "1"

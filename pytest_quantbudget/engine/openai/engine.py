@@ -233,7 +233,7 @@ class OpenAI(Engine):
         if self.slots is not None and workload.batch_size > self.slots:
             many = f"{self.slots} sequence{'s' if self.slots > 1 else ''} at once"
             raise NotOffered(f"the workload's batch_size is {workload.batch_size}, and the server takes {many}")
-        drawn = random.Random(0)
+        drawn = random.Random(f"0{self.talk.salt}")
 
         void: list[Bunched] = []
 

@@ -45,12 +45,12 @@ def run(talk: Conversation, load: Load, tokenizer: Any, folder: Path | None = No
 
     Raises ServerFailed where the server dies or hangs, ValueError for too few prompts, and GuidellmFailed.
     """
-    return talk.run(Generator(talk, load, prompts(load, tokenizer), folder).result())
+    return talk.run(Generator(talk, load, prompts(load, tokenizer, talk.salt), folder).result())
 
 
-def prompts(load: Load, tokenizer: Any) -> Iterator[list[int]]:
+def prompts(load: Load, tokenizer: Any, salt: str = "") -> Iterator[list[int]]:
     """Prompts of token ids, no two alike: random tokens but special ones, or windows of a text at random places."""
-    drawn, n = random.Random(load.seed), load.prompt_tokens
+    drawn, n = random.Random(f"{load.seed}{salt}"), load.prompt_tokens
     if load.file is not None:
         text = texts.read_text(Path(load.file))
         ids = [int(token) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
