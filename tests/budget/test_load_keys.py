@@ -53,6 +53,12 @@ def test_the_keys_of_a_method_hold_instead_of_the_files(file: str, own: str, fou
     assert read(tmp_path, text)["fp32"] == read(tmp_path, f"{HEAD}load: {file}\nmethods: {{fp32: {{}}}}")["fp32"]
 
 
+def test_a_concurrency_is_filled_by_as_many_requests(tmp_path: Path) -> None:
+    assert read(tmp_path, f"{HEAD}load: {{concurrency: [1, 4], requests: 4}}\n{METHOD}")["prod"] == Load(
+        concurrency=(1, 4), requests=4
+    )
+
+
 def test_prompts_can_be_cut_from_a_text_beside_the_budget(tmp_path: Path) -> None:
     load = read(tmp_path, f"{HEAD}load: {{file: text.txt}}\n{METHOD}")["prod"]
     assert load is not None

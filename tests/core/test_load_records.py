@@ -55,6 +55,12 @@ def test_a_result_has_the_levels_of_its_load() -> None:
         Level("concurrency", 1, 0.0, (SERVED,))
 
 
+def test_where_the_text_and_the_interpreter_lie_changes_no_figure() -> None:
+    one, same = (Load(file=f"{place}/text.txt", tool="guidellm", python=f"{place}/python") for place in ("/a", "/b"))
+    assert one.key("hash") == same.key("hash") != one.key("another hash")
+    assert one.key("hash") != Load(file="/a/text.txt").key("hash")
+
+
 def test_as_many_requests_warm_up_as_may_be_open() -> None:
     assert [Load().warmup_at(*level) for level in (("concurrency", 32), ("rate", 0.5))] == [32, 8]
     assert Load(warmup=0).warmup_at("concurrency", 32) == 0

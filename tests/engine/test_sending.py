@@ -75,6 +75,8 @@ def test_tokens_are_counted_by_their_ids_and_waits_by_chunks() -> None:
     assert min(each.e2e_s for each in level.served) >= 0.04
     assert all(each.tpot_s == pytest.approx(sum(each.waits_s) / 3) for each in level.served)
     assert level.seconds >= 3 * 0.04
+    # What a stream says after its last token is no part of the level.
+    assert level.seconds == max(each.sent_s + each.e2e_s for each in level.served)
     assert level.throughput == pytest.approx(24 / level.seconds)
 
 
@@ -199,6 +201,9 @@ def test_tokens_from_a_prefix_cache_are_noted_from_answers_and_from_metrics() ->
     before, after = (f'vllm:prefix_cache_hits_total{{engine="0"}} {count}.0\n' for count in (16, 48))
     with served(lambda _: GOOD, before, after) as (_, talk):
         assert sent(talk).notes == ("32 tokens of prompts came from a prefix cache, as the server's metrics say",)
+    # Where the answers tell it, of each prompt, the metrics say nothing more.
+    with served(lambda _: cached, before, after) as (_, talk):
+        assert sent(talk).notes == ()
 
 
 def metrics(drafts: int, accepted: int) -> str:
@@ -220,7 +225,8 @@ def test_the_acceptance_length_is_that_of_the_levels_alone() -> None:
 
 
 def test_without_drafts_there_is_no_acceptance_length_and_why_is_said() -> None:
-    for told in ((), (metrics(5, 5), metrics(5, 5)), ("x 1\n", "x 2\n")):
+    # The last is of a server that has begun to count anew.
+    for told in ((), (metrics(5, 5), metrics(5, 5)), ("x 1\n", "x 2\n"), (metrics(9, 9), metrics(2, 2))):
         with served(lambda _: GOOD, *told) as (_, talk):
             result = sent(talk)
         assert (result.acceptance_length, result.undrafted) == (None, counters.UNDRAFTED)
