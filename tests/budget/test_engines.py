@@ -1,5 +1,6 @@
 """What runs a method: names and kinds, engines with options, interpreters, servers, and the mistakes in them."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,12 @@ def test_a_server_needs_no_kind(tmp_path: Path) -> None:
     assert found["prod"].server == Server("http://127.0.0.1:8000/v1", folder=str(tmp_path))
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
+def test_this_machine_needs_no_permission(host: str, tmp_path: Path) -> None:
+    server = subjects(tmp_path, f"x: {{engine: openai, server: {{url: 'http://{host}:8000/v1'}}}}")["x"].server
+    assert server == Server(f"http://{host}:8000/v1", folder=str(tmp_path))
+
+
 def test_options_of_an_engine_that_alone_knows_them_are_passed_on(tmp_path: Path) -> None:
     given = "{max_model_len: 8192, kv_cache_dtype: fp8, hf_overrides: {a: [1, true]}}"
     (tmp_path / "c").mkdir()
@@ -76,6 +83,10 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
     assert subjects(tmp_path, "fp32: {python: venv/bin/python}", allowed)["fp32"].python == str(python)
     assert subjects(tmp_path, "fp32: {engine: vllm}", allowed)["fp32"].python == str(tmp_path / "v" / "python")
     assert subjects(tmp_path, "fp32: {}", allowed)["fp32"].python is None
+    # An environment's interpreter is a link: what it leads to is another one.
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    assert subjects(tmp_path, "fp32: {python: venv/bin/python}", allowed)["fp32"].python == str(python)
     assert mistake(tmp_path, "fp32: {python: odl}", allowed) == (
         "python: 'odl' is not among the ini file's `quant_interpreters`; did you mean 'old'?"
     )

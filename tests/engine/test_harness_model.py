@@ -1,6 +1,8 @@
 """Tasks of lm-evaluation-harness on any engine: through the verbs that all of them have."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from harness_room import WORDS, furnished
 from pytest_quantbudget.core.answers import TaskResult
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Task
-from pytest_quantbudget.engine.base import NotOffered
+from pytest_quantbudget.engine.base import NotOffered, Scored
 from pytest_quantbudget.engine.hf import load
 from pytest_quantbudget.engine.hf.engine import Transformers
 from pytest_quantbudget.engine.out_of_memory import Batching
@@ -55,6 +57,40 @@ def test_any_engine_answers_as_the_librarys_own_class_does(loaded: Transformers,
     assert [answer.text for answer in own.answers] == [answer.text for answer in told.answers]
     assert [answer.strict_correct for answer in own.answers] == [answer.strict_correct for answer in told.answers]
     assert own.metric == told.metric
+
+
+class Words:
+    """A tokenizer whose tokens are words, and which puts a start token in front."""
+
+    bos_token, bos_token_id, eos_token_id = "<s>", 1, 2
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = [1 if word == "<s>" else 10 for word in text.split()]
+        return {"input_ids": [1, *ids] if add_special_tokens else ids}
+
+
+class Short:
+    """An engine of five positions, which notes what it has to score."""
+
+    name, tokenizer = "short", Words()
+    seen: Sequence[tuple[Sequence[int], int]] = ()
+
+    def describe(self) -> Any:
+        return SimpleNamespace(positions=5, end_tokens=())
+
+    def score(self, sequences: Sequence[tuple[Sequence[int], int]]) -> Iterator[list[Scored]]:
+        self.seen = sequences
+        return iter([[Scored(-0.5, True)] * (len(ids) - first) for ids, first in sequences])
+
+
+def test_of_what_is_too_long_the_beginning_goes_and_a_start_token_stands_there_once(room: Path) -> None:
+    from pytest_quantbudget.engine.harness_model import EngineModel
+
+    engine: Any = Short()
+    model = EngineModel(engine, of(room, "words.yaml"), 1)
+    assert [model.tok_encode(text) for text in ("a b", "<s> a b")] == [[1, 10, 10]] * 2
+    assert model._loglikelihood_tokens([(None, [1, 2, 3, 4], [5, 6]), (None, [1], [5])]) == [(-1.0, True), (-0.5, True)]
+    assert engine.seen == [([2, 3, 4, 5, 6], 3), ([1, 5], 1)]
 
 
 def test_what_an_engine_cannot_do_for_the_harness_is_not_offered(loaded: Transformers, room: Path) -> None:

@@ -1,5 +1,6 @@
 """What a server answers that is no answer: refused, broken off, no JSON, of another form; and what it cannot do."""
 
+import asyncio
 import json
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -9,10 +10,12 @@ from scripted_server import Reply, json_reply, reset, scripted, send, stream_rep
 
 from pytest_quantbudget.core.engines import Server
 from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
 from pytest_quantbudget.engine.openai import engine, one_run, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
+from pytest_quantbudget.engine.openai.http import Client
 from pytest_quantbudget.engine.out_of_memory import Batching
 
 pytestmark = pytest.mark.model
@@ -210,6 +213,50 @@ def test_one_that_is_starting_is_waited_for() -> None:
 
     with scripted({"/v1/models": models, "/v1/completions": completion}) as url:
         load(url).close()
+
+
+def test_interim_answers_are_passed_over_and_a_connection_that_has_been_closed_is_opened_anew() -> None:
+    def models(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+        json_reply(MODELS)(handler, body)
+        # It said nothing of that.
+        handler.close_connection = True
+
+    async def ask_often(client: Client) -> list[Any]:
+        found = []
+        for _ in range(3):
+            found.append(await client.json("/v1/models"))
+            await asyncio.sleep(0.05)
+        await client.close()
+        return found
+
+    with scripted({"/v1/models": models}) as url:
+        assert asyncio.run(ask_often(Client(url))) == [MODELS] * 3
+
+
+def test_a_server_that_gives_fewer_tokens_than_are_asked_for_is_not_put_under_load() -> None:
+    def ends(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        completion(handler, {**body, "max_tokens": min(body["max_tokens"], 5)})
+
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": ends}) as url:
+        served = load(url)
+        with pytest.raises(NotOffered, match="the server has no fixed lengths: 8 tokens were asked for, and 5 came"):
+            served.load(Load(8, 4, (1,), (), 1))
+        served.close()
+
+
+def test_a_prompt_that_is_counted_otherwise_was_not_taken_as_token_ids() -> None:
+    def recounts(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        # It takes the ids for a text.
+        only_text(handler, {**body, "prompt": str(body["prompt"])})
+
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": recounts}) as url:
+        served = load(url)
+        with pytest.raises(
+            NotOffered, match=r"the server has no token-id prompts: a prompt of \d+ token ids was counted"
+        ):
+            ask(served)
+        served.close()
 
 
 def test_what_echo_tells_is_read() -> None:
