@@ -13,6 +13,7 @@ from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
+from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import engine, one_run, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
 from pytest_quantbudget.engine.openai.http import Client
@@ -257,6 +258,30 @@ def test_a_prompt_that_is_counted_otherwise_was_not_taken_as_token_ids() -> None
         ):
             ask(served)
         served.close()
+
+
+def test_a_server_in_another_interpreter_gets_no_path_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    bare = engine.OpenAI.__new__(engine.OpenAI)
+    for python, path in ((None, "/elsewhere"), ("/venv/bin/python", None)):
+        bare.subject = Subject("m", None, "prod", None, {}, None, kind="served", engine="openai", python=python)
+        assert bare.environ().get("PYTHONPATH") == path
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://gpu.example.org:8000/v1", "gpu.example.org"),
+        ("http://127.0.0.5/v1", "cpu"),
+        ("http://[::1]:1/v1", "cpu"),
+        (None, "cpu"),
+    ],
+)
+def test_of_another_machine_no_device_is_known(url: str | None, name: str) -> None:
+    bare = engine.OpenAI.__new__(engine.OpenAI)
+    bare.server, bare.gpus = Server(url), Gpus({})
+    device = bare.device()
+    assert (device.name, device.threads > 0) == (name, name == "cpu")
 
 
 def test_what_echo_tells_is_read() -> None:

@@ -112,6 +112,33 @@ def test_the_server_runs_in_the_methods_interpreter_and_is_measured_from_this_on
     )
 
 
+def bare(own: Subject) -> engine.VLLMServer:
+    """A server of a subject that has not been started."""
+    server = engine.VLLMServer.__new__(engine.VLLMServer)
+    server.subject = own
+    return server
+
+
+def test_the_servers_environment_leads_to_no_other_packages_and_asks_for_no_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("VLLM_API_KEY", "key")
+    there, here = bare(replace(subject(), python="/venv/bin/python")).environ(), bare(subject()).environ()
+    assert not {"PYTHONPATH", "VLLM_API_KEY"} & set(there)
+    assert here["PYTHONPATH"] == "/elsewhere"
+    assert "VLLM_API_KEY" not in here
+    assert {"VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "PYTHONSAFEPATH"} <= set(there)
+
+
+@pytest.mark.parametrize(
+    ("options", "room", "slots"),
+    [({}, None, 256), ({"max_num_seqs": 8}, 682.5, 8), ({"max_num_seqs": 500}, 2.5, 2), ({}, 0.5, 1), ({}, "n/a", 256)],
+)
+def test_as_many_sequences_are_asked_for_at_once_as_it_takes(options: dict[str, Any], room: Any, slots: int) -> None:
+    assert bare(subject(**options))._slots({"kv_cache_max_concurrency": room}) == slots
+
+
 def test_an_adapter_is_a_directory_of_safetensors(tmp_path: Path) -> None:
     for modules in ("math=org/adapter", ["math=org/adapter"], [{"name": "math"}], [{"name": "math", "path": 3}]):
         with pytest.raises(ValueError, match="names no directory on this machine as its `path`"):
