@@ -172,7 +172,7 @@ class Stored:
         for name in ("kind", "engine"):
             compared.value(name, getattr(ours, name), getattr(theirs, name))
         compared.values(ours.engine_options, theirs.engine_options)
-        compared.value("server", _served(ours.server), _served(theirs.server))
+        compared.values(_served(ours.server), _served(theirs.server))
         return compared
 
     def _part(self, ours: Part, theirs: Part, result: Any) -> _Comparison:
@@ -285,9 +285,10 @@ def read(path: Path, name: str, hashes: Path | None) -> Stored:
     return Stored(name, report, hashes)
 
 
-def _served(server: Server | None) -> list[object] | None:
-    """What of a server its figures depend on, as far as a budget says it."""
-    return [server.url, list(server.command), server.model] if server is not None else None
+def _served(server: Server | None) -> dict[str, Any]:
+    """What of a server its figures depend on, as far as a budget says it, by its keys there."""
+    names = ("url", "command", "model") if server is not None else ()
+    return {f"server.{name}": getattr(server, name) or None for name in names}
 
 
 def _shown(value: object) -> str:
