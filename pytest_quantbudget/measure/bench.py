@@ -174,10 +174,13 @@ class Bench:
         subject = request.subject
         spec = methods.spec(subject.kind)
         try:
-            found = self.interpreters.find(subject.python) if subject.python else None
+            found = self.interpreters.find(subject.python, self.deadline) if subject.python else None
             missing = engines.missing(subject, found.modules if found else None) or _unfit(subject)
             missing = missing or (interpreter.outdated(subject, found) if found else None)
         except Unusable as error:
+            if time.monotonic() >= self.deadline:
+                gathered.fail(LOAD, f"not begun: {USED_UP}")
+                return
             if not error.missing:
                 gathered.fail(LOAD, str(error))
                 return
@@ -224,7 +227,7 @@ class Bench:
         subject, found = request.subject, None
         if subject.python is not None:
             try:
-                found = self.interpreters.find(subject.python)
+                found = self.interpreters.find(subject.python, self.deadline)
             except Unusable:
                 return None
         return keys_of(request, self.gpus[: subject.gpus], self.trust, self.cache / "hashes", found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import math
 import os
 import shlex
 import time
@@ -43,8 +44,11 @@ class Interpreters:
     _known: dict[str, tuple[tuple[float, ...], Found]] = field(default_factory=dict)
     _broken: dict[str, Unusable] = field(default_factory=dict)
 
-    def find(self, python: str | None) -> Found:
-        """What there is in an interpreter; None for this one. Raises Unusable."""
+    def find(self, python: str | None, deadline: float = math.inf) -> Found:
+        """What there is in an interpreter; None for this one. Raises Unusable.
+
+        It has to say so until the monotonic clock reads `deadline`.
+        """
         if python is None:
             return here()
         check(python)
@@ -54,7 +58,7 @@ class Interpreters:
         state, found = self._known.get(python, ((), None))
         if found is None or state != _state(python, found):
             try:
-                found = ask(python, self.limit_s)
+                found = ask(python, min(self.limit_s, max(0.0, deadline - time.monotonic())))
             except Unusable as error:
                 self._broken[python] = error
                 raise
@@ -126,7 +130,8 @@ def _state(python: str, found: Found) -> tuple[float, ...]:
 def _changed(path: str) -> float:
     try:
         return Path(path).stat().st_mtime
-    except OSError:
+    except (OSError, ValueError):
+        # What an interpreter told need be no path.
         return 0.0
 
 
@@ -146,7 +151,7 @@ def ask(python: str, limit_s: float = LIMIT_S) -> Found:
             return codec.from_builtins(Found, heard["found"])
     except process.NotStarted as error:
         raise Unusable(f"the interpreter {python} cannot be started: {error}") from None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError, OverflowError, MemoryError) as error:
         raise Unusable(f"{python} is no Python interpreter: it sent what cannot be read ({error})") from None
     if "too_old" in heard:
         raise Unusable(f"{python} is Python {safe(str(heard['too_old']), 20)}; measuring needs {OLDEST} or later")

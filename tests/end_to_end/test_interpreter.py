@@ -182,6 +182,20 @@ def test_a_hang_there_ends_at_the_timeout_with_its_stack(pytester: pytest.Pytest
     result.stdout.fnmatch_lines(["not measured: not finished within its timeout of 4.00 s: *", "*in where_it_hangs*"])
 
 
+def test_an_interpreter_that_says_nothing_is_not_waited_for_beyond_the_time_of_the_run(
+    pytester: pytest.Pytester, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 300\n")
+    program.chmod(stat.S_IRWXU)
+    room(pytester, "  there: {kind: fp32, python: other, budget: {max_weights: 3 MiB}}", other=str(program))
+    began = time.monotonic()
+    result, _ = run(pytester, "-k", "there", "--quant-timeout", "3 s")
+    result.assert_outcomes(failed=1, deselected=1)
+    result.stdout.fnmatch_lines(["not measured: not begun: the time for the whole run (--quant-timeout) was used up"])
+    assert time.monotonic() - began < 45
+
+
 def test_killed_pytest_takes_what_runs_there_along(pytester: pytest.Pytester, tmp_path: Path, imports: Any) -> None:
     pids = tmp_path / "pids"
     python = imports(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -32,6 +33,11 @@ def program(folder: Path, text: str, name: str = "python") -> str:
     path.write_text(text)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
+
+
+def framed(data: bytes) -> bytes:
+    """A message as it goes through a connection of multiprocessing."""
+    return struct.pack("!i", len(data)) + data
 
 
 def modules(python: str, body: str, folder: Path) -> Path:
@@ -126,6 +132,42 @@ def test_what_is_no_python_is_told_as_such(tmp_path: Path, text: str, why: str) 
     assert python in str(told.value)
     assert not told.value.missing
     assert time.monotonic() - began < 30
+
+
+# A program that tells what no interpreter would: its arguments are those that Python gets.
+RUBBISH = """#!{}
+import os, struct, sys
+data = {}
+os.write(int(sys.argv[6]), data)
+"""
+FOUND = {"python": "3.11", "modules": [], "libraries": {}, "folders": ["/x"]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        framed(b"[" * 100_000),
+        framed(b"{"),
+        framed(b"[]"),
+        framed(b'"text"'),
+        framed(b"\xff"),
+        framed(json.dumps({"found": [1]}).encode()),
+        framed(json.dumps({"found": {**FOUND, "folders": [1]}}).encode()),
+        struct.pack("!iQ", -1, 2**62),
+        struct.pack("!iQ", -1, 2**64 - 1),
+    ],
+    ids=["deep", "cut", "list", "text", "bytes", "another record", "a number", "too long", "longer"],
+)
+def test_what_cannot_be_read_is_told_as_no_interpreters(tmp_path: Path, data: bytes) -> None:
+    python = program(tmp_path, RUBBISH.format(sys.executable, data))
+    with pytest.raises(Unusable, match=rf"{python} is no Python interpreter: it sent what cannot be read"):
+        Interpreters().find(python)
+
+
+@pytest.mark.parametrize("folder", ["\0", "\ud800", "x" * 10_000], ids=["nul", "surrogate", "long"])
+def test_folders_that_are_no_paths_harm_nothing(tmp_path: Path, folder: str) -> None:
+    told = framed(json.dumps({"found": {**FOUND, "folders": [folder]}}).encode())
+    assert Interpreters().find(program(tmp_path, RUBBISH.format(sys.executable, told))).folders == (folder,)
 
 
 def test_what_failed_once_is_not_tried_again(tmp_path: Path) -> None:
