@@ -12,27 +12,40 @@ from pathlib import Path
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.request import Trust
+from pytest_quantbudget.models import checkpoint
 
-WEIGHTS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+WITHOUT_WEIGHTS = ("*.json", "*.model", "*.txt", "*.jinja")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_SECONDS = 20
 
 
-def patterns(trust: Trust) -> list[str]:
+def patterns(trust: Trust, *, weights: bool = True) -> list[str]:
     """Patterns of the files that make up a model; what the command line does not trust is not even downloaded."""
-    return [*WEIGHTS, *["*.py"] * trust.remote_code, *["*.bin", "*.pt", "*.pth"] * trust.pickles]
+    of_weights = ["*.safetensors", *["*.bin", "*.pt", "*.pth"] * trust.pickles]
+    return [*WITHOUT_WEIGHTS, *["*.py"] * trust.remote_code, *of_weights * weights]
 
 
-def fetch(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
+def fetch(name: str, revision: str | None, trust: Trust, *, weights: bool = True) -> tuple[Path, str]:
     """The local directory of a model, downloaded from the hub where needed, and its revision.
 
-    The revision is the commit of a hub model, and a hash over the files of a directory. Raises ConnectionError where
-    the hub does not answer and the model has not been downloaded before.
+    Without `weights`, what a tokenizer needs is enough. The revision is the commit of a hub model, and a hash over the
+    files of a directory. Raises ConnectionError where the hub does not answer and the model has not been downloaded
+    before.
     """
     folder = Path(name)
     if folder.is_absolute():
         return folder, revision or content_hash(folder)
-    return _downloaded(name, revision, patterns(trust))
+    return _downloaded(name, revision, patterns(trust, weights=weights))
+
+
+def fetched(name: str, revision: str | None, trust: Trust, *, weights: bool = True) -> tuple[Path, str]:
+    """`fetch`, checked for what may be loaded besides weights; a directory before it is hashed."""
+    if Path(name).is_absolute():
+        checkpoint.check(Path(name), trust, weights=False)
+        return fetch(name, revision, trust)
+    found, commit = fetch(name, revision, trust, weights=weights)
+    checkpoint.check(found, trust, weights=False)
+    return found, commit
 
 
 def _downloaded(name: str, revision: str | None, wanted: list[str]) -> tuple[Path, str]:

@@ -86,10 +86,10 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
         own, source = None, dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
         revision, ready = source.revision, source.ready
     else:
-        own, revision = fetched(subject.model, pins[0] if pins else subject.revision, trust)
+        own, revision = hub.fetched(subject.model, pins[0] if pins else subject.revision, trust)
         source = Path(quantized) if quantized else own
         if subject.checkpoint is not None:
-            source, _ = fetched(subject.checkpoint, pins[1] if pins else None, trust)
+            source, _ = hub.fetched(subject.checkpoint, pins[1] if pins else None, trust)
         ready = subject.checkpoint is not None or quantized is not None
     check_format(spec, source, ready=ready, trust=trust)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
@@ -158,16 +158,6 @@ def tokenizer(folder: Path | None, trust: Trust) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.remote_code) if folder else None
-
-
-def fetched(name: str, revision: str | None, trust: Trust) -> tuple[Path, str]:
-    """`hub.fetch`, checked for what may be loaded besides weights; a directory before it is hashed."""
-    if Path(name).is_absolute():
-        checkpoint.check(Path(name), trust, weights=False)
-        return hub.fetch(name, revision, trust)
-    found, commit = hub.fetch(name, revision, trust)
-    checkpoint.check(found, trust, weights=False)
-    return found, commit
 
 
 def settle(spec: Spec) -> None:

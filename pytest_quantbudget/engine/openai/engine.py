@@ -51,7 +51,10 @@ def load(
     it dies or hangs.
     """
     assert subject.server is not None
-    folder, revision = hub.fetch(subject.model, pins[0] if pins else subject.revision, trust)
+    # A server that runs has its weights; one that is started is not to spend its time to start on a download.
+    weights = subject.checkpoint is None and any("{model}" in word for word in subject.server.command)
+    pin = pins[0] if pins else subject.revision
+    folder, revision = hub.fetched(subject.model, pin, trust, weights=weights)
     return OpenAI(subject, subject.server, folder, revision, gpus or Gpus({}), trust)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
 from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.models import checkpoint, dummy, methods
+from pytest_quantbudget.models import checkpoint, dummy, hub, methods
 from pytest_quantbudget.models.methods import ANY_FORMAT, Spec
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -50,10 +50,10 @@ def find(subject: Subject, trust: Trust = NO_TRUST, pins: tuple[str, str | None]
     spec = methods.spec(subject.kind)
     if subject.load_format == DUMMY:
         return _dummy(subject, spec, trust)
-    own, revision = loading.fetched(subject.model, pins[0] if pins else subject.revision, trust)
+    own, revision = hub.fetched(subject.model, pins[0] if pins else subject.revision, trust)
     folder, ready = own, subject.checkpoint is not None
     if subject.checkpoint is not None:
-        folder, _ = loading.fetched(subject.checkpoint, pins[1] if pins else None, trust)
+        folder, _ = hub.fetched(subject.checkpoint, pins[1] if pins else None, trust)
     if spec.checkpoint_format == ANY_FORMAT:
         checkpoint.check(folder, trust)
     else:
