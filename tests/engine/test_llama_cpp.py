@@ -170,6 +170,10 @@ def test_the_description_is_the_librarys_own(q4_0: Engine) -> None:
     assert told.end_tokens == (0,)
     assert told.device.name == "cpu"
     assert told.device.threads == 1
+    assert told.placement is not None
+    assert all(device.startswith("CPU") for device in told.placement)
+    held = sum(float(size.removesuffix(" MiB")) for size in told.placement.values())
+    assert held == pytest.approx(told.facts.buffers["model"] / 2**20, abs=0.02)
 
 
 def test_weights_that_are_packed_anew_go_by_the_name_of_their_kernel(cache: Path, q4_0: Engine) -> None:

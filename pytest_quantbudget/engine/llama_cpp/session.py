@@ -97,8 +97,8 @@ class Session:
         return sum(size for held in self.buffers.values() for device, size in held.items() if not _is_host(device))
 
     def placement(self) -> dict[str, str]:
-        """Where the weights lie, by the library's names of devices, with their sizes in MiB."""
-        return {f"{size / 2**20:.2f} MiB": device for device, size in self.buffers["model"].items()}
+        """How much of the weights lies on each device, by the library's names of them."""
+        return {device: f"{size / 2**20:.2f} MiB" for device, size in self.buffers["model"].items()}
 
     def shape(self, sequences: int, tokens: int, what: str) -> None:
         """Make room for so many sequences of so many tokens each, all of which are empty afterwards.
