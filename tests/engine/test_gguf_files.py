@@ -161,6 +161,19 @@ def test_a_file_with_other_tokens_is_refused(cache: Path, tmp_path: Path) -> Non
         load(rewritten(source, tmp_path / "other.gguf", {"tokenizer.ggml.tokens": tokens}))
 
 
+def test_tokens_beyond_the_models_vocabulary_are_no_matter(cache: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "more"
+    shutil.copytree(BUILTIN_DIR, folder)
+    words = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    words.add_special_tokens([f"<more{number}>" for number in range(40)])
+    assert words.get_vocab_size() > 640
+    words.save(str(folder / "tokenizer.json"))
+    path = made("gguf-f16", tmp_path / "cache", folder) / gguf.FILE
+    engine = load(path, model=folder)
+    assert engine.describe().notes == ()
+    engine.close()
+
+
 @pytest.fixture
 def split(cache: Path, tmp_path: Path) -> list[Path]:
     """The built-in model's file in parts, as llama.cpp's own splitter writes them."""
