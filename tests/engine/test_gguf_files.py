@@ -16,7 +16,7 @@ from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core.engines import LLAMA_CPP
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.engine.base import Engine, Lacking
-from pytest_quantbudget.models.methods import gguf
+from pytest_quantbudget.models.methods import _llama_cpp, gguf
 
 pytestmark = [
     pytest.mark.model,
@@ -247,6 +247,11 @@ def test_a_file_that_memory_does_not_hold_is_a_skip(q8_0: Path, monkeypatch: pyt
     monkeypatch.setattr(memory, "free_ram", lambda: 1000)
     with pytest.raises(Lacking, match=r"too little free memory: the file takes 616 KiB, and 0\.977 KiB"):
         load(q8_0)
+    # Where layers lie on a GPU, this machine's memory need not hold them.
+    monkeypatch.setattr(_llama_cpp.library(), "llama_supports_gpu_offload", lambda: True)
+    load(q8_0).close()
+    with pytest.raises(Lacking, match="too little free memory"):
+        load(q8_0, n_gpu_layers=0)
 
 
 def test_a_chat_template_of_its_own_is_noted_or_a_failure(cache: Path, tmp_path: Path) -> None:

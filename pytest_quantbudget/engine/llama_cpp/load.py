@@ -49,12 +49,13 @@ def load(
     source = Path(quantized) if quantized else _checkpoint(subject, trust, pins)
     paths = file.parts(source)
     size = sum(path.stat().st_size for path in paths)
-    _check_room(size, subject)
     options = filled(subject.engine_options)
-    tokenizer = _gguf_tokenizer.load(own, trust)
-    shape = AutoConfig.from_pretrained(own, trust_remote_code=trust.remote_code)
     llama = _llama_cpp.library()
     offload = bool(llama.llama_supports_gpu_offload())
+    if not offload or not options["n_gpu_layers"]:
+        _check_room(size)
+    tokenizer = _gguf_tokenizer.load(own, trust)
+    shape = AutoConfig.from_pretrained(own, trust_remote_code=trust.remote_code)
     if subject.engine_options.get("n_gpu_layers", 0) > 0 and not offload:
         raise Lacking("n_gpu_layers is set, and this llama-cpp-python was built without support for GPUs")
     start = time.perf_counter()
@@ -117,7 +118,8 @@ def _checkpoint(subject: Subject, trust: Trust, pins: tuple[str, str | None] | N
     return hub.fetch_gguf(subject.checkpoint, pins[1] if pins else None, subject.kind.partition("-")[2])
 
 
-def _check_room(size: int, subject: Subject) -> None:
+def _check_room(size: int) -> None:
+    """Raise Lacking where this machine's memory does not hold the file; of layers on a GPU it need not."""
     from pytest_quantbudget.engine.hf import memory
 
     free = memory.free_ram()
