@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,12 +96,16 @@ class Runs:
         if name in allowed:
             return str(allowed[name])
         # Not resolved: an environment's interpreter is a link, and what it leads to has other packages.
-        path = path_from(node.file.resolve().parent, name)
-        if not self.permissions.everything and path not in allowed.values():
+        path = os.path.normpath(path_from(node.file.resolve().parent, name))
+        for known in allowed.values():
+            if os.path.normpath(known) == path:
+                # That one: where `..` follows a link, the same words may mean another file.
+                return str(known)
+        if not self.permissions.everything:
             allow = f"; the ini line `quant_interpreters = NAME = {path}` allows it"
             why = nearest(name, list(allowed)) if allowed and "/" not in name else allow
             self.problems.add(node, f"python: {name!r} is not among the ini file's `quant_interpreters`{why}")
-        return str(path)
+        return path
 
     def _server(self, name: str, engine: EngineSpec, node: Marked, given: Marked | None) -> Server | None:
         """The server of a method whose engine needs one."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from pytest_quantbudget.core import codec, versions
 from pytest_quantbudget.core.request import Subject
@@ -98,12 +100,20 @@ def outdated(subject: Subject, found: Found) -> str | None:
     unfit = {}
     for name in engines.imported(subject):
         asked = wanted.get(canonicalize_name(versions.DISTRIBUTIONS.get(name, name)))
-        if asked is not None and name in found.libraries and not asked.specifier.contains(found.libraries[name], True):
+        if asked is not None and name in found.libraries and not _fits(found.libraries[name], asked.specifier):
             unfit[f"{asked.name} {found.libraries[name]}"] = f"'{asked.name}{asked.specifier}'"
     if not unfit:
         return None
     command = f"{shlex.quote(str(subject.python))} -m pip install {' '.join(unfit.values())}"
     return f"{subject.method} finds {', '.join(unfit)} in {subject.python}: {command}"
+
+
+def _fits(version: str, asked: SpecifierSet) -> bool:
+    try:
+        return asked.contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        # Of a distribution that is half removed, for example.
+        return False
 
 
 @functools.cache

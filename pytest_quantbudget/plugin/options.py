@@ -216,7 +216,7 @@ def _permissions(config: pytest.Config) -> Permissions:
             raise ValueError(f"quant_interpreters: {line!r} is not NAME = PATH, such as vllm = .venv-vllm/bin/python")
         interpreters[name] = path_from(_repository(config), path)
     commands = config.option.quant_allow_commands or config.getini("quant_allow_commands")
-    return Permissions(interpreters, commands, frozenset(config.option.quant_allow_host))
+    return Permissions(interpreters, commands, frozenset(map(str.lower, config.option.quant_allow_host)))
 
 
 def _repository(config: pytest.Config) -> Path:

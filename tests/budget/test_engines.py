@@ -87,6 +87,13 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)
     assert subjects(tmp_path, "fp32: {python: venv/bin/python}", allowed)["fp32"].python == str(python)
+    (tmp_path / "link").symlink_to("/usr/lib")
+    for other in ("./venv/bin/../bin/python", "../{}/venv//bin/python", "link/../venv/bin/python"):
+        # What runs is what the ini file says, however it is written here.
+        own = f"fp32: {{python: {other.format(tmp_path.name)}}}"
+        assert subjects(tmp_path, own, allowed)["fp32"].python == str(python)
+    below = Permissions(interpreters={"old": tmp_path / "x" / ".." / "venv" / "bin" / "python"})
+    assert subjects(tmp_path, "fp32: {python: venv/bin/python}", below)["fp32"].python == str(below.interpreters["old"])
     assert mistake(tmp_path, "fp32: {python: odl}", allowed) == (
         "python: 'odl' is not among the ini file's `quant_interpreters`; did you mean 'old'?"
     )

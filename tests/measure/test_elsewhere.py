@@ -342,12 +342,13 @@ def test_a_job_of_many_megabytes_crosses(bare: str) -> None:
     ("libraries", "told"),
     [
         ({"transformers": "4.57.1"}, "transformers 4.57.1 in /v/python: /v/python -m pip install 'transformers>=5.14'"),
+        ({"torch": "unknown"}, "torch unknown in /v/python: /v/python -m pip install 'torch>=2.8'"),
         ({"transformers": "5.14.0", "torch": "2.13.0+cpu"}, None),
         ({"transformers": "5.20.0.dev0", "torch": "2.13.0a0+git1"}, None),
         ({"bitsandbytes": "0.40"}, None),
         ({}, None),
     ],
-    ids=["old", "new enough", "development", "not needed", "unknown"],
+    ids=["old", "half removed", "new enough", "development", "not needed", "unknown"],
 )
 def test_a_library_there_that_is_too_old_is_told_with_the_command(libraries: dict[str, str], told: str | None) -> None:
     subject = Subject("m", None, "ours", None, {}, None, kind="fp32", python="/v/python")

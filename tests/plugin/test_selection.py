@@ -141,3 +141,10 @@ def test_an_unknown_mark_is_refused_where_the_run_is_strict(pytester: pytest.Pyt
     result = pytester.runpytest_subprocess("--quant-budget", small.name, "--strict-markers", "--collect-only")
     assert result.ret != pytest.ExitCode.OK
     result.stdout.fnmatch_lines(["*'slow' not found in `markers` configuration option*"])
+
+
+@pytest.mark.parametrize("host", ["gpu.example.org", "GPU.Example.ORG"])
+def test_a_host_is_allowed_however_it_is_written(pytester: pytest.Pytester, host: str) -> None:
+    method = "{engine: openai, server: {url: 'http://Gpu.example.org:8000/v1'}, budget: {max_ttft: 1 s}}"
+    (pytester.path / "b.yaml").write_text(f"model: builtin\nmethods:\n  prod: {method}\n")
+    assert collected(pytester, "--quant-budget", "b.yaml", "--quant-allow-host", host) == ["b.yaml::prod::max_ttft"]
