@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import re
 from collections.abc import Iterable
 
 # What figures may depend on whatever the method.
@@ -14,6 +16,9 @@ COMMON = (
 
 # Modules whose distributions have other names.
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
+# Modules that are compiled while they are installed: for which GPU and instructions, their versions do not tell.
+COMPILED = ("llama_cpp",)
+LIBRARY = re.compile(r"\.(so|dylib|dll|pyd)\b")
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
@@ -26,3 +31,16 @@ def installed(names: Iterable[str]) -> dict[str, str]:
         except (importlib.metadata.PackageNotFoundError, KeyError):
             continue
     return versions
+
+
+def builds() -> dict[str, str]:
+    """A hash over the compiled files of each module that is compiled while it is installed, by its record of files."""
+    found = {}
+    for name in COMPILED:
+        try:
+            files = importlib.metadata.files(DISTRIBUTIONS.get(name, name)) or ()
+        except (importlib.metadata.PackageNotFoundError, KeyError, OSError, ValueError):
+            continue
+        lines = sorted(f"{file} {file.hash.value}" for file in files if file.hash and LIBRARY.search(file.name))
+        found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return found

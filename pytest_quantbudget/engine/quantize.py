@@ -22,9 +22,8 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
     """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
 
     The key holds what the result depends on: weights, method, options, calibration text and library versions, and not
-    the options that only say how it runs. A
-    directory appears under its final name only when it is complete, so a killed run leaves none that is half made; one
-    whose files are not what they were is set aside and made again.
+    the options that only say how it runs. A directory appears under its final name only when it is complete, so a
+    killed run leaves none that is half made; one whose files are not what they were is set aside and made again.
     """
     assert spec.quantize is not None
     assert subject.calibration is not None or not spec.calibrated

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
-from pytest_quantbudget.core.engines import VLLM
+from pytest_quantbudget.core.engines import LLAMA_CPP, VLLM
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
@@ -84,9 +84,9 @@ def keys_of(
     """The keys of a request that is to be measured on `gpus` (none: on the CPU).
 
     `memo` is a directory in which content hashes are kept. `interpreter` is what there is in the subject's interpreter,
-    where that is another one. None where a revision cannot be found out: the hub does not
-    answer, a file is gone, or a configuration cannot be used; the measurement will say so. None also for a server that
-    the user starts: what answers there may be another one tomorrow.
+    where that is another one. None where a revision cannot be found out: the hub does not answer, a file is gone, or a
+    configuration cannot be used; the measurement will say so. None also for a server that the user starts: what answers
+    there may be another one tomorrow.
     """
     subject = request.subject
     if subject.server is not None:
@@ -119,6 +119,8 @@ def keys_of(
         "platform": sys.platform,
         "libraries": _versions(subject, spec, libraries),
     }
+    if subject.engine == LLAMA_CPP:
+        base["builds"] = interpreter.builds if interpreter else versions.builds()
     if interpreter and engines.measured_in(subject) is None:
         # A server runs there, and this interpreter makes the prompts.
         base["prompts"] = {name: here[name] for name in ("transformers", "tokenizers") if name in here}

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from pytest_quantbudget.core import codec, versions
@@ -24,13 +24,15 @@ class Wanted:
 class Found:
     """An interpreter's Python, those of the wanted modules that are there, versions, and where modules are looked for.
 
-    `python` is its version, with the implementation in front where that is not CPython.
+    `python` is its version, with the implementation in front where that is not CPython. `builds` are as in
+    `versions.builds`.
     """
 
     python: str
     modules: tuple[str, ...]
     libraries: dict[str, str]
     folders: tuple[str, ...]
+    builds: dict[str, str] = field(default_factory=dict)
 
 
 def main(wanted: Wanted, tell: Connection, log: Connection) -> None:
@@ -45,6 +47,7 @@ def look(wanted: Wanted) -> Found:
         tuple(name for name in wanted.modules if is_there(name)),
         versions.installed(wanted.libraries),
         tuple(folder for folder in sys.path if folder),
+        versions.builds(),
     )
 
 

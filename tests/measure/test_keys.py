@@ -160,6 +160,28 @@ def test_a_library_that_the_method_does_not_use_changes_nothing(
     assert names(*given, tmp_path) == before
 
 
+def test_how_llama_cpp_was_compiled_belongs_to_its_keys(
+    tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "site" / "llama_cpp_python-0.3.36.dist-info"
+    told.mkdir(parents=True)
+    (told / "METADATA").write_text("Name: llama-cpp-python\nVersion: 0.3.36\n")
+
+    def compiled(library: str, page: str = "00") -> None:
+        lines = f"llama_cpp/lib/libggml-cpu.so.0,sha256={library},9\nllama_cpp/__init__.py,sha256={page},9\nx.pyc,,\n"
+        (told / "RECORD").write_text(lines)
+
+    compiled("11")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    ours, other = subject(engine="llama.cpp", kind="gguf-q8_0")(*given), given
+    before = names(*ours, tmp_path), names(*other, tmp_path)
+    compiled("11", "22")
+    assert (names(*ours, tmp_path), names(*other, tmp_path)) == before
+    compiled("33")
+    assert not set(names(*ours, tmp_path).values()) & set(before[0].values())
+    assert names(*other, tmp_path) == before[1]
+
+
 def test_what_an_engines_options_name_and_what_it_reads_belong_to_the_key(
     tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
