@@ -30,6 +30,8 @@ VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF",
     "PYTORCH_CUDA_ALLOC_CONF", "CUDA_LAUNCH_BLOCKING", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES",
 )  # fmt: skip
+# What the variables of an engine's own begin with.
+OWN_VARIABLES = {VLLM: "VLLM_", LLAMA_CPP: "GGML_"}
 
 # The code that figures depend on.
 MEASURING = ("core/*.py", "engine/**/*.py", "measure/*.py", "models/**/*.py", "tasks/*.py", "judge/sequential.py")
@@ -140,8 +142,9 @@ def _folders(value: Any, memo: Path) -> dict[str, str]:
 
 
 def _environment(engine: str) -> dict[str, str]:
-    """The variables that figures depend on; vLLM reads many of its own, of which keys are none of these."""
-    own = [name for name in os.environ if name.startswith("VLLM_") and "KEY" not in name] if engine == VLLM else []
+    """The variables that figures depend on; some engines read many of their own, of which keys are none of these."""
+    prefix = OWN_VARIABLES.get(engine)
+    own = [name for name in os.environ if prefix and name.startswith(prefix) and "KEY" not in name]
     return {name: os.environ[name] for name in sorted({*VARIABLES, *own}) if name in os.environ}
 
 

@@ -74,7 +74,14 @@ def fetch_gguf(name: str, revision: str | None, file_type: str) -> Path:
     # A file is chosen by the kind of the method, and the kind of any file chooses none.
     if not file_type:
         raise ValueError(f"which file of {name} is meant, a kind such as gguf-q4_k_m says; gguf does not")
-    wanted = [f"*{file_type.upper()}*.gguf", f"*{file_type.lower()}*.gguf"]
+    # BF16 holds F16, and is twice the download.
+    ends = "[!A-Za-z0-9_]"
+    wanted = [
+        f"{before}{written}{after}.gguf"
+        for before in ("", f"*{ends}")
+        for written in (file_type.upper(), file_type.lower())
+        for after in ("", f"{ends}*")
+    ]
     folder, _ = _downloaded(name, revision, wanted)
     named = re.compile(rf"(^|[^A-Z0-9_]){file_type.upper()}($|[^A-Z0-9_])")
     paths = sorted(path for path in folder.rglob("*.gguf") if named.search(path.stem.upper()))

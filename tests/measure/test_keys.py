@@ -177,6 +177,9 @@ def test_how_llama_cpp_was_compiled_belongs_to_its_keys(
     before = names(*ours, tmp_path), names(*other, tmp_path)
     compiled("11", "22")
     assert (names(*ours, tmp_path), names(*other, tmp_path)) == before
+    monkeypatch.setenv("GGML_CUDA_FORCE_MMQ", "1")
+    assert not set(names(*ours, tmp_path).values()) & set(before[0].values())
+    monkeypatch.delenv("GGML_CUDA_FORCE_MMQ")
     compiled("33")
     assert not set(names(*ours, tmp_path).values()) & set(before[0].values())
     assert names(*other, tmp_path) == before[1]
