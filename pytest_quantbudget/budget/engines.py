@@ -5,14 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_quantbudget.budget import keys
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, Permissions, Server
-from pytest_quantbudget.core.files import path_from
+from pytest_quantbudget.core.files import Roots, path_from
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.models.engines import EngineSpec
@@ -22,10 +22,13 @@ OPTION = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Runs:
-    """Reads what runs the methods of a budget, as far as `permissions` go; mistakes are added to `problems`."""
+    """Reads what runs the methods of a budget, as far as `roots` and `permissions` go.
 
-    def __init__(self, problems: Problems, permissions: Permissions) -> None:
-        self.problems, self.permissions = problems, permissions
+    Mistakes are added to `problems`.
+    """
+
+    def __init__(self, roots: Roots, problems: Problems, permissions: Permissions) -> None:
+        self.roots, self.problems, self.permissions = roots, problems, permissions
 
     def read(self, name: str, node: Marked, values: dict[str, Any]) -> dict[str, Any] | None:
         """Those fields of a method's subject that say what it is and what runs it; None where that is not known."""
@@ -82,8 +85,27 @@ class Runs:
                 self.problems.add(entry, f"engine_options: {why}")
             elif entry.plain is None:
                 self.problems.add(entry, f"engine_options: {key} has no value; leave it out for the engine's default")
+            elif (why := self._unreachable(entry)) is not None:
+                self.problems.add(entry, f"engine_options: {key}: {why}")
         folder = node.file.resolve().parent
         return {key: _absolute(entry.plain, folder) for key, entry in node.entries.items()}
+
+    def _unreachable(self, entry: Marked) -> str | None:
+        """Why an option's value may not be used, where it names what lies outside, or hides what it names."""
+        folder = entry.file.resolve().parent
+        for text in _texts(entry.plain):
+            if text.lstrip().startswith(("{", "[")):
+                return "what it holds is JSON in a text; give it as YAML"
+            # An adapter may be written as NAME=PATH.
+            for name in (text, text.partition("=")[2]):
+                if "/" in name or name == "..":
+                    found = self.roots.refuse(folder, name)
+                    stray = self.roots.stray(path_from(folder, name)) if found is None else None
+                    if stray is not None:
+                        found = f"{self.roots.refuse(stray.parent, stray.name)} (it lies in {name!r})"
+                    if found is not None:
+                        return found
+        return None
 
     def _interpreter(self, engine: EngineSpec, node: Marked | None) -> str | None:
         """The interpreter of a method's measuring process; None for this one."""
@@ -169,6 +191,15 @@ def _absolute(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_absolute(each, folder) for each in value]
     return str(path_from(folder, value)) if isinstance(value, str) and value.startswith(("./", "../")) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in an option's value."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+    elif isinstance(value, str):
+        yield value
 
 
 def _is_loopback(host: str) -> bool:

@@ -59,7 +59,7 @@ def load_budget(
     root = replace(root, value=own)
     problems = Problems()
     paths = Paths(roots, problems, elsewhere=elsewhere)
-    runs = Runs(problems, Permissions(everything=True) if elsewhere else permissions)
+    runs = Runs(roots, problems, Permissions(everything=True) if elsewhere else permissions)
     budget = _BudgetReader(path, root, problems, paths, runs, load_format).read_budget()
     problems.raise_any()
     return budget

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.engines import NO_PERMISSIONS, Permissions, Server
+from pytest_quantbudget.core.files import Roots
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.request import Subject
 
@@ -76,6 +77,30 @@ def test_paths_in_options_are_beside_the_budget(tmp_path: Path) -> None:
     }
 
 
+def test_an_option_names_nothing_that_lies_outside(tmp_path: Path) -> None:
+    room, path = tmp_path / "room", tmp_path / "room" / "b.yaml"
+    (room / "lora").mkdir(parents=True)
+    (room / "ours").symlink_to(room / "lora")
+    (tmp_path / "other").mkdir()
+    (room / "theirs").symlink_to(tmp_path / "other")
+
+    def told(value: str) -> str:
+        path.write_text(f"model: m\nmethods: {{fp32: {{engine: vllm, engine_options: {{lora_modules: {value}}}}}}}\n")
+        try:
+            load_budget(path, Roots([room]))
+        except BudgetError as error:
+            (problem,) = error.problems
+            return problem.message.removeprefix("engine_options: lora_modules: ")
+        return ""
+
+    for value in ("a=./lora", "[{name: a, path: ./ours}]", "org/adapter", "./lora/../lora", "{a: [1, true, x/y]}"):
+        assert told(value) == ""
+    for value in ("a=../other", "a=theirs/x", "[{path: ../other}]", "{a: {b: [/etc/ssl]}}", "lora/../../other", "~/x"):
+        assert "outside the repository; the ini line `quant_allow_paths = " in told(value), value
+    (room / "lora" / "weights.safetensors").symlink_to("/etc/passwd")
+    assert told("a=./lora").endswith("(it lies in './lora')")
+
+
 def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     allowed = Permissions(interpreters={"old": python, "vllm": tmp_path / "v" / "python"})
@@ -137,6 +162,10 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
         (
             "fp32: {engine: vllm, engine_options: {speculative_config: {model: a.B}}}",
             "engine_options: speculative_config:",
+        ),
+        (
+            'fp32: {engine: vllm, engine_options: {hf_overrides: \'{"a": "/etc"}\'}}',
+            "engine_options: hf_overrides: what it holds is JSON in a text; give it as YAML",
         ),
         ("fp32: {engine: vllm, engine_options: [1]}", "engine_options takes vllm's own options by name, not [1]"),
         ("fp32: {engine: vllm, engine_options: {--port: 1}}", "engine_options: '--port' is no option's name, such as"),

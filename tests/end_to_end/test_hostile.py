@@ -170,6 +170,7 @@ NAMING = {
     "model": "model: {}\nmethods: {{fp32: {{}}}}\n",
     "checkpoint": "model: m\nmethods: {{gptq-int4: {{checkpoint: {}}}}}\n",
     "file": "model: m\nmethods: {{fp32: {{}}}}\ntasks: {{t: {{file: {}}}}}\n",
+    "engine_options": "model: m\nmethods: {{fp32: {{engine: vllm, engine_options: {{lora_modules: {}}}}}}}\n",
     "calibration": "model: m\ncalibration: {}\nmethods: {{gptq-int4: {{options: {{texts: 1}}}}}}\n",
 }
 
