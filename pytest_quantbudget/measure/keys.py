@@ -107,7 +107,7 @@ def keys_of(
         "method": subject.kind,
         "engine": subject.engine,
         "engine_options": subject.engine_options,
-        "folders": _folders(subject.engine_options, memo),
+        "named": _named(subject.engine_options, memo),
         "options": subject.options,
         "load_format": subject.load_format,
         "same_as_source": list(subject.same_as_source),
@@ -131,14 +131,15 @@ def keys_of(
     return Keys(folder, revision, checkpoint, base, machine, states)
 
 
-def _folders(value: Any, memo: Path) -> dict[str, str]:
-    """Content hashes of the directories that an engine's options name, such as an adapter or a draft model."""
+def _named(value: Any, memo: Path) -> dict[str, str]:
+    """Content hashes of what an engine's options name on this machine, such as an adapter or a draft model."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        return {name: state for each in value for name, state in _folders(each, memo).items()}
-    there = isinstance(value, str) and Path(value).is_absolute() and Path(value).is_dir()
-    return {value: hub.revision_of(value, None, memo)} if there else {}
+        return {name: state for each in value for name, state in _named(each, memo).items()}
+    path = Path(value) if isinstance(value, str) else Path()
+    there = path.is_absolute() and (path.is_dir() or path.is_file())
+    return {value: _revision(value, memo)} if there else {}
 
 
 def _environment(engine: str) -> dict[str, str]:

@@ -191,7 +191,9 @@ def test_what_an_engines_options_name_and_what_it_reads_belong_to_the_key(
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_model.safetensors").write_text("one")
-    options = {"enable_lora": True, "lora_modules": [{"name": "a", "path": str(adapter)}]}
+    scales = tmp_path / "scales.json"
+    scales.write_text("{}")
+    options = {"lora_modules": [{"name": "a", "path": str(adapter)}], "scales": str(scales), "enable_lora": True}
     changed = subject(engine="vllm", engine_options=options)(*given)
     before = names(*changed, tmp_path)
     monkeypatch.setenv("VLLM_API_KEY", "secret")
@@ -200,7 +202,10 @@ def test_what_an_engines_options_name_and_what_it_reads_belong_to_the_key(
     other = names(*changed, tmp_path)
     assert not set(before.values()) & set(other.values())
     (adapter / "adapter_model.safetensors").write_text("two, which is longer")
-    assert not set(other.values()) & set(names(*changed, tmp_path).values())
+    third = names(*changed, tmp_path)
+    assert not set(other.values()) & set(third.values())
+    scales.write_text("[]")
+    assert not set(third.values()) & set(names(*changed, tmp_path).values())
 
 
 def test_keys_cross_to_the_measuring_process_as_plain_values(tmp_path: Path, given: tuple[Request, list[Gpu]]) -> None:
