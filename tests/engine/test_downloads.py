@@ -1,11 +1,11 @@
 """What is downloaded of a hub model: its weights only where something is going to load them."""
 
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
 
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, Server
@@ -62,7 +62,8 @@ def test_of_the_files_of_a_hub_model_that_of_the_type_alone_is_downloaded(wanted
     with pytest.raises(Downloaded):
         hub.fetch_gguf("acme/x-GGUF", None, "f16")
     there = ["x-F16.gguf", "x.f16.gguf", "F16.gguf", "F16/x-f16-00001-of-00002.gguf", "x-BF16.gguf", "x-F16_L.gguf"]
-    assert list(filter_repo_objects(there, allow_patterns=wanted)) == there[:4]
+    # As huggingface_hub chooses.
+    assert [file for file in there if any(fnmatchcase(file, pattern) for pattern in wanted)] == there[:4]
 
 
 @pytest.mark.parametrize("engine", [LLAMA_CPP, OPENAI])

@@ -13,9 +13,14 @@ from gguf_models import TASK, answers, prompt_ids, running
 from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.measurement import Device
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine import divergence
 from pytest_quantbudget.engine.base import Decoded, Ends, Engine, NotFinite, NotOffered
+from pytest_quantbudget.engine.llama_cpp.load import device
+from pytest_quantbudget.engine.llama_cpp.speed import measure
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.machine.nvml import Card
 from pytest_quantbudget.engine.out_of_memory import Batching
 
 pytestmark = [
@@ -195,6 +200,26 @@ def test_a_workload_is_timed_by_its_repeats(f32: Engine) -> None:
     assert 1 <= len(speed.warmup_s) <= 3
     assert speed.peak_allocated is None
     assert speed.median_tokens_per_s > 0
+
+
+def test_buffers_on_gpus_are_the_memory_of_a_workload(f32: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    session: Any = f32.session  # type: ignore[attr-defined]
+    assert session.on_gpus == {}
+    held = (("model", "CUDA0", 7), ("kv", "CUDA0", 2), ("kv", "CUDA1", 4), ("model", "CUDA_Host", 9))
+    for name, place, size in held:
+        monkeypatch.setitem(session.buffers[name], place, size)
+    monkeypatch.setattr(session, "shape", lambda *_: None)
+    assert session.on_gpus == {"CUDA0": 9, "CUDA1": 4}
+    speed = measure(session, Workload(4, 2, 1, 3), Gpus({}), on_gpu=True)
+    assert (speed.peak_allocated, speed.peak_reserved, speed.peaks) == (13, 13, (13, 13, 13))
+
+
+def test_a_gpu_that_torch_does_not_know_goes_by_its_name_all_the_same() -> None:
+    gpus = Gpus({})
+    assert device({}, gpus, 4) == Device("cpu", None, None, None, None, 4)
+    assert device({"Vulkan0": 9}, gpus, 4) == Device("Vulkan0", None, None, None, None, 4)
+    gpus.cards = [Card("GPU-1", None)]
+    assert device({"CUDA0": 9}, gpus, 4) == Device("GPU", "GPU-1", None, None, None, 4)
 
 
 def test_each_prompt_of_a_workload_is_another_and_all_are_continued(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,9 @@ def load(
     template = file.other_template(session, tokenizer, paths[0]) if subject.checkpoint else ""
     if template and "chat_template" in subject.same_as_source:
         raise ValueError(template)
-    on_gpu = session.on_gpus > 0
     description = Description(
         revision,
-        _device(gpus, options, on_gpu=on_gpu),
+        device(session.on_gpus, gpus, options["n_threads"]),
         seconds,
         int(llama.llama_model_size(session.model)),
         receipt.receipt(tensors, session.repacked),
@@ -128,12 +127,19 @@ def _check_room(size: int) -> None:
         raise Lacking(f"too little free memory: the file takes {needed}, and {there} of this machine's memory is free")
 
 
-def _device(gpus: Gpus, options: Mapping[str, Any], *, on_gpu: bool) -> Device:
-    if on_gpu:
-        from pytest_quantbudget.engine.hf.load import describe
+def device(on_gpus: Mapping[str, int], gpus: Gpus, threads: int) -> Device:
+    """Where a model runs that has buffers `on_gpus`, by the library's names of these."""
+    import torch
 
+    from pytest_quantbudget.engine.hf.load import describe
+
+    if not on_gpus:
+        return Device("cpu", None, None, None, None, threads)
+    if torch.cuda.is_available():
         return describe("cuda:0")
-    return Device("cpu", None, None, None, None, options["n_threads"])
+    # The library was built for a GPU for which this torch was not.
+    found = gpus.device(threads)
+    return found if found.uuid else replace(found, name=next(iter(on_gpus)))
 
 
 def _end_tokens(folder: Path, shape: Any) -> list[int]:

@@ -92,9 +92,10 @@ class Session:
         return room.value.decode("utf-8", "replace")
 
     @property
-    def on_gpus(self) -> int:
-        """Bytes of all buffers that lie outside of the machine's own memory."""
-        return sum(size for held in self.buffers.values() for device, size in held.items() if not _is_host(device))
+    def on_gpus(self) -> dict[str, int]:
+        """Bytes of the buffers that lie outside of the machine's own memory, by the library's names of devices."""
+        sizes = [each for held in self.buffers.values() for each in held.items() if not _is_host(each[0])]
+        return {device: sum(size for other, size in sizes if other == device) for device, _ in sizes}
 
     def placement(self) -> dict[str, str]:
         """How much of the weights lies on each device, by the library's names of them."""

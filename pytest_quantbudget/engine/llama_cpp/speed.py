@@ -26,7 +26,7 @@ def measure(session: Session, workload: Workload, gpus: Gpus, *, on_gpu: bool) -
     """
     session.shape(workload.batch_size, workload.prompt_tokens + workload.new_tokens, "the workload")
     speed = timed(workload, lambda: _run(session, workload), gpus)
-    held = session.on_gpus if on_gpu else None
+    held = sum(session.on_gpus.values()) if on_gpu else None
     if held is None:
         return speed
     return replace(speed, peak_allocated=held, peak_reserved=held, peaks=(held,) * workload.repeats)

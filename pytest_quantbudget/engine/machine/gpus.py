@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.gpu_usage import BUSY, Clocks, Occupant
+from pytest_quantbudget.core.measurement import Device
 from pytest_quantbudget.engine.machine import nvml
 from pytest_quantbudget.engine.machine.nvml import Card, Processes, visible_cards
 
@@ -54,6 +55,14 @@ class Gpus:
             if max(busy, default=0) < BUSY or time.monotonic() > until:
                 return max(busy, default=None)
             time.sleep(PERIOD_S)
+
+    def device(self, threads: int) -> Device:
+        """The first of them as a device of the record, by NVML; the CPU where there is none."""
+        card = next(iter(self.cards), None)
+        if card is None:
+            return Device("cpu", None, None, None, None, threads)
+        name, memory = card.ask("nvmlDeviceGetName"), card.ask("nvmlDeviceGetMemoryInfo")
+        return Device(str(name or "GPU"), card.uuid, getattr(memory, "total", None), None, None, threads)
 
     def name(self, index: int) -> str:
         """The UUID of torch's GPU `index`: torch counts in the order of `CUDA_VISIBLE_DEVICES`."""

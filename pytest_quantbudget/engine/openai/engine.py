@@ -193,11 +193,7 @@ class OpenAI(Engine):
         host = urlsplit(self.server.url or "").hostname
         if host is not None and host not in ("localhost", "::1") and not host.startswith("127."):
             return Device(host, None, None, None, None, 0)
-        card, threads = next(iter(self.gpus.cards), None), len(os.sched_getaffinity(0))
-        if card is None:
-            return Device("cpu", None, None, None, None, threads)
-        name, memory = card.ask("nvmlDeviceGetName"), card.ask("nvmlDeviceGetMemoryInfo")
-        return Device(str(name or "GPU"), card.uuid, getattr(memory, "total", None), None, None, threads)
+        return self.gpus.device(len(os.sched_getaffinity(0)))
 
     def end_tokens(self) -> tuple[int, ...]:
         """Those of the model's generation config, and the tokenizer's own; the server may know others."""
