@@ -17,7 +17,9 @@ model: builtin
 baseline: fp32
 calibration: builtin
 workload: {{prompt_tokens: 32, new_tokens: 64, repeats: 2}}
-tasks: {{wordmath: {{file: builtin, questions: 40, divergence: true}}}}
+tasks:
+  wordmath: {{file: builtin, questions: 40, divergence: true}}
+  grown: {{file: builtin, questions: {{start: 40, max: 120}}}}
 methods:
   fp32: {{budget: {{min_wordmath: 50}}}}
   int8: {{budget: {{max_wordmath_drop: 20}}}}
@@ -25,6 +27,10 @@ methods:
   gptq-int4: {{options: {{texts: 16}}, budget: {{max_wordmath_drop: 30}}}}
   gguf-q8_0: {{budget: {{max_weights_ratio: 0.3, min_token_agreement: 90, max_kl: 0.1, max_wordmath_drop: 20}}}}
   gguf-q4_0: {{budget: {{max_weights_ratio: 0.2, max_wordmath_drop: 20}}}}
+  grown:
+    engine: openai
+    server: {{command: {served}}}
+    budget: {{max_grown_drop: 25}}
   prod:
     engine: openai
     server: {{command: {served}}}
@@ -83,7 +89,7 @@ def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> 
         result = pytester.runpytest(
             "--quant-budget", "b.yaml", "--quant-allow-commands", "--quant-report", "r.json", "--quant-cache", "c"
         )
-    assert outcomes(result) == {"passed": 13, "failed": 4, "skipped": 2}
+    assert outcomes(result) == {"passed": 14, "failed": 4, "skipped": 2}
     report = json.loads((pytester.path / "r.json").read_text())
     methods = {method["name"]: method for method in report["budgets"][0]["methods"]}
     verdicts = {f"{name}::{limit['name']}": limit["verdict"] for name, m in methods.items() for limit in m["limits"]}
@@ -98,6 +104,8 @@ def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> 
 
     # At full precision nothing depends on who runs the model.
     assert answers("prod") == answers("fp32")
+    (grown,) = methods["grown"]["measurement"]["tasks"]
+    assert 40 <= len(grown["answers"]) < 120, "no more are asked than decide"
     assert sum(a != b for a, b in zip(answers("gguf-q8_0"), answers("fp32"), strict=True)) <= 2
     facts = {name: method["measurement"]["engine"] for name, method in methods.items()}
     assert facts["prod"]["capabilities"]["token-id prompts"] == "yes"
@@ -107,7 +115,7 @@ def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> 
         "--quant-budget", "b.yaml", "--quant-allow-commands", "--quant-report", "r.json", "--quant-cache", "c",
         "-k", "(prod or q8_0) and drop",
     )  # fmt: skip
-    assert outcomes(again) == {"passed": 2, "deselected": 17}
+    assert outcomes(again) == {"passed": 2, "deselected": 18}
     report = json.loads((pytester.path / "r.json").read_text())
     reused = {
         method["name"]: [bool(task["origin"]["reused"]) for task in method["measurement"]["tasks"]]

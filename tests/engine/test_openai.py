@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness_room import furnished
 from llama_servers import SLOTS, command, needs_server, write_builtin
 
 from pytest_quantbudget.core.engines import Server
 from pytest_quantbudget.core.files import BUILTIN_DIR
-from pytest_quantbudget.core.request import Subject, Workload
+from pytest_quantbudget.core.request import Subject, Task, Workload
 from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
+from pytest_quantbudget.engine.hf import load
+from pytest_quantbudget.engine.hf.engine import Transformers
 from pytest_quantbudget.engine.openai import conversation, engine, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
 from pytest_quantbudget.engine.openai.engine import OpenAI
@@ -39,7 +43,8 @@ def served(server: Server) -> Subject:
 
 
 def started(words: tuple[str, ...], **more: Any) -> OpenAI:
-    return engine.load(served(Server(command=words, folder=str(BUILTIN_DIR), start_timeout_s=60.0, **more)))
+    folder = tempfile.gettempdir()
+    return engine.load(served(Server(command=words, folder=folder, start_timeout_s=60.0, **more)))
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,35 @@ def test_one_that_does_not_start_is_told_with_the_end_of_its_log(words: tuple[st
         assert str(error.value).endswith("the end of its log:\nno memory")
     if "bytearray" in words[-1]:
         assert "MemoryError" in str(error.value)
+
+
+def test_a_server_that_runs_out_of_memory_is_told_in_its_words(gguf: Path) -> None:
+    words = list(command(gguf))
+    words[words.index("--n_ctx") + 1] = str(10**9)
+    with pytest.raises(ServerFailed) as error:
+        started(tuple(words))
+    assert str(error.value).startswith("the server ended with exit code 1")
+    assert "failed to allocate" in str(error.value)
+
+
+def test_tasks_of_the_harness_are_answered_and_those_that_need_probabilities_are_not_offered(
+    server: OpenAI, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    from pytest_quantbudget.engine import harness
+
+    room = furnished(tmp_path)
+    words, choices = (
+        Task("t", None, None, 0, None, 0, None, "strict", harness=str(room / name))
+        for name in ("words.yaml", "choices.yaml")
+    )
+    told = harness.run(
+        Transformers(load.load(replace(server.subject, kind="fp32", server=None), None)), words, Batching()
+    )
+    own = harness.run(server, words, Batching())
+    assert [answer.text for answer in own.answers] == [answer.text for answer in told.answers]
+    with pytest.raises(NotOffered, match="the server has no prompt log-probabilities"):
+        harness.run(server, choices, Batching())
 
 
 def test_a_file_that_is_no_model_is_told_in_the_servers_words(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import shutil
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,10 +61,10 @@ def only_text(handler: BaseHTTPRequestHandler, body: Any) -> None:
         send(handler, json.dumps(whole).encode())
 
 
-def load(url: str, **more: Any) -> engine.OpenAI:
+def load(url: str, folder: Path = BUILTIN_DIR, **more: Any) -> engine.OpenAI:
     server = Server(url=url, start_timeout_s=20.0, **more)
     return engine.load(
-        Subject(str(BUILTIN_DIR), None, "prod", None, {}, None, kind="served", engine="openai", server=server)
+        Subject(str(folder), None, "prod", None, {}, None, kind="served", engine="openai", server=server)
     )
 
 
@@ -282,6 +284,47 @@ def test_of_another_machine_no_device_is_known(url: str | None, name: str) -> No
     bare.server, bare.gpus = Server(url), Gpus({})
     device = bare.device()
     assert (device.name, device.threads > 0) == (name, name == "cpu")
+
+
+TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %} [assistant]"
+RENDERED = f"[user] {probe.SAMPLE} [assistant]"
+
+
+@pytest.mark.parametrize(
+    ("replies", "said"),
+    [
+        ({}, probe.UNTOLD),
+        ({"/apply-template": {"prompt": RENDERED}}, probe.YES),
+        ({"/apply-template": {"prompt": "<|im_start|>user"}}, "it makes <|im_start|>user, and the model's makes [user"),
+        ({"/tokenize": {"tokens": [7, 8]}}, "it makes [7, 8], and the model's makes ["),
+    ],
+    ids=["no endpoint", "the same", "another text", "other tokens"],
+)  # fmt: skip
+def test_the_servers_chat_template_is_held_against_the_models(
+    replies: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    shutil.copytree(BUILTIN_DIR, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATE)
+    served = {path: json_reply(value) for path, value in replies.items()}
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": completion, **served}) as url:
+        found = load(url, tmp_path / "model")
+        told = found.found.capabilities[probe.SAME_TEMPLATE]
+        assert told[: len(said)] == said
+        other = [note for note in found.describe().notes if "chat template" in note]
+        assert len(other) == (0 if told in (probe.YES, probe.UNTOLD) else 1)
+        found.close()
+
+
+def test_a_template_of_the_server_alone_is_told_and_no_note() -> None:
+    own = {"/apply-template": json_reply({"prompt": "<|im_start|>user"})}
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": completion, **own}) as url:
+        found = load(url)
+        assert (
+            found.found.capabilities[probe.SAME_TEMPLATE]
+            == "the model has none, and the server's makes <|im_start|>user"
+        )
+        assert not any("chat template" in note for note in found.describe().notes)
+        found.close()
 
 
 def test_what_echo_tells_is_read() -> None:

@@ -187,6 +187,9 @@ class OpenAI(Engine):
             yield f"{capabilities[probe.RETURNED_IDS]}: token ids are those that the model's tokenizer makes of it"
         if capabilities[probe.SAME_TOKENIZER].startswith("it makes"):
             yield f"the server has another tokenizer than the budget's model: {capabilities[probe.SAME_TOKENIZER]}"
+        if capabilities[probe.SAME_TEMPLATE].startswith("it makes"):
+            words = capabilities[probe.SAME_TEMPLATE]
+            yield f"the server's chat template is not the model's, through which tasks are asked: {words}"
 
     def device(self) -> Device:
         """This machine's, unless the server is on another."""

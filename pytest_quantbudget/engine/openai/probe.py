@@ -22,7 +22,8 @@ PROBE_TOKENS = 3
 SAMPLE = "What is 12 + 7? 12 + 7 = 19"
 
 TOKEN_PROMPTS, RETURNED_IDS, PROMPT_LOGPROBS = "token-id prompts", "returned token ids", "prompt log-probabilities"
-FIXED_LENGTHS, SEEDS, SAME_TOKENIZER = "fixed lengths", "seeds", "tokenizer"
+FIXED_LENGTHS, SEEDS, SAME_TOKENIZER, SAME_TEMPLATE = "fixed lengths", "seeds", "tokenizer", "chat template"
+UNTOLD = "the server has no endpoint that tells"
 
 
 @dataclass
@@ -73,6 +74,7 @@ async def probe(client: Client, model: str, tokenizer: Any, limit_s: float) -> F
     capabilities[FIXED_LENGTHS] = await _fixed(ask, found.dialect, ids)
     capabilities[SEEDS] = await _seeds(ask, client, model)
     capabilities[SAME_TOKENIZER] = await _tokenizer(client, model, tokenizer)
+    capabilities[SAME_TEMPLATE] = await _template(client, model, tokenizer)
     return found
 
 
@@ -165,7 +167,37 @@ async def _tokenizer(client: Client, model: str, tokenizer: Any) -> str:
             return (
                 YES if theirs == ids else f"it makes {theirs[:6]} of {SAMPLE[:12]!r}, and the model's makes {ids[:6]}"
             )
-    return "the server has no endpoint that tells"
+    return UNTOLD
+
+
+async def _template(client: Client, model: str, tokenizer: Any) -> str:
+    """Whether the server puts a conversation into the same words, where it has an endpoint that tells.
+
+    Tasks are asked through the template of the budget's model; a server's own may be another, or one where the model
+    has none.
+    """
+    turns = [{"role": "user", "content": SAMPLE}]
+    theirs = await _rendered(client, model, turns)
+    if theirs is None:
+        return UNTOLD
+    if getattr(tokenizer, "chat_template", None) is None:
+        return f"the model has none, and the server's makes {theirs!s:.60}"
+    ours = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    if not isinstance(theirs, str):
+        ours = [int(token) for token in tokenizer(ours, add_special_tokens=False)["input_ids"]]
+    return YES if theirs == ours else f"it makes {theirs!s:.60}, and the model's makes {ours!s:.60}"
+
+
+async def _rendered(client: Client, model: str, turns: list[dict[str, str]]) -> Any:
+    """A conversation as the server renders it: text (llama-server) or token ids (vLLM); None where it does not tell."""
+    for path, key, more in (("apply-template", "prompt", {}), ("tokenize", "tokens", {"model": model})):
+        try:
+            answer = await client.json(client.root(path), {"messages": turns, **more}, TELL_S)
+        except ServerError:
+            continue
+        if isinstance(answer, dict) and answer.get(key):
+            return answer[key]
+    return None
 
 
 def of_prompt(answer: Any, ids: Sequence[int], first: int) -> list[Scored] | None:
