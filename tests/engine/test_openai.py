@@ -162,11 +162,11 @@ def test_one_that_does_not_start_is_told_with_the_end_of_its_log(words: tuple[st
 
 def test_a_server_that_runs_out_of_memory_is_told_in_its_words(gguf: Path) -> None:
     words = list(command(gguf))
-    words[words.index("--n_ctx") + 1] = str(10**9)
+    words[words.index("--n_ctx") + 1] = str(10**8)
     with pytest.raises(ServerFailed) as error:
-        started(tuple(words))
-    assert str(error.value).startswith("the server ended with exit code 1")
-    assert "failed to allocate" in str(error.value)
+        started(("sh", "-c", 'ulimit -v 3000000; exec "$0" "$@"', *words))
+    assert str(error.value).startswith("the server ended with exit code 1\n")
+    assert "bad_alloc" in str(error.value)
 
 
 def test_tasks_of_the_harness_are_answered_and_those_that_need_probabilities_are_not_offered(
