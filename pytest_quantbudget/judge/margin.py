@@ -79,6 +79,8 @@ def calibrated(
 
 def _check_decidable(limit: Limit, found: Figure) -> None:
     """Under `undecided: fail`, a figure whose bounds are infinite fails at any limit."""
+    if limit.judging.undecided == limits.FAIL and found.more_of:
+        raise NoMargin(f"it takes {found.more_of} to bound it, and `undecided: fail` fails at any limit without")
     if limit.judging.undecided != limits.FAIL or found.bounds is None:
         return
     if not math.isfinite(found.bounds.high if limit.kind.bound == "max" else found.bounds.low):

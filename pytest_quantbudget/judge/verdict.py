@@ -53,6 +53,10 @@ def judge(
         if verdict is not None:
             return verdict
         found = figure(basis, method.name, limit, measured)
+        if found.more_of:
+            # It may be over, and it is never certainly within.
+            low = found.bounds.low if found.bounds is not None else -math.inf
+            found = replace(found, bounds=Interval(low, math.inf), confidence=case.confidence)
     except Unmeasured as missing:
         whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
         kind = missing.failure.kind
@@ -173,6 +177,8 @@ def _how_far(target: Target, value: float, found: Figure) -> str:
 def _settling(value: float, found: Figure, limit: Limit) -> str:
     """What would settle an undecided limit, if what more observations show is the same."""
     assert found.bounds is not None
+    if found.more_of:
+        return f"; {found.more_of} would settle it"
     if not math.isfinite(found.bounds.high - found.bounds.low):
         alpha = 1 - limit.judging.confidence
         need = found.enough or 2

@@ -155,7 +155,14 @@ def test_an_adapter_is_a_directory_of_safetensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "vocabulary", "positions", "told"),
-    [(128, 640, 100, 128), (-1, 640, 100, -1), (-1, 150_000, 1000, 2560), (5000, 150_000, 1000, 2560), (0, 640, 9, 0)],
+    [
+        (128, 640, 100, 128),
+        (-1, 640, 100, -1),
+        (-1, 150_000, 1000, 2560),
+        (-1, 3000, 500, 3000),
+        (5000, 150_000, 1000, 2560),
+        (0, 640, 9, 0),
+    ],
 )
 def test_no_more_is_asked_for_than_fits_into_an_answer(wanted: int, vocabulary: int, positions: int, told: int) -> None:
     assert engine.told_at_once(wanted, vocabulary, positions) == told

@@ -245,10 +245,11 @@ class VLLMServer(OpenAI):
 def told_at_once(wanted: int, vocabulary: int, positions: int) -> int:
     """How many likeliest tokens of each position to ask for: those that are wanted, -1 for all, if they fit.
 
-    There may be more tokens than the tokenizer knows: all is left to vLLM where all of these fit.
+    There may be more tokens than the tokenizer knows: all is left to vLLM where all of these fit. It refuses a number
+    above theirs.
     """
     fitting = MAX_BODY // (positions * ENTRY_BYTES)
-    return min(wanted, fitting) if wanted >= 0 else -1 if 2 * vocabulary <= fitting else fitting
+    return min(wanted, fitting) if wanted >= 0 else -1 if 2 * vocabulary <= fitting else min(fitting, vocabulary)
 
 
 def _whole(text: str | None) -> int | None:

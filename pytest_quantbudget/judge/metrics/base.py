@@ -33,7 +33,8 @@ class Figure:
     nothing that was observed. They rest on `n` observations of the kind `of`. `remark` says what else is worth knowing.
     The figure cannot exceed `most`, whatever the method loses. `more` gives the bounds of so many times as many
     observations of the same values, where that can be computed. So many as are `enough` bound it on both sides. With a
-    `range`, the least and the greatest of what was observed, `detail` says of what it is.
+    `range`, the least and the greatest of what was observed, `detail` says of what it is. Where the true figure may be
+    any larger one, because not all of it could be observed, `more_of` names what would tell.
     """
 
     value: float
@@ -48,6 +49,7 @@ class Figure:
     range: tuple[float, float] | None = None
     more: Callable[[float], Interval] | None = None
     enough: int = 0
+    more_of: str = ""
 
 
 @dataclass(frozen=True)

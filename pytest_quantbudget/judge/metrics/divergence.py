@@ -78,7 +78,8 @@ class KlDivergence(_OnLogits):
         sums = [kl for d in divergences for kl in d.each_kl]
         more = functools.partial(intervals.clustered_mean, sums, sizes, case.confidence)
         words = f"{tokens:,} tokens, at most {max(d.max_kl for d in divergences):.3g}{_bound(divergences)}"
-        return Figure(mean, words, **bounded(more, sizes), n=len(sizes), of="answers")
+        whole = "" if all(d.top == 0 for d in divergences) else "the probabilities of all tokens"
+        return Figure(mean, words, **bounded(more, sizes), n=len(sizes), of="answers", more_of=whole)
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The mean."""
