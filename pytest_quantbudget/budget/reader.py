@@ -169,7 +169,9 @@ class _BudgetReader:
         )
         timeout = values["timeout"] or self.file["timeout"] or keys.TIMEOUT_S
         load = self.loads.of(values["load"], name)
-        return Method(name, subject, of_method, values["marks"] or (), need, timeout, node.line, load)
+        given_to_engine = values["engine_options"].entries if values["engine_options"] else {}
+        marks = values["marks"] or ()
+        return Method(name, subject, of_method, marks, need, timeout, node.line, load, given_to_engine)
 
     def same_as_source(self, node: Marked, own: tuple[str, ...] | None) -> tuple[str, ...]:
         """What must be the source model's own: of the method, else of the file; of ready checkpoints alone."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.load import Load
+from pytest_quantbudget.core.problems import Marked
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
 MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun of a failed job does not
@@ -16,7 +17,7 @@ MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun 
 
 @dataclass(frozen=True)
 class Method:
-    """One method of a budget with its limits."""
+    """One method of a budget with its limits; `engine_options` are where those of its engine stand, by name."""
 
     name: str
     subject: Subject
@@ -26,6 +27,7 @@ class Method:
     timeout_s: float
     line: int
     load: Load | None = None
+    engine_options: Mapping[str, Marked] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -168,12 +169,13 @@ def _check(request: pytest.FixtureRequest) -> None:
 def explain(
     excinfo: pytest.ExceptionInfo[BaseException], method: Method, limit: Limit, verdict: Verdict
 ) -> TerminalRepr:
-    """A broken limit in words: what happened, the user's line, and the last lines of the measuring process.
+    """A broken limit in words: what happened, the user's lines, and the last lines of the measuring process.
 
     What happened stands in pytest's summary, behind the test's id, as far as there is room.
     """
     message = happened(method.name, limit.name, verdict.message)
-    parts = [message, str(at(limit, "this line")), *([quoted(verdict.detail)] if verdict.detail else [])]
+    lines = [str(at(limit, "this line")), *named_options(method, verdict)]
+    parts = [message, *lines, *([quoted(verdict.detail)] if verdict.detail else [])]
     # Not a plain text: where `CI` is set, pytest would repeat all of it in its summary.
     shown = excinfo.getrepr(style="native")
     shown.reprtraceback.reprentries[0].lines = ["\n\n".join(parts), "\n"]
@@ -181,6 +183,16 @@ def explain(
         crash = shown.reprcrash
         crash.path, crash.lineno, crash.message = display_path(limit.file), limit.line, message
     return shown
+
+
+def named_options(method: Method, verdict: Verdict) -> list[str]:
+    """The lines of the engine's options that stand in what a failure says: the engine may have refused them."""
+    if verdict.outcome != FAILED:
+        return []
+    # As the budget has them, or as flags.
+    said = {word.replace("-", "_") for word in re.findall(r"[a-z0-9]+(?:[_-][a-z0-9]+)*", verdict.message)}
+    named = [entry for name, entry in method.engine_options.items() if name in said]
+    return [str(at(entry, "this option of the engine")) for entry in named]
 
 
 # By the names of their properties; `quant.name` and `quant.method` are beside these.

@@ -24,6 +24,16 @@ VERDICTS = {
     "max_load_time": Verdict(SKIPPED, "fp32: max_load_time not measured: no GPU was found", for_want_of_gpu=True),
     "max_ttft": Verdict(WITHIN, "fp32: max_ttft 1 s", 0.5, 1.0, "1 s", "s", low=0.4, high=0.6, confidence=0.95),
 }
+SERVED = """
+model: builtin
+methods:
+  own:
+    kind: checkpoint
+    checkpoint: org/quantized
+    engine: vllm
+    engine_options: {seed: 1, max_modl_len: 512}
+    budget: {max_weights: 3 MiB}
+"""
 # What a plugin that repeats failed tests does.
 TWICE = """
 from _pytest.runner import runtestprotocol
@@ -108,6 +118,30 @@ def test_a_failure_begins_with_what_happened_and_so_does_its_line_in_the_summary
     )
     short = judged.runpytest("--quant-budget", "b.yaml", "--tb=line")
     short.stdout.fnmatch_lines(["b.yaml:4: measured 2.19 MiB, limit 1.00 MiB", "b.yaml:4: not measured: it crashed"])
+
+
+@pytest.mark.parametrize(
+    "said", ["it knows no option max_modl_len; did you mean 'max_model_len'?", "argument --max-modl-len: not a number"]
+)
+def test_a_failure_that_names_an_option_of_the_engine_shows_its_line(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(judging, "verdict_on", lambda *_: Verdict(FAILED, f"own: max_weights not measured: {said}"))
+    (pytester.path / "b.yaml").write_text(SERVED)
+    result = pytester.runpytest("--quant-budget", "b.yaml")
+    result.stdout.fnmatch_lines(
+        [
+            "b.yaml:9: this line",
+            "    budget: {max_weights: 3 MiB}",
+            "*^^^*",
+            "",
+            "b.yaml:8: this option of the engine",
+            "    engine_options: {seed: 1, max_modl_len: 512}",
+            "                              ^^^^^^^^^^^^^^^^^",
+        ],
+        consecutive=True,
+    )
+    assert result.stdout.str().count("this option of the engine") == 1
 
 
 @pytest.mark.parametrize("tries", [1, 2])
