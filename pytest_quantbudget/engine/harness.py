@@ -86,7 +86,8 @@ def _evaluate(
     batching.size = batching.size or BATCH
 
     def evaluate() -> Mapping[str, Any]:
-        model = engine.harness_model(task, batching.size) or EngineModel(engine, task, batching.size)
+        own = batching.size if task.batch_size or batching.tried else 0
+        model = engine.harness_model(task, batching.size) or EngineModel(engine, task, own)
         evaluated: Mapping[str, Any] = lm_eval.simple_evaluate(
             model,
             tasks=[each for name, each in tasks.items() if drawn is None or drawn[name]],

@@ -16,7 +16,7 @@ MAX_NEW_TOKENS = 256  # where a task does not say, as in the library's own class
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc]  # the library has no types
-    """Greedy answers and log-probabilities of an engine, `batch_size` requests at once."""
+    """Greedy answers and log-probabilities of an engine, `batch_size` requests at once; 0 for the engine's own."""
 
     def __init__(self, engine: Engine, task: Task, batch_size: int) -> None:
         super().__init__()

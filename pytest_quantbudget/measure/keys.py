@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec, files, versions
+from pytest_quantbudget.core import codec, cores, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.engines import LLAMA_CPP, VLLM
 from pytest_quantbudget.core.gpus import Gpu
@@ -115,7 +115,7 @@ def keys_of(
         "trust": codec.to_builtins(trust),
         "gpus": [{"name": gpu.name, "driver": gpu.driver, "capability": gpu.capability} for gpu in gpus],
         "cpu": hardware.cpu(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": cores.usable(),
         "environment": _environment(subject.engine),
         "python": interpreter.python if interpreter else platform.python_version(),
         "platform": sys.platform,

@@ -114,7 +114,7 @@ def test_one_that_runs_already_is_found_and_left_running(server: OpenAI) -> None
     found = engine.load(served(Server(url=server.talk.client.url)))
     said = found.describe()
     assert (said.load_time_s, said.untold["load_time"]) == (None, "the server had been started before")
-    assert answers(found, ["3 + 4 ="]) is not None
+    assert answers(found, ["3 + 4 ="])[0].ids == answers(server, ["3 + 4 ="])[0].ids
     found.close()
     assert server.talk.running is not None
     assert server.talk.running.ended is None
@@ -195,6 +195,17 @@ def test_a_file_that_is_no_model_is_told_in_the_servers_words(tmp_path: Path) ->
         started(command(tmp_path / "x.gguf"))
     assert "the server ended with exit code 1" in str(error.value)
     assert "llama_server: " in str(error.value)
+
+
+def test_one_that_is_killed_while_it_starts_is_told(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(Running):
+        def __init__(self, *what: Any) -> None:
+            super().__init__(*what)
+            os.kill(self.pid or 0, signal.SIGKILL)
+
+    monkeypatch.setattr(engine, "Running", Killed)
+    with pytest.raises(ServerFailed, match=r"^the server was killed by signal 9"):
+        started(command(gguf))
 
 
 def strike(of: OpenAI, number: int, after_s: float = 0.3) -> threading.Timer:

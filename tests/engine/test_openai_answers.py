@@ -1,8 +1,11 @@
 """What a server answers that is no answer: refused, broken off, no JSON, of another form; and what it cannot do."""
 
 import asyncio
+import contextlib
 import json
 import shutil
+import ssl
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import engine, one_run, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
-from pytest_quantbudget.engine.openai.http import Client
+from pytest_quantbudget.engine.openai.http import Client, Late, Unreachable
 from pytest_quantbudget.engine.out_of_memory import Batching
 
 pytestmark = pytest.mark.model
@@ -87,6 +90,8 @@ def test_a_server_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
         assert (answer.ids, answer.cut_off) == ([5, 6, 7, 8], True)
         assert (answer.agreed, answer.draft_logprob) == (1, -1.5)
         assert list(served.score([([5, 6, 7], 1)])) == [[(-0.5, True), (-0.5, False)]]
+        with pytest.raises(ValueError, match="one token besides, needs 65 tokens and the model has 64 positions"):
+            list(served.score([([5] * 64, 1)]))
         assert len(served.time(Workload(8, 4, 1, 2)).ttft_s) == 2
         served.close()
 
@@ -129,6 +134,43 @@ def test_an_answer_that_is_none_is_told(reply: Reply, message: str) -> None:
             ask(served)
         assert str(error.value).startswith(message), str(error.value)
         served.close()
+
+
+def test_an_answer_that_never_ends_is_told() -> None:
+    told = []
+
+    def endless(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        if not body.get("stream"):
+            only_text(handler, body)
+            return
+        handler.send_response(200)
+        handler.end_headers()
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            for number in range(100_000):
+                told.append(number)
+                handler.wfile.write(b'data: {"choices": [{"text": "x"}]}\n\n')
+
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": endless}) as url:
+        served = load(url)
+        with pytest.raises(ServerFailed, match="an answer does not end: 4 tokens were asked for, and 321 events came"):
+            ask(served)
+        served.close()
+    assert len(told) < 100_000
+
+
+def test_a_stream_that_is_kept_alive_without_an_event_is_late() -> None:
+    comments = stream_reply(*[b": still here"] * 100, every_s=0.05)
+    with scripted({"/": comments}) as url:
+
+        async def hear() -> None:
+            async for _ in Client(url).stream("/", {}, limit_s=0.5):
+                pass
+
+        began = time.monotonic()
+        with pytest.raises(Late, match=r"POST / sent no event for 0\.5 s"):
+            asyncio.run(hear())
+    assert time.monotonic() - began < 4
 
 
 def test_a_refused_request_costs_no_other() -> None:
@@ -205,6 +247,25 @@ def test_a_failure_while_it_is_probed_is_no_lack_of_a_capability() -> None:
     replies = {"/v1/models": json_reply(MODELS), "/v1/completions": fails}
     with scripted(replies) as url, pytest.raises(ServerFailed, match=why):
         load(url)
+
+
+def test_what_a_server_says_that_it_has_not_built_is_no_failure() -> None:
+    def lacks(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        (json_reply({"error": "not implemented"}, 501) if "prompt_logprobs" in body else completion)(handler, body)
+
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": lacks}) as url:
+        served = load(url)
+        assert served.found.lacks(probe.PROMPT_LOGPROBS) == "the server ignores `prompt_logprobs` and `echo`"
+        served.close()
+
+
+def test_a_certificate_that_does_not_hold_is_no_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_: Any, **__: Any) -> Any:
+        raise ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+    with pytest.raises(Unreachable, match=r"^GET /v1/models: certificate verify failed$"):
+        asyncio.run(Client("https://127.0.0.1/v1").json("/v1/models"))
 
 
 def test_one_that_is_starting_is_waited_for() -> None:
@@ -331,6 +392,8 @@ def test_what_echo_tells_is_read() -> None:
     told = {"token_logprobs": [None, -0.1, -2.0], "top_logprobs": [None, {"a": -0.1}, {"b": -0.3}]}
     assert probe.of_echo({"choices": [{"logprobs": told}]}, [5, 6, 7], 1) == [(-0.1, True), (-2.0, False)]
     assert probe.of_echo({"choices": [{"logprobs": None}]}, [5, 6, 7], 1) is None
+    without = {**told, "top_logprobs": [None, None, None]}
+    assert probe.of_echo({"choices": [{"logprobs": without}]}, [5, 6, 7], 1) is None
     assert probe.of_prompt({"choices": [{"prompt_logprobs": [None]}]}, [5, 6, 7], 1) is None
 
 

@@ -20,6 +20,7 @@ LOOK_S = 0.5  # between two looks at a server that is at work
 STALL_S = 60.0  # without a single event before the server is asked whether it lives
 HEALTH_S = 60.0  # for one token
 LONGEST_S = 3600.0  # between two events of one request, while others are answered
+EVENTS = 16  # of a stream for each token that is asked for: no server makes so many
 
 
 class ServerFailed(RuntimeError):
@@ -110,12 +111,21 @@ class Conversation:
             await self.client.json(self.dialect.path(), body, limit_s or HEALTH_S)
 
     async def pieces(self, asking: Asking) -> AsyncGenerator[tuple[float, Piece], None]:
-        """The answer to one request as it comes, each piece with its time of arrival (`time.perf_counter`)."""
+        """The answer to one request as it comes, each piece with its time of arrival (`time.perf_counter`).
+
+        Raises ServerError where it goes on for ever: not all servers end where they are told to.
+        """
         assert self.dialect is not None
+        heard, most = 0, EVENTS * (asking.most + EVENTS)
         path, body = self.dialect.path(), self.dialect.body(asking, stream=True)
         async with aclosing(self.client.stream(path, body, LONGEST_S)) as events:
             async for at, event in events:
                 self._heard = time.monotonic()
+                heard += 1
+                if heard > most:
+                    raise ServerError(
+                        f"an answer does not end: {asking.most:,} tokens were asked for, and {heard:,} events came"
+                    )
                 yield at, self.dialect.read(event)
 
     async def json(self, path: str, body: Any = None) -> Any:

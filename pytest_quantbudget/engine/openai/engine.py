@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pytest_quantbudget.core import cores
 from pytest_quantbudget.core.engines import OPENAI, EngineFacts, Server
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
@@ -25,6 +26,7 @@ from pytest_quantbudget.engine.openai import llama_server, probe
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 from pytest_quantbudget.engine.openai.http import Client, Late, Refused, ServerError, Unreachable
+from pytest_quantbudget.engine.openai.load import ordinary
 from pytest_quantbudget.engine.openai.one_run import Bunched, one_run
 from pytest_quantbudget.engine.openai.process import LOOPBACK, Running, free_port
 from pytest_quantbudget.engine.out_of_memory import Batching
@@ -196,7 +198,7 @@ class OpenAI(Engine):
         host = urlsplit(self.server.url or "").hostname
         if host is not None and host not in ("localhost", "::1") and not host.startswith("127."):
             return Device(host, None, None, None, None, 0)
-        return self.gpus.device(len(os.sched_getaffinity(0)))
+        return self.gpus.device(cores.usable())
 
     def end_tokens(self) -> tuple[int, ...]:
         """Those of the model's generation config, and the tokenizer's own; the server may know others."""
@@ -235,24 +237,17 @@ class OpenAI(Engine):
         if self.slots is not None and workload.batch_size > self.slots:
             many = f"{self.slots} sequence{'s' if self.slots > 1 else ''} at once"
             raise NotOffered(f"the workload's batch_size is {workload.batch_size}, and the server takes {many}")
-        drawn = random.Random(f"0{self.talk.salt}")
-
+        known, drawn = ordinary(self.tokenizer), random.Random(f"0{self.talk.salt}")
         void: list[Bunched] = []
 
         def run() -> tuple[float, float]:
-            return one_run(self.talk, workload, lambda: self.random_prompt(workload.prompt_tokens, drawn), void)
+            return one_run(self.talk, workload, lambda: drawn.choices(known, k=workload.prompt_tokens), void)
 
         speed = timed(workload, run, self.gpus)
         if void:
             words = f"{len(void)} run{'s were' if len(void) > 1 else ' was'} left out: {void[-1]}"
             speed = replace(speed, throttled=(*speed.throttled, words))
         return speed
-
-    def random_prompt(self, tokens: int, drawn: random.Random) -> list[int]:
-        """Token ids drawn evenly from the vocabulary, without special tokens; no two prompts are alike."""
-        special = set(getattr(self.tokenizer, "all_special_ids", ()))
-        known = [token for token in range(len(self.tokenizer)) if token not in special]
-        return drawn.choices(known, k=tokens)
 
     def load(self, load: Load) -> LoadResult:
         """Streams of prompts of fixed lengths, no two alike; end tokens are ignored.
@@ -330,6 +325,8 @@ class OpenAI(Engine):
     def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """As many at once as the server takes."""
         self._need(probe.PROMPT_LOGPROBS)
+        longest = max((len(ids) for ids, _ in sequences), default=0)
+        self.check_positions(longest + 1, "scoring by a server, which makes one token besides,")
         count = self.slots or AT_ONCE
         for start in range(0, len(sequences), count):
             part = sequences[start : start + count]

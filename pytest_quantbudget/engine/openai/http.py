@@ -145,8 +145,9 @@ class Client:
     async def stream(self, path: str, body: Any, limit_s: float = 600.0) -> AsyncGenerator[tuple[float, Any], None]:
         """The events of a stream, each with the time at which its last byte arrived (`time.perf_counter`, seconds).
 
-        Nothing for `limit_s` is Late. An iteration that is left early closes the connection, which ends the request.
-        Raises Refused for a status from 400 on, and Garbled for an event that is no JSON.
+        No event for `limit_s` is Late, whatever else keeps the connection alive. An iteration that is left early closes
+        the connection, which ends the request. Raises Refused for a status from 400 on, and Garbled for an event that
+        is no JSON.
         """
         what = _what(path, body)
         wire, done = None, False
@@ -158,9 +159,9 @@ class Client:
                     said = b"".join([block async for block in _body(wire.reader, head)])
                 raise Refused(what, head.status, _words(said))
             blocks = aiter(_body(wire.reader, head))
-            rest = b""
+            rest, heard = b"", asyncio.get_running_loop().time()
             while True:
-                async with asyncio.timeout(limit_s):
+                async with asyncio.timeout_at(heard + limit_s):
                     block = await anext(blocks, None)
                 at = time.perf_counter()
                 if block is None:
@@ -174,12 +175,13 @@ class Client:
                         done = True
                     elif text:
                         yield at, _event(text, what)
+                        heard = asyncio.get_running_loop().time()
             if rest.strip() and not done and _data(rest) != STREAM_END:
                 raise Garbled(f"{what} ended in the middle of an event: {_words(rest)}")
             self._keep(wire, head)
             wire = None
         except TimeoutError:
-            raise Late(f"{what} sent nothing for {limit_s:g} s") from None
+            raise Late(f"{what} sent no event for {limit_s:g} s") from None
         except (OSError, EOFError, ValueError) as error:
             raise _broken(what, error) from error
         finally:
@@ -321,6 +323,7 @@ def _words(data: bytes) -> str:
 def _broken(what: str, error: Exception) -> ServerError:
     if isinstance(error, asyncio.IncompleteReadError):
         return Unreachable(f"{what}: the connection ended before the answer was whole")
-    if isinstance(error, ValueError):
+    # A certificate that does not hold is an OSError and a ValueError.
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
         return Garbled(f"{what} was answered with what is no HTTP: {error}")
     return Unreachable(f"{what}: {error.strerror if isinstance(error, OSError) and error.strerror else error}")

@@ -48,6 +48,12 @@ def run(talk: Conversation, load: Load, tokenizer: Any, folder: Path | None = No
     return talk.run(Generator(talk, load, prompts(load, tokenizer, talk.salt), folder).result())
 
 
+def ordinary(tokenizer: Any) -> list[int]:
+    """The ids of all tokens but special ones."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    return [token for token in range(len(tokenizer)) if token not in special]
+
+
 def prompts(load: Load, tokenizer: Any, salt: str = "") -> Iterator[list[int]]:
     """Prompts of token ids, no two alike: random tokens but special ones, or windows of a text at random places."""
     drawn, n = random.Random(f"{load.seed}{salt}"), load.prompt_tokens
@@ -61,8 +67,7 @@ def prompts(load: Load, tokenizer: Any, salt: str = "") -> Iterator[list[int]]:
             return ids[start : start + n]
 
     else:
-        special = set(getattr(tokenizer, "all_special_ids", ()))
-        known = [token for token in range(len(tokenizer)) if token not in special]
+        known = ordinary(tokenizer)
         what = f"the vocabulary holds {len(known):,} tokens"
 
         def draw() -> list[int]:

@@ -17,6 +17,7 @@ from pytest_quantbudget.engine.openai.http import Client, Garbled, Refused, Serv
 
 YES = "yes"
 FAILED = 500  # the first status that says that the server failed, and not that it was asked for something odd
+NOT_BUILT = 501  # "Not Implemented" (RFC 9110, section 15.6.2)
 TELL_S = 20.0  # for an endpoint that says something
 PROBE_TOKENS = 3
 SAMPLE = "What is 12 + 7? 12 + 7 = 19"
@@ -90,7 +91,7 @@ class _Ask:
             answer = await dialect.client.json(dialect.path(), dialect.body(asking, stream=False), self.limit_s)
             dialect.read(answer)
         except Refused as error:
-            if error.status >= FAILED:
+            if error.status >= FAILED and error.status != NOT_BUILT:
                 raise
             return None, error.said or f"status {error.status}"
         except Garbled as error:
@@ -224,5 +225,5 @@ def of_echo(answer: Any, ids: Sequence[int], first: int) -> list[Scored] | None:
             return None
         pairs = zip(own[first : len(ids)], best[first : len(ids)], strict=True)
         return [Scored(float(value), float(value) >= max(top.values())) for value, top in pairs]
-    except (KeyError, TypeError, IndexError, ValueError):
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
         return None
