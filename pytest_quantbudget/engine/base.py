@@ -81,6 +81,8 @@ class Decoded:
 
 
 Hear = Callable[[Mapping[int, Decoded]], None]
+# Told how many questions or requests are done, of how many in all.
+Tell = Callable[[int, int], None]
 
 
 class Ends:
@@ -140,8 +142,8 @@ class Engine(abc.ABC):
         """
         raise NotOffered(f"{self.name} cannot time a workload of fixed lengths")
 
-    def load(self, load: Load) -> LoadResult:
-        """What comes of requests under load, level by level."""
+    def load(self, load: Load, tell: Tell = lambda done, total: None) -> LoadResult:
+        """What comes of requests under load, level by level; `tell` hears how many have ended, of how many."""
         raise NotOffered(
             f"{self.name} has no queue of requests: `load` is for the servers of the engines vllm and openai"
         )

@@ -271,10 +271,14 @@ class Phases:
     def put_under_load(self, load: Load) -> Measurement:
         """What comes of requests under load."""
         state = self.job.keys.states[load.file] if self.job.keys and load.file else None
-        result = replace(self.engine.load(load), origin=_origin(), source=state)
+        result = replace(self.engine.load(load, self.served), origin=_origin(), source=state)
         part = Measurement(self.subject, loads=(result,))
         self.keep(load, part)
         return part
+
+    def served(self, done: int, total: int) -> None:
+        """Tell the parent process how many requests have ended, of how many."""
+        self.say(answered={"done": done, "total": total})
 
 
 def _origin() -> Origin:

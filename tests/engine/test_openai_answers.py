@@ -1,11 +1,8 @@
 """What a server answers that is no answer: refused, broken off, no JSON, of another form; and what it cannot do."""
 
-import asyncio
 import contextlib
 import json
 import shutil
-import ssl
-import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from pytest_quantbudget.engine.base import Decoded, Ends, NotOffered
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import engine, one_run, probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
-from pytest_quantbudget.engine.openai.http import Client, Late, Unreachable
 from pytest_quantbudget.engine.out_of_memory import Batching
 
 pytestmark = pytest.mark.model
@@ -159,20 +155,6 @@ def test_an_answer_that_never_ends_is_told() -> None:
     assert len(told) < 100_000
 
 
-def test_a_stream_that_is_kept_alive_without_an_event_is_late() -> None:
-    comments = stream_reply(*[b": still here"] * 100, every_s=0.05)
-    with scripted({"/": comments}) as url:
-
-        async def hear() -> None:
-            async for _ in Client(url).stream("/", {}, limit_s=0.5):
-                pass
-
-        began = time.monotonic()
-        with pytest.raises(Late, match=r"POST / sent no event for 0\.5 s"):
-            asyncio.run(hear())
-    assert time.monotonic() - began < 4
-
-
 def test_a_refused_request_costs_no_other() -> None:
     refuse = json_reply({"error": {"message": "the prompt is too long"}}, 400)
     replies = {"/v1/models": json_reply(MODELS), "/v1/completions": streamed(refuse)}
@@ -259,15 +241,6 @@ def test_what_a_server_says_that_it_has_not_built_is_no_failure() -> None:
         served.close()
 
 
-def test_a_certificate_that_does_not_hold_is_no_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def connect(*_: Any, **__: Any) -> Any:
-        raise ssl.SSLCertVerificationError(1, "certificate verify failed")
-
-    monkeypatch.setattr(asyncio, "open_connection", connect)
-    with pytest.raises(Unreachable, match=r"^GET /v1/models: certificate verify failed$"):
-        asyncio.run(Client("https://127.0.0.1/v1").json("/v1/models"))
-
-
 def test_one_that_is_starting_is_waited_for() -> None:
     said = iter([503, 503])
 
@@ -277,25 +250,6 @@ def test_one_that_is_starting_is_waited_for() -> None:
 
     with scripted({"/v1/models": models, "/v1/completions": completion}) as url:
         load(url).close()
-
-
-def test_interim_answers_are_passed_over_and_a_connection_that_has_been_closed_is_opened_anew() -> None:
-    def models(handler: BaseHTTPRequestHandler, body: Any) -> None:
-        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
-        json_reply(MODELS)(handler, body)
-        # It said nothing of that.
-        handler.close_connection = True
-
-    async def ask_often(client: Client) -> list[Any]:
-        found = []
-        for _ in range(3):
-            found.append(await client.json("/v1/models"))
-            await asyncio.sleep(0.05)
-        await client.close()
-        return found
-
-    with scripted({"/v1/models": models}) as url:
-        assert asyncio.run(ask_often(Client(url))) == [MODELS] * 3
 
 
 def test_a_server_that_gives_fewer_tokens_than_are_asked_for_is_not_put_under_load() -> None:

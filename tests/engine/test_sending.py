@@ -1,9 +1,6 @@
-"""Requests under load: sent as told, counted by token ids, failed ones told by kind; by a script and for real."""
+"""Requests under load: sent as told, counted by token ids, failed ones told by kind."""
 
 import itertools
-import os
-import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_servers import command, needs_server, write_builtin
 from scripted_streams import Script, ScriptedServer
 
-from pytest_quantbudget.core.engines import Server
-from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.load import Load, LoadResult
-from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.engine.base import Engine, NotOffered
-from pytest_quantbudget.engine.openai import conversation, counters, engine, llama_server
+from pytest_quantbudget.engine.openai import counters
 from pytest_quantbudget.engine.openai import load as sending
-from pytest_quantbudget.engine.openai.conversation import Conversation, ServerFailed
+from pytest_quantbudget.engine.openai.conversation import Conversation
 from pytest_quantbudget.engine.openai.dialects import LlamaServer, OpenAI, OpenAIWithIds
 from pytest_quantbudget.engine.openai.http import Client
 
@@ -78,6 +71,15 @@ def test_tokens_are_counted_by_their_ids_and_waits_by_chunks() -> None:
     # What a stream says after its last token is no part of the level.
     assert level.seconds == max(each.sent_s + each.e2e_s for each in level.served)
     assert level.throughput == pytest.approx(24 / level.seconds)
+
+
+def test_how_many_requests_have_ended_is_told_warm_up_and_failures_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "TELL_S", 0.0)
+    told = []
+    with served(lambda number: Script(status=429) if number == 4 else GOOD) as (_, talk):
+        wanted = load(concurrency=(1, 2), warmup=1)
+        sending.run(talk, wanted, Words(), tell=lambda done, total: told.append((done, total)))
+    assert told == [(done, 14) for done in range(1, 15)]
 
 
 def test_as_many_requests_are_open_as_there_may_be_and_all_prompts_differ() -> None:
@@ -289,112 +291,3 @@ def test_an_engine_without_a_queue_says_so() -> None:
 
     with pytest.raises(NotOffered, match="transformers has no queue of requests"):
         Bare().load(load())
-
-
-@pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_builtin(tmp_path_factory.mktemp("gguf") / "builtin-f32.gguf")
-
-
-@contextmanager
-def real_server(gguf: Path, *more: str) -> Iterator[engine.OpenAI]:
-    server = Server(command=command(gguf, *more), folder=str(BUILTIN_DIR), start_timeout_s=60.0)
-    subject = Subject(str(BUILTIN_DIR), None, "prod", None, {}, None, kind="served", engine="openai", server=server)
-    loaded = engine.load(subject)
-    try:
-        yield loaded
-    finally:
-        loaded.close()
-
-
-@needs_server
-@pytest.mark.model
-def test_a_real_server_is_put_under_load(gguf: Path) -> None:
-    with real_server(gguf) as server:
-        result = server.load(Load(32, 16, (1, 4), (), 12, None, 3))
-        rate = server.load(Load(32, 16, (), (50.0,), 12))
-        with pytest.raises(ValueError, match="the load needs 600 tokens and the model has 512 positions"):
-            server.load(Load(500, 100, (1,)))
-    assert [(level.name, len(level.whole)) for level in result.levels] == [("concurrency 1", 12), ("concurrency 4", 12)]
-    assert [(level.name, len(level.whole)) for level in rate.levels] == [("50 requests/s", 12)]
-    for level in (*result.levels, *rate.levels):
-        assert {each.tokens for each in level.served} == {16}
-        assert {each.cached for each in level.served} == {0}
-        assert statistics.median(each.ttft_s for each in level.served) < level.seconds
-    assert result.undrafted == counters.UNDRAFTED
-
-
-@needs_server
-@pytest.mark.model
-def test_a_real_server_with_a_draft_model_has_an_acceptance_length(gguf: Path) -> None:
-    words = ("--speculative.types", "draft-simple", "--speculative.draft.mparams.path", str(gguf))
-    with real_server(gguf, *words) as server:
-        result = server.load(Load(32, 16, (1, 2), (), 8))
-
-        # The same work, as the answers alone tell it.
-        async def none(_: Any) -> None:
-            return None
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(counters, "read", none)
-            of_answers = server.load(Load(32, 16, (1, 2), (), 8))
-    assert [len(level.whole) for level in result.levels] == [8, 8]
-    for found in (result, of_answers):
-        assert found.acceptance_length is not None
-        assert 1 < found.acceptance_length <= 4  # a draft has three tokens
-        assert found.undrafted == ""
-    assert of_answers.drafts is not None
-    assert of_answers.accepted is not None
-    assert of_answers.drafts + of_answers.accepted == 2 * 8 * 16
-
-
-@needs_server
-def test_a_kind_of_draft_that_there_is_not_is_refused_with_those_that_there_are() -> None:
-    import xllamacpp
-
-    parameters = xllamacpp.CommonParams()
-    llama_server.apply(parameters, "speculative.types", "draft-simple, ngram-mod")
-    assert [each.name.rpartition("TYPE_")[2] for each in parameters.speculative.types] == ["DRAFT_SIMPLE", "NGRAM_MOD"]
-    with pytest.raises(ValueError, match=r"--speculative.types takes none, draft-simple, .*, not 'draft-simpel'"):
-        llama_server.apply(parameters, "speculative.types", "draft-simpel")
-
-
-@needs_server
-@pytest.mark.model
-def test_a_real_server_that_is_killed_under_load_is_told(gguf: Path) -> None:
-    with real_server(gguf) as server:
-        running = server.talk.running
-        assert running is not None
-        assert running.pid is not None
-        drawn = sending.prompts(load(), server.tokenizer)
-
-        def prompts() -> Iterator[list[int]]:
-            for number in range(1000):
-                if number == 20:
-                    os.kill(running.pid or 0, signal.SIGKILL)
-                yield next(drawn)
-
-        generator = sending.Generator(server.talk, load(requests=1000), prompts())
-        with pytest.raises(ServerFailed, match="the server was killed by signal 9"):
-            server.talk.run(generator.result())
-
-
-@needs_server
-@pytest.mark.model
-def test_a_real_server_that_hangs_under_load_is_told(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "STALL_S", 1.0)
-    monkeypatch.setattr(conversation, "HEALTH_S", 1.0)
-    with real_server(gguf) as server:
-        running = server.talk.running
-        assert running is not None
-        drawn = sending.prompts(load(), server.tokenizer)
-
-        def prompts() -> Iterator[list[int]]:
-            for number in range(1000):
-                if number == 20:
-                    os.kill(running.pid or 0, signal.SIGSTOP)
-                yield next(drawn)
-
-        generator = sending.Generator(server.talk, load(requests=1000), prompts())
-        with pytest.raises(ServerFailed, match="the server hangs: nothing came for"):
-            server.talk.run(generator.result())

@@ -20,7 +20,17 @@ from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import Device, Speed
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust, Workload
-from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, NotOffered, Scored, Sequences
+from pytest_quantbudget.engine.base import (
+    Decoded,
+    Description,
+    Ends,
+    Engine,
+    Hear,
+    NotOffered,
+    Scored,
+    Sequences,
+    Tell,
+)
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import llama_server, probe
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
@@ -249,7 +259,7 @@ class OpenAI(Engine):
             speed = replace(speed, throttled=(*speed.throttled, words))
         return speed
 
-    def load(self, load: Load) -> LoadResult:
+    def load(self, load: Load, tell: Tell = lambda done, total: None) -> LoadResult:
         """Streams of prompts of fixed lengths, no two alike; end tokens are ignored.
 
         Raises NotOffered where the server does not give just as many tokens as it is asked for.
@@ -261,7 +271,7 @@ class OpenAI(Engine):
             self._need(needed)
         if load.tool is not None and self.talk.client.key is not None:
             raise NotOffered(f"{load.tool} would show the server's key on its command line")
-        return sending.run(self.talk, load, self.tokenizer, self.folder)
+        return sending.run(self.talk, load, self.tokenizer, self.folder, tell)
 
     def answer(
         self,

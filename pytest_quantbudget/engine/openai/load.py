@@ -31,6 +31,7 @@ from pytest_quantbudget.core.load import (
     LoadResult,
     Served,
 )
+from pytest_quantbudget.engine.base import Tell
 from pytest_quantbudget.engine.openai import counters, guidellm
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
@@ -38,14 +39,21 @@ from pytest_quantbudget.engine.openai.http import Garbled, Late, Refused, Server
 from pytest_quantbudget.tasks import texts
 
 TRIES = 1000  # to draw a prompt that there has not been yet
+TELL_S = 0.5  # between two words on how many requests have ended
 
 
-def run(talk: Conversation, load: Load, tokenizer: Any, folder: Path | None = None) -> LoadResult:
+def run(
+    talk: Conversation,
+    load: Load,
+    tokenizer: Any,
+    folder: Path | None = None,
+    tell: Tell = lambda done, total: None,
+) -> LoadResult:
     """What comes of a load; another tool finds the tokenizer in the `folder`.
 
     Raises ServerFailed where the server dies or hangs, ValueError for too few prompts, and GuidellmFailed.
     """
-    return talk.run(Generator(talk, load, prompts(load, tokenizer, talk.salt), folder).result())
+    return talk.run(Generator(talk, load, prompts(load, tokenizer, talk.salt), folder, tell).result())
 
 
 def ordinary(tokenizer: Any) -> list[int]:
@@ -110,8 +118,17 @@ class _Heard:
 class Generator:
     """Sends the requests of a load, level by level."""
 
-    def __init__(self, talk: Conversation, load: Load, drawn: Iterator[list[int]], folder: Path | None = None) -> None:
-        self.talk, self.load, self.prompts, self.folder = talk, load, drawn, folder
+    def __init__(
+        self,
+        talk: Conversation,
+        load: Load,
+        drawn: Iterator[list[int]],
+        folder: Path | None = None,
+        tell: Tell = lambda done, total: None,
+    ) -> None:
+        self.talk, self.load, self.prompts, self.folder, self.tell = talk, load, drawn, folder, tell
+        self.ended, self.total = 0, sum(load.requests + load.warmup_at(*level) for level in load.levels)
+        self.told_at = 0.0
         self.tool: str | None = None
         self.times = random.Random(f"times {load.seed}")
         self.drafted, self.accepted, self.made = 0, 0, 0
@@ -154,6 +171,7 @@ class Generator:
     async def _level(self, way: str, value: float) -> Level:
         if self.load.tool is not None and self.folder is not None:
             found, self.tool = await guidellm.level(self.talk.client, self.load, way, value, self.folder)
+            self._count(len(found.served))
             return found
         prompts = self._drawn(self.load.requests)
         began = time.perf_counter()
@@ -221,7 +239,16 @@ class Generator:
                 # One that refuses to answer is there.
                 with contextlib.suppress(Refused):
                     await self.talk.health()
+        self._count(1)
         return heard
+
+    def _count(self, requests: int) -> None:
+        """So many more have ended; not every one of them is told, which would take time from the others."""
+        self.ended += requests
+        now = time.monotonic()
+        if now - self.told_at >= TELL_S or self.ended == self.total:
+            self.told_at = now
+            self.tell(self.ended, self.total)
 
     async def _hear(self, prompt: Sequence[int], heard: _Heard) -> None:
         asking = Asking(prompt, self.load.new_tokens, fixed=True)
