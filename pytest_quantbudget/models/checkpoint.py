@@ -81,6 +81,11 @@ def quantization(folder: Path) -> dict[str, Any]:
     return dict(told)
 
 
+def with_dtype(packed: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A `quantization_config` with the `dtype` of the model, in which some formats keep their scales."""
+    return {"dtype": config.get("dtype", config.get("torch_dtype")), **packed}
+
+
 def is_old_form(folder: Path) -> bool:
     """Whether only the file of an older tool says how a model is packed."""
     return bool(quantization(folder)) and not config(folder).get("quantization_config")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 STD = 0.02  # of drawn weights: transformers' usual `initializer_range`, with which logits stay finite
+# Libraries that quantize while a model loads.
+WHILE_LOADING = ("bitsandbytes", "torchao")
 STEPS = 6.5  # standard deviation of the difference of two random 4-bit numbers, a weight and its zero point
 
 
@@ -65,8 +67,8 @@ class Dummy:
         skeleton = self._skeleton(dtype)
         config: Any = skeleton.config
         packed = self.config.get("quantization_config") or {}
-        if self.format == "bitsandbytes":
-            # Its checkpoints hold more tensors than its layers declare. Quantizing while loading gives the same layers.
+        if self.format in WHILE_LOADING:
+            # Their checkpoints hold more tensors than layers declare. Quantizing while loading gives the same layers.
             quantization_config, packed = AutoQuantizationConfig.from_dict(packed), {}
         if packed:
             config.quantization_config = packed

@@ -1,6 +1,6 @@
 """Predicted memory: equal to what loaded models hold, byte for byte; printed without torch; heeded before loading.
 
-All seven methods are compared on the built-in model in test_methods.py, which has it loaded.
+All methods of transformers are compared on the built-in model in test_methods.py, which has it loaded.
 """
 
 import json
@@ -56,7 +56,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.model
 @pytest.mark.parametrize("name", ["llama", "qwen2"])
 @pytest.mark.parametrize(
-    ("method", "options"), [("bf16", {}), ("int8", {}), ("nf4", {}), ("nf4", {"double_quant": False})]
+    ("method", "options"),
+    [
+        ("bf16", {}),
+        ("int8", {}),
+        ("nf4", {}),
+        ("nf4", {"double_quant": False}),
+        ("torchao-int8", {}),
+        ("torchao-int8", {"group_size": 64, "compute_dtype": "float32"}),
+        ("torchao-int4", {"group_size": 32}),
+        ("torchao-int4", {"compute_dtype": "float16", "hqq": True}),
+        ("torchao-intx", {"bits": 3, "group_size": -1}),
+        ("torchao-intx", {"group_size": 32, "compute_dtype": "float32"}),
+        ("torchao-fp8", {}),
+        ("torchao-fp8", {"group_size": 128}),
+    ],
 )
 def test_weights_are_those_of_the_loaded_model(
     models: dict[str, Path], name: str, method: str, options: dict[str, Any]
@@ -126,13 +140,17 @@ def test_a_window_bounds_the_cache_but_for_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("load", "slack"), [(Workload(256, 4, 1, 1), 0.001), (Workload(4, 64, 2, 1), 0.1)], ids=["prefill", "decoding"]
 )
-def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load: Workload, slack: float) -> None:
+@pytest.mark.parametrize("method", ["fp32", "torchao-int8", "torchao-fp8", "torchao-int4"])
+def test_activations_are_what_generate_keeps_alive(
+    models: dict[str, Path], method: str, load: Workload, slack: float
+) -> None:
     """Every tensor that torch's operators return is counted until it is freed; what kernels take inside is not seen."""
     from torch import Tensor, inference_mode, ones_like
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
     from pytest_quantbudget.engine.hf import generation, speed
+    from pytest_quantbudget.engine.hf.memory import parts
 
     class Alive(TorchDispatchMode):
         def __init__(self) -> None:
@@ -141,7 +159,8 @@ def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
-            for storage in (leaf.untyped_storage() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)):
+            tensors = (leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+            for storage in (part.untyped_storage() for tensor in tensors for part in parts(tensor)):
                 if storage._cdata not in known:
                     known.add(storage._cdata)
                     self.now += storage.nbytes()
@@ -153,9 +172,10 @@ def test_activations_are_what_generate_keeps_alive(models: dict[str, Path], load
             known.discard(key)
             self.now -= size
 
-    asked = subject(str(models["llama"]), "fp32")
-    model: Any = methods.spec("fp32").load(models["llama"], {}, "cpu").eval()
-    held = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    more = {} if method == "fp32" else {"compute_dtype": "bfloat16"}
+    asked = subject(str(models["llama"]), method, options=more)
+    model: Any = methods.spec(method).load(models["llama"], asked.options, "cpu").eval()
+    held = [part.untyped_storage() for tensor in (*model.parameters(), *model.buffers()) for part in parts(tensor)]
     known = {storage._cdata for storage in held}
     ids = speed.random_prompts(model, load)
     greedy = generation.greedy(model, load.new_tokens, min_new_tokens=load.new_tokens)

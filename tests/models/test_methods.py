@@ -25,6 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "nf4": {"compute_dtype": "float32"},
     "gptq-int4": {"texts": 32},
     "awq-int4": {"texts": 16},
+    **{f"torchao-{name}": {"compute_dtype": "float32"} for name in ("int8", "int4", "intx", "fp8")},
 }
 # 21 linear layers of 3 blocks; the output layer shares the embedding and stays as it is.
 LINEAR = 3 * 7
@@ -36,6 +37,10 @@ KERNELS = {
     "nf4": ("Linear4bit", "bitsandbytes"),
     "gptq-int4": ("TorchAtenLinear", "gptq_torch_aten"),
     "awq-int4": ("TorchAtenAwqLinear", "awq_torch_aten"),
+    "torchao-int8": ("Int8Tensor", "torchao"),
+    "torchao-int4": ("Int4OpaqueTensor", "torchao"),
+    "torchao-intx": ("IntxUnpackedToInt8Tensor", "torchao"),
+    "torchao-fp8": ("Float8Tensor", "torchao"),
 }
 
 
@@ -84,6 +89,10 @@ def test_weights_shrink_as_the_format_says(measured: Measurement) -> None:
         "nf4": 4 * rest + IN_LINEAR // 2 + IN_LINEAR // 64,  # a byte a block of 64, and scales of these
         "gptq-int4": 2 * rest + IN_LINEAR // 2 + 2 * groups,
         "awq-int4": 2 * rest + IN_LINEAR // 2 + 2 * groups + groups // 2,
+        "torchao-int8": 4 * rest + IN_LINEAR,
+        "torchao-int4": 4 * rest + IN_LINEAR // 2 + 2 * 4 * groups,
+        "torchao-intx": 4 * rest + IN_LINEAR + 5 * groups,
+        "torchao-fp8": 4 * rest + IN_LINEAR,
     }[method]
     rotary = 2 * 16 * 4  # inverse frequencies, in 32 bits whatever the method
     room_for = {"fp32": rotary, "bf16": rotary, "fp16": rotary, "int8": 25_000}.get(method, 40_000)
@@ -101,7 +110,8 @@ def test_weights_are_what_the_estimate_says_to_the_byte(measured: Measurement) -
 def test_the_receipt_tells_every_layer_its_kernel_and_its_bits(measured: Measurement) -> None:
     assert measured.receipt is not None
     spec = methods.spec(measured.subject.method)
-    rest = 32 if spec.name in ("fp32", "nf4") else 16  # nf4 keeps what it does not quantize in its compute_dtype
+    # What nf4 and torchao do not quantize they keep in their compute_dtype.
+    rest = 32 if spec.name == "fp32" or "compute_dtype" in OPTIONS.get(spec.name, {}) else 16
     name, kernel = KERNELS.get(spec.name, ("Linear", "torch"))
     layers = {(layers.kind, layers.name): layers for layers in measured.receipt.layers}
     told = {key: (found.kernel, found.bits, found.count, found.parameters) for key, found in layers.items()}

@@ -26,7 +26,7 @@ methods:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of the package, the method added, and a budget."""
     folder = tmp_path_factory.mktemp("room")
-    with_method(folder, "int8-torchao", "torchao_method.py")
+    with_method(folder, "int8-torchao", "int8_torchao_method.py")
     (folder / "b.yaml").write_text(BUDGET)
     return folder
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Group = tuple[str, type, int]  # kind, class and bits
+# Bits of a value of tensor subclasses whose layout may hold more than the values.
+PADDED = {"Int4TilePackedTo4dTensor": 4}
 
 
 def receipt(model: Any) -> Receipt:
@@ -24,7 +26,7 @@ def receipt(model: Any) -> Receipt:
     for module in model.modules():
         main = True
         for bits, number, tensor in _held(module):
-            group = (_kind(module, module is head) if main else OTHER, type(module), bits)
+            group = (_kind(module, module is head) if main else OTHER, _class(module, tensor), bits)
             place = str(tensor.device), _address(tensor)
             counts[group] += 1
             values[group] += 0 if place in seen else number
@@ -54,7 +56,13 @@ def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
         tensor = own[name]
         state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two 4-bit values into a byte
         number = state.shape.numel() if state is not None else tensor.numel()
-        yield round(8 * _bytes(_inner(tensor)) / number) if number else 0, number, tensor
+        stored = round(8 * _bytes(_inner(tensor)) / number) if number else 0
+        yield PADDED.get(type(tensor).__name__, stored), number, tensor
+
+
+def _class(module: nn.Module, tensor: Any) -> type:
+    """What computes with a layer's weight: its class, but for a tensor subclass, which brings the product along."""
+    return type(tensor) if hasattr(tensor, "__tensor_flatten__") else type(module)
 
 
 def _inner(tensor: Any) -> torch.Tensor:

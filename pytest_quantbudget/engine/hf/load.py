@@ -74,7 +74,10 @@ class Found:
 
 
 def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Found:
-    """What is to be loaded, checked before that; arguments and errors as those of `load`."""
+    """What is to be loaded, checked before that; arguments and errors as those of `load`.
+
+    Raises Lacking too where this device cannot run it.
+    """
     import torch
 
     spec = methods.spec(subject.kind)
@@ -94,7 +97,11 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     check_format(spec, source, ready=ready, trust=trust)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
-    return Found(spec, device, own, source, revision, {**spec.filled(subject.options), **known}, made_with)
+    options = {**spec.filled(subject.options), **known}
+    lacks = spec.lacking(options, device) if spec.lacking else None
+    if lacks:
+        raise Lacking(lacks)
+    return Found(spec, device, own, source, revision, options, made_with)
 
 
 def prepare(found: Found, trust: Trust) -> Prepared:
@@ -228,10 +235,11 @@ def made_as(spec: Spec, source: Path | Dummy, options: Mapping[str, Any]) -> dic
 
     Raises ValueError where it is of another method, or was made with other options than those that the budget names.
     """
-    packed = checkpoint.quantization(source) if isinstance(source, Path) else source.config.get("quantization_config")
+    config = checkpoint.config(source) if isinstance(source, Path) else source.config
+    packed = checkpoint.quantization(source) if isinstance(source, Path) else config.get("quantization_config")
     if spec.told is None or not packed:  # dummy weights of a checkpoint whose configuration is not here
         return {}
-    told = dict(spec.told(packed))
+    told = dict(spec.told(checkpoint.with_dtype(packed, config)))
     method = told.pop("method")
     if method != spec.name:
         raise ValueError(f"the checkpoint in {source.name} is {method}, and {spec.name} is asked for")

@@ -27,26 +27,26 @@ def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of tensors with all that belongs to them; storage that several share (tied embeddings) counts once."""
     storages: dict[tuple[str, int], int] = {}
     for tensor in tensors:
-        for part in _parts(tensor):
+        for part in parts(tensor):
             storage = part.untyped_storage()
             storages[str(part.device), storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 
-def _parts(tensor: Any) -> Iterator[torch.Tensor]:
+def parts(tensor: Any) -> Iterator[torch.Tensor]:
     """The plain tensors behind a tensor: of a subclass its inner ones, of a quantized weight also its scales."""
     import torch
 
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
-            yield from _parts(getattr(tensor, name))
+            yield from parts(getattr(tensor, name))
         return
     if isinstance(tensor, torch.Tensor):
         yield tensor
     for name in STATE:
         state = getattr(tensor, name, None)
         if state is not None and not callable(state):
-            yield from _parts(state)
+            yield from parts(state)
 
 
 def free_bytes(model: Any) -> int | None:

@@ -56,8 +56,16 @@ class Format:
         """Bytes of the prefill of so many tokens, whose activations in other formats take so many bytes."""
         return activations
 
+    def step(self, shape: Architecture, sequences: int, activations: int) -> int:
+        """Bytes of a later token of so many sequences, before its logits; arguments as those of `prefill`."""
+        return activations
+
+    def assumed(self, shape: Architecture) -> str:
+        """What the format of such a model rests on that may be otherwise elsewhere, in words."""
+        return ""
+
     def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
-        """The format as a checkpoint's `quantization_config` has it, where that differs from the options.
+        """The format as a checkpoint's `quantization_config` (with the model's `dtype`) has it, not the options.
 
         Raises ValueError for one that leaves some layers of the blocks unquantized.
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.request import Subject, Workload
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import checkpoint, methods
 from pytest_quantbudget.models.config import find_config
 from pytest_quantbudget.models.estimate import architecture
 from pytest_quantbudget.models.estimate.architecture import ROTARY, Architecture
@@ -57,6 +57,8 @@ def estimate(subject: Subject, workload: Workload) -> Estimate:
     """
     shape = shape_of(subject)
     form, notes = _format(subject)
+    assumed = form.assumed(shape)
+    notes = (*notes, assumed) if assumed else notes
     kinds = weights(shape, form)
     total = sum(kind.bytes for kind in kinds)
     cache = kv_bytes(shape, form, workload, workload.prompt_tokens + workload.new_tokens - 1)
@@ -94,7 +96,8 @@ def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     except ValueError:
         return form, (f"{subject.checkpoint} is not on this machine: its format is taken to be that of the options",)
     quantization = config.get("quantization_config")
-    return form.of_checkpoint(quantization if isinstance(quantization, dict) else {}), ()
+    packed = checkpoint.with_dtype(quantization if isinstance(quantization, dict) else {}, config)
+    return form.of_checkpoint(packed), ()
 
 
 def weights(shape: Architecture, form: Format) -> tuple[LayerKind, ...]:
@@ -135,7 +138,8 @@ def activations(shape: Architecture, form: Format, workload: Workload) -> tuple[
     copied = max(grown * (shape.sliding < shape.layers), 2 * min(grown, shape.window))
     keys = shape.kv_heads * shape.head_size * form.width * copied
     logits = shape.vocabulary * (form.width + 2 * FLOAT)  # as computed, in float32, and once more to forbid some
-    return prefill, workload.batch_size * (keys + logits + _per_token(shape, form))
+    step = workload.batch_size * (keys + _per_token(shape, form))
+    return prefill, max(step + workload.batch_size * logits, form.step(shape, workload.batch_size, step))
 
 
 def _per_token(shape: Architecture, form: Format) -> int:

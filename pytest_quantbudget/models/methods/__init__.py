@@ -33,6 +33,10 @@ MODULES: Mapping[str, str] = {
     "nf4": "bitsandbytes",
     "gptq-int4": "gptq",
     "awq-int4": "awq",
+    "torchao-int8": "torchao",
+    "torchao-int4": "torchao",
+    "torchao-intx": "torchao",
+    "torchao-fp8": "torchao",
     "checkpoint": "served",
     "served": "served",
     **dict.fromkeys(_gguf_types.KINDS, "gguf"),
@@ -104,7 +108,8 @@ class Spec:
     where it is `calibrated`; those of transformers have `packed` too: the `quantization_config` that their checkpoints
     have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and values by the
     names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called before the model
-    is loaded. `inference` names the options that only say how the quantized model runs.
+    is loaded. `inference` names the options that only say how the quantized model runs. `lacking` says why a device
+    cannot run the method with such options, where it has to be asked.
     """
 
     name: str
@@ -125,6 +130,7 @@ class Spec:
     told: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     prepare: Prepare | None = None
     inference: Sequence[str] = ()
+    lacking: Callable[[Mapping[str, Any], str], str | None] | None = None
 
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""
