@@ -133,8 +133,10 @@ def rate_at(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS, max(0.02, (1 - step / steps) / DECAY_SHARE))
 
 
-def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> None:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+def train(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, share: float = 1.0
+) -> None:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms, at a `share` of the rates."""
     inner = {name for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name}
     muon = Muon(weight for name, weight in model.named_parameters() if name in inner)
     others = [weight for name, weight in model.named_parameters() if name not in inner]
@@ -144,7 +146,7 @@ def train(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: in
     for step, batch in enumerate(islice(batches(tokenizer, Random(seed)), steps)):
         loss = loss_of(model, *tensors(batch, tokenizer.pad_token_id))
         loss.backward()
-        rate = rate_at(step, steps)
+        rate = share * rate_at(step, steps)
         muon.step(MATRIX_RATE * rate)
         adam.param_groups[0]["lr"] = OTHER_RATE * rate
         adam.step()
