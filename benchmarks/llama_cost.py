@@ -49,7 +49,8 @@ def main() -> None:
     given = parser.parse_args()
     own = Subject(
         str(given.model.resolve()), None, given.kind, None, {}, None, engine="llama.cpp",
-        engine_options={"n_threads": given.threads},
+        # As llama-cpp-python has it by default.
+        engine_options={"n_threads": given.threads, "flash_attn": False},
     )  # fmt: skip
     workload = Workload(given.prompt_tokens, given.new_tokens, 1, 1)
     with tempfile.TemporaryDirectory() as folder:
