@@ -232,7 +232,7 @@ REPORT = Report(
                             Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
                         ),
                     ),
-                    Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",)),
+                    Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",), True),
                     LOAD,
                 ),
             ),

@@ -26,8 +26,11 @@ MAY_IMPORT = {
     "plugin": {"core", "judge", "tasks", "models", "budget", "engine", "measure", "report"},
 }
 HEAVY = {"torch", "transformers", "numpy", "bitsandbytes", "gptqmodel", "lm_eval", "safetensors", "llama_cpp", "gguf"}
-# Besides the engines and the loaders of methods: dummy weights, the fork server, and the process that it forks.
-MAY_IMPORT_HEAVY = ("engine/", "models/methods/", "models/dummy.py", "measure/preload.py", "measure/child.py")
+# Besides the engines and the loaders of methods: what both ask transformers for, dummy weights, the fork server, and
+# the process that it forks.
+MAY_IMPORT_HEAVY = (
+    "engine/", "models/methods/", "models/auto.py", "models/dummy.py", "measure/preload.py", "measure/child.py"
+)  # fmt: skip
 MAY_IMPORT_PYTEST = ("plugin/",)
 
 

@@ -96,7 +96,10 @@ class _BudgetReader:
                 own = replace(basis, load=method.load, limits=method.limits)
                 self.check_limit(limit, method, own, totals)
         max_age = self.file["max_age"] or MAX_AGE_S
-        return Budget(self.path, self.model, baseline, basis.workload, prompt, tasks, read, max_age, text, totals)
+        return Budget(
+            self.path, self.model, baseline, basis.workload, prompt, tasks, read, max_age, text, totals,
+            self.root.entries.get("model"),
+        )  # fmt: skip
 
     def check_model(self) -> None:
         """A model is named, its revision can be one, and dummy weights have a configuration on this machine."""

@@ -47,7 +47,10 @@ class Basis:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget file, checked. `totals` tells how many questions of a task are asked at most, where that is known."""
+    """A budget file, checked. `totals` tells how many questions of a task are asked at most, where that is known.
+
+    `model_at` is where the model is named.
+    """
 
     path: Path
     model: str
@@ -59,6 +62,7 @@ class Budget:
     max_age_s: float = MAX_AGE_S
     text: Text | None = None
     totals: Mapping[str, int] = field(default_factory=dict)
+    model_at: Marked | None = None
 
     @property
     def basis(self) -> Basis:

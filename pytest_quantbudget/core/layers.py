@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 QUANTIZED_BITS = 8  # a value is quantized that is stored in so many bits or fewer
-LINEAR, EMBEDDING, LM_HEAD, NORM, OTHER = "linear", "embedding", "lm_head", "norm", "other"
+LINEAR, EMBEDDING, LM_HEAD, NORM, EXPERTS, OTHER = "linear", "embedding", "lm_head", "norm", "experts", "other"
 PATTERNS = r"[\w*?.\[\]!-]+(\s*\|\s*[\w*?.\[\]!-]+)*"
 
 
@@ -16,7 +16,8 @@ PATTERNS = r"[\w*?.\[\]!-]+(\s*\|\s*[\w*?.\[\]!-]+)*"
 class Layers:
     """Layers of one class whose values are stored in equally many bits.
 
-    `kind` is `linear`, `embedding`, `lm_head`, `norm` or `other` (biases too). `kernel` is gptqmodel's name of it, else
+    `kind` is `linear`, `embedding`, `lm_head`, `norm`, `experts` (the matrices of several experts in one tensor) or
+    `other` (biases too). `kernel` is gptqmodel's name of it, else
     the library that holds the class `name` of `module`. `parameters` counts values of the unquantized model, shared
     ones once: an `lm_head` tied to the embedding has none of its own. Scales and zero points are no parameters.
     """
@@ -92,6 +93,17 @@ class Receipt:
             if not layers.quantized and layers.parameters:
                 kept[layers.kind, layers.bits] += layers.parameters
         return ", ".join(f"{kind} {count:,} in {bits} bits" for (kind, bits), count in kept.items()) or "nothing"
+
+    @property
+    def unpacked_experts(self) -> str:
+        """Experts that are stored in more than 8 bits, in words; nothing where there are none."""
+        kept = [layers for layers in self.layers if layers.kind == EXPERTS and not layers.quantized]
+        count = sum(layers.parameters for layers in kept)
+        if not count:
+            return ""
+        share, bits = 100 * count / self.parameters, " and ".join(sorted({str(layers.bits) for layers in kept}))
+        held = f"{count:,} of {self.parameters:,} parameters ({share:.1f} %)"
+        return f"the experts, {held}, stay in {bits} bits: they are stacked into one tensor, which is no linear layer"
 
     @property
     def _kernels(self) -> list[Layers]:

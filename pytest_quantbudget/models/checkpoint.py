@@ -139,6 +139,11 @@ def _shards(index: Path, suffix: str) -> list[Path]:
     return shards
 
 
+def index(folder: Path) -> dict[str, Any]:
+    """The index of a model's safetensors files, which need not be there. Raises ValueError where there is none."""
+    return _object(folder / f"{SAFE}{INDEX}")
+
+
 def parameters(folder: Path, trust: Trust = NO_TRUST) -> int:
     """Number of values in the safetensors files that hold the weights; 0 where they are pickled."""
     return sum(math.prod(shape) for _, shape in tensors(folder, trust).values())

@@ -17,17 +17,25 @@ SHIPPED = Path(__file__).resolve().parent / "configs"
 def find_config(model: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of a model: of its directory, from the hub's cache on this machine, or as it ships here.
 
+    Raises ValueError as `find_folder`, and where what there is cannot be read.
+    """
+    return checkpoint.config(find_folder(model, revision))
+
+
+def find_folder(model: str, revision: str | None = None) -> Path:
+    """The folder with a model's configuration, and with what else of it is on this machine.
+
     `model` is a hub id or an absolute directory, as in a budget's `Subject`. Raises ValueError, naming all that was
-    tried, where there is none, and where what there is cannot be read.
+    tried, where there is none.
     """
     if Path(model).is_absolute():
-        return checkpoint.config(Path(model))
+        return Path(model)
     cached, tried = _cached(model, revision)
     if cached is not None:
-        return checkpoint.config(cached)
+        return cached
     shipped = {folder.parent.name.replace("--", "/"): folder.parent for folder in SHIPPED.glob("*/config.json")}
     if model in shipped:
-        return checkpoint.config(shipped[model])
+        return shipped[model]
     raise ValueError(
         f"no configuration of {model} is on this machine: {tried}, and this package carries {', '.join(shipped)}; "
         f"download its config.json, or name a directory that holds one"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust
-from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models import auto, checkpoint
 from pytest_quantbudget.models.config import find_config
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Dummy:
         dense = {key: value for key, value in self.config.items() if key not in ("quantization_config", "auto_map")}
         config = transformers.CONFIG_MAPPING[kind].from_dict(dense)
         with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+            return auto.model_class(self.config).from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 class Drawn:

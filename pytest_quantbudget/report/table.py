@@ -147,9 +147,12 @@ def _unforeseen(budget: BudgetReport) -> Iterator[Line]:
     for method in budget.methods:
         measured = method.measurement.weights if method.measurement else None
         predicted = method.estimate.weights if method.estimate else None
-        if measured and predicted and abs(measured - predicted) > UNFORESEEN * predicted:
+        bound = method.estimate is not None and method.estimate.at_least
+        apart = predicted - measured if bound and predicted and measured else abs((measured or 0) - (predicted or 0))
+        if measured and predicted and apart > UNFORESEEN * predicted:
             expected, found = sizes_apart(predicted, measured)
-            said = f"{method.name}: {expected} of weights were predicted, and {found} measured"
+            least = "at least " if bound else ""
+            said = f"{method.name}: {least}{expected} of weights were predicted, and {found} measured"
             yield Line(said, markup={"yellow": True})
 
 

@@ -18,7 +18,7 @@ from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models import config as configs
 from pytest_quantbudget.models import methods
-from pytest_quantbudget.models.estimate import architecture, fit, memory
+from pytest_quantbudget.models.estimate import families, fit, memory
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.estimate.memory import Estimate
 
@@ -103,7 +103,7 @@ def test_parameters_are_those_that_transformers_builds(config: dict[str, Any]) -
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    shape = architecture.read(config)
+    shape = families.read(config)
     assert sum(shape.parameters.values()) == model.num_parameters()
     buffers = sum(buffer.nbytes for buffer in model.buffers())
     total = sum(kind.bytes for kind in memory.weights(shape, Format(4)))
@@ -125,9 +125,9 @@ def test_arithmetic_on_qwen3_8b() -> None:
 
 
 def test_a_window_bounds_the_cache_but_for_the_prompt() -> None:
-    shape = architecture.read({"model_type": "mistral", **SMALL, "sliding_window": 64})
-    full = architecture.read({"model_type": "mistral", **SMALL, "sliding_window": None})
-    half = architecture.read({**CONFIGS[3], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1})
+    shape = families.read({"model_type": "mistral", **SMALL, "sliding_window": 64})
+    full = families.read({"model_type": "mistral", **SMALL, "sliding_window": None})
+    half = families.read({**CONFIGS[3], "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1})
     form, load = Format(2), Workload(100, 29, 3, 1)
     token = 3 * 2 * 2 * 32 * 2  # sequences, keys and values, heads, size, bytes; in one layer
     assert memory.kv_bytes(full, form, load, 128) == 2 * 128 * token
@@ -225,8 +225,8 @@ def test_gpus_of_the_machine_are_in_the_list(pytester: pytest.Pytester, monkeypa
             "ERROR: b.yaml:1: no estimate: no configuration of acme/x is on this machine: *",
         ),
         (
-            "model: gpt",
-            "ERROR: b.yaml:1: no estimate: the architecture 'gpt2' is not known to the estimate; *",
+            "workload: {repeats: 3}\nmodel: mamba",
+            "ERROR: b.yaml:2: no estimate: the architecture 'mamba' is not known *; nor are weights on this machine, *",
         ),
         ("model: odd", "ERROR: b.yaml:1: no estimate: config.json: vocab_size must be a whole number *"),
         (
@@ -239,7 +239,7 @@ def test_gpus_of_the_machine_are_in_the_list(pytester: pytest.Pytester, monkeypa
 )
 def test_mistakes_have_exit_code_4(pytester: pytest.Pytester, text: str, words: str) -> None:
     for name, config in {
-        "gpt": {"model_type": "gpt2"},
+        "mamba": {"model_type": "mamba"},
         "odd": {**CONFIGS[1], "vocab_size": "many"},
         "s": {**CONFIGS[1], "hidden_size": 192},
     }.items():

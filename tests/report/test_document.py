@@ -111,6 +111,13 @@ def test_weights_that_were_not_foreseen_are_shown(reported: pytest.RunResult) ->
     told = [line.text for line in table.lines(document.read(Path("r2.json"))) if "predicted" in line.text]
     assert told == ["bf16: 1.03 MiB of weights were predicted, and 1.10 MiB measured"]
     assert not any("predicted" in line for line in reported.outlines)
+    # More than a lower bound is as it should be, and less is not.
+    for method, share in ((fp32, 50), (bf16, 106)):
+        method["weights"], method["at_least"] = method["weights"] * share // 100, True
+    bf16["weights"] = bf16["weights"] * 106 * 100 // (94 * 100)
+    Path("r2.json").write_text(json.dumps(data))
+    told = [line.text for line in table.lines(document.read(Path("r2.json"))) if "predicted" in line.text]
+    assert told == ["bf16: at least 1.23 MiB of weights were predicted, and 1.10 MiB measured"]
 
 
 def test_the_command_line_checks_budgets_and_refuses_what_is_no_report(

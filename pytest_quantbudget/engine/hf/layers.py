@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.core.layers import EMBEDDING, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
+from pytest_quantbudget.core.layers import EMBEDDING, EXPERTS, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Group = tuple[str, type, int]  # kind, class and bits
 # Bits of a value of tensor subclasses whose layout may hold more than the values.
 PADDED = {"Int4TilePackedTo4dTensor": 4}
+STACKED_DIMENSIONS = 3
 
 
 def receipt(model: Any) -> Receipt:
@@ -26,7 +27,8 @@ def receipt(model: Any) -> Receipt:
     for module in model.modules():
         main = True
         for bits, number, tensor in _held(module):
-            group = (_kind(module, module is head) if main else OTHER, _class(module, tensor), bits)
+            kind = EXPERTS if _is_stacked(module, tensor) else _kind(module, module is head) if main else OTHER
+            group = (kind, _class(module, tensor), bits)
             place = str(tensor.device), _address(tensor)
             counts[group] += 1
             values[group] += 0 if place in seen else number
@@ -63,6 +65,11 @@ def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
 def _class(module: nn.Module, tensor: Any) -> type:
     """What computes with a layer's weight: its class, but for a tensor subclass, which brings the product along."""
     return type(tensor) if hasattr(tensor, "__tensor_flatten__") else type(module)
+
+
+def _is_stacked(module: nn.Module, tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds the matrices of several experts, as transformers 5 keeps those of a block."""
+    return tensor.ndim == STACKED_DIMENSIONS and "expert" in type(module).__name__.lower()
 
 
 def _inner(tensor: Any) -> torch.Tensor:

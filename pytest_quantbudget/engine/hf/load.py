@@ -16,7 +16,7 @@ from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, Subject, Trus
 from pytest_quantbudget.engine.base import Description, Lacking
 from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
-from pytest_quantbudget.models import checkpoint, dummy, hub, methods, tensors
+from pytest_quantbudget.models import auto, checkpoint, dummy, hub, methods, tensors
 from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.methods import Prepared, Spec
 
@@ -119,7 +119,7 @@ def _load(
 ) -> Loaded:
     import torch
 
-    from pytest_quantbudget.engine.hf import generation, layers, memory, placement, speed
+    from pytest_quantbudget.engine.hf import generation, layers, memory, parts, placement, speed
 
     found = find(subject, quantized, trust, pins)
     spec, own, source, device = found.spec, found.own, found.source, found.device
@@ -139,7 +139,8 @@ def _load(
     if spec.bits < 16 and receipt.main_bits != spec.bits:
         raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
     notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
-    notes = (*notes, *prepared.notes)
+    told = (receipt.unpacked_experts if spec.bits < 16 else "", parts.in_words(parts.besides_text(model)))
+    notes = (*notes, *prepared.notes, *(f"{subject.method}: {words}" for words in told if words))
     weights = memory.weight_bytes(model)
     outside = placement.outside(model) if device != "cpu" else {}
     description = Description(
@@ -179,8 +180,8 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     Raises ValueError where the files of unquantized weights do not hold the model's tensors.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers import AutoConfig
+    from transformers.conversion_mapping import get_model_conversion_mapping
 
     for package in spec.packages:
         importlib.import_module(package)
@@ -189,8 +190,9 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust.remote_code)
-    if not checkpoint.quantization(source) and not get_checkpoint_conversion_mapping(config.model_type):
+        known = auto.model_class(checkpoint.config(source), trust)
+        skeleton = known.from_config(config, trust_remote_code=trust.remote_code)
+    if not checkpoint.quantization(source) and not get_model_conversion_mapping(skeleton, add_legacy=False):
         tensors.check_headers(source, skeleton, trust)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.gpu_usage import Roofline
 from pytest_quantbudget.core.request import Workload
-from pytest_quantbudget.engine.hf import memory, placement
+from pytest_quantbudget.engine.hf import memory, parts, placement
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +48,10 @@ def roofline(model: Any, weights: int, read: int | None, tpot_s: float, *, on_gp
 def step_weights(model: Any, total: int) -> int:
     """Bytes that a step reads of `total`, which are all weights as loaded.
 
-    That is all but the input embedding, of which each row reads one line, unless the output layer uses the same table.
+    That is all but the input embedding, of which each row reads one line, unless the output layer uses the same table,
+    and but the parts that no text passes through.
     """
+    total -= sum(parts.besides_text(model).values())
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
     weight = getattr(output, "weight", None)
     tied = weight is not None and weight.untyped_storage().data_ptr() == table.weight.untyped_storage().data_ptr()

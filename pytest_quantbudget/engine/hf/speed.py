@@ -165,7 +165,7 @@ def is_cuda(ids: torch.Tensor) -> bool:
 
 def positions(model: Any) -> int | None:
     """The longest sequence that the model was trained with, in tokens; None where its configuration does not say."""
-    return config.positions(model.config)
+    return config.positions(model.config.get_text_config())
 
 
 def random_prompts(model: Any, workload: Workload) -> torch.Tensor:

@@ -27,7 +27,10 @@ CARDS: Mapping[str, int] = {
 
 
 def fits(predicted: Estimate, total: int, count: int = 1) -> bool:
-    """Whether a process with this estimate has room on `count` cards of `total` bytes each."""
+    """Whether a process with this estimate has room on `count` cards of `total` bytes each.
+
+    Of a lower bound: whether that is not ruled out.
+    """
     return predicted.peak + count * OVERHEAD <= count * total
 
 
@@ -50,4 +53,6 @@ def too_large(subject: Subject, workload: Workload, gpus: Sequence[Gpu], *, runs
     there, needed = units.sizes_apart(total, need)
     names = " and ".join(gpu.name for gpu in given)
     what = "the workload's predicted peak is" if runs else "its weights are predicted to take"
+    if predicted.at_least:
+        what = "the workload's peak is at least" if runs else "its weights take at least"
     return f"cannot fit: {what} {needed}, and {names} has {there} (--quant-estimate)"

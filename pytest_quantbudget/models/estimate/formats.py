@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
+from pytest_quantbudget.models.estimate.architecture import STACKED, Architecture, Matrix, Unknown
 
 # Bytes of a value.
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -20,15 +19,25 @@ UNEVEN = ("modules_to_not_convert", "llm_int8_skip_modules", "modules_in_block_t
 class Format:
     """Every value in `width` bytes; formats of methods that quantize override what differs.
 
-    Only the linear layers of the blocks are quantized; everything else has this width in all formats.
+    Only what the format `packs` is quantized; everything else has this width in all formats. `float16` says that the
+    width is that type's: some models keep norms in float32 then.
     """
 
     width: int
+    float16: bool = field(default=False, kw_only=True)
 
     @property
     def bits(self) -> int:
-        """Bits of a stored value of the blocks' linear layers."""
+        """Bits of a stored value of the layers that are packed."""
         return 8 * self.width
+
+    def packs(self, matrix: Matrix) -> bool:
+        """Whether a layer is stored as the format says: experts that are stacked into one parameter are no layers."""
+        return matrix.layer != STACKED
+
+    def packed(self, shape: Architecture) -> list[Matrix]:
+        """The layers of an architecture that are packed."""
+        return [matrix for matrix in shape.matrices if self.packs(matrix)]
 
     def weight(self, matrix: Matrix) -> int:
         """Bytes of the values of a layer's weight, and of its bias, which no method quantizes."""
@@ -48,9 +57,9 @@ class Format:
     def mlp(self, shape: Architecture) -> int:
         """Bytes of activations a token in the MLP, at its widest place.
 
-        The embedding, the block's input, its sum with the attention, that normalized; then gate, up and their product.
+        The embedding, the block's input, its sum with the attention, that normalized; then what the MLP makes of it.
         """
-        return self.width * (4 * shape.hidden + 3 * shape.intermediate)
+        return self.width * shape.mlp_values
 
     def prefill(self, shape: Architecture, tokens: int, activations: int) -> int:
         """Bytes of the prefill of so many tokens, whose activations in other formats take so many bytes."""
@@ -67,10 +76,10 @@ class Format:
     def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
         """The format as a checkpoint's `quantization_config` (with the model's `dtype`) has it, not the options.
 
-        Raises ValueError for one that leaves some layers of the blocks unquantized.
+        Raises Unknown for one that leaves some layers of the blocks unquantized.
         """
         for key in UNEVEN:
             if config.get(key) not in (None, [], {}, ["lm_head"]):
                 why = f"a checkpoint that quantizes some layers differently ({key}) is not known to the estimate"
-                raise ValueError(why)
+                raise Unknown(why)
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.models import checkpoint, methods
 from pytest_quantbudget.models.config import find_config
-from pytest_quantbudget.models.estimate import architecture
-from pytest_quantbudget.models.estimate.architecture import ROTARY, Architecture
+from pytest_quantbudget.models.estimate import families, lower_bound
+from pytest_quantbudget.models.estimate.architecture import BUFFERS, NORMS, Architecture, Unknown
 from pytest_quantbudget.models.estimate.formats import FLOAT, Format
 
 WORKSPACE = 32 * 2**20  # bytes that torch gives cuBLAS on a Hopper GPU; on others it is less
@@ -38,23 +39,41 @@ class Estimate:
     `weights` is what `max_weights` is judged on, all of `kinds` together; `kv_cache` and `activations` are those of the
     workload, `peak` what `max_vram` is judged on, `process` with what a process takes on each GPU besides. `notes` say
     what had to be assumed.
+
+    With `at_least` only the sizes of tensors in files are known: all figures are lower bounds then, those of the peak
+    and the process too, and there are no others. `parameters` is 0 where the files do not tell.
     """
 
     parameters: int
     weights: int
     kinds: tuple[LayerKind, ...]
-    kv_cache: int
-    activations: int
+    kv_cache: int | None
+    activations: int | None
     peak: int
     process: int
     notes: tuple[str, ...] = ()
+    at_least: bool = False
 
 
 def estimate(subject: Subject, workload: Workload) -> Estimate:
-    """The estimate of one subject under a workload. Reads configurations on this machine, and nothing else.
+    """The estimate of one subject under a workload. Reads configurations on this machine, and headers of weights.
 
-    Raises ValueError, in words for the user, where no configuration is to be had, or it is not known what it describes.
+    Where its architecture or its format is not known, it is a lower bound, from the sizes of tensors in files. Raises
+    ValueError, in words for the user, where there are none either, or no configuration is to be had, or what it says is
+    wrong: UnknownModel where nothing is known of the model.
     """
+    try:
+        return _exact(subject, workload)
+    except Unknown as unknown:
+        found = lower_bound.at_least(subject, _storage(subject))
+        if found is None:
+            why = f"{unknown}; nor are weights on this machine, whose sizes would give a lower bound"
+            raise type(unknown)(why) from None
+        size, note = found.bytes, f"at least, by {found.source}: {str(unknown).partition(';')[0]}"
+        return Estimate(found.parameters, size, (), None, None, size, size, (note,), at_least=True)
+
+
+def _exact(subject: Subject, workload: Workload) -> Estimate:
     shape = shape_of(subject)
     form, notes = _format(subject)
     assumed = form.assumed(shape)
@@ -78,17 +97,28 @@ def estimate(subject: Subject, workload: Workload) -> Estimate:
 
 
 def shape_of(subject: Subject) -> Architecture:
-    """The architecture of a subject's model. Raises ValueError as `estimate` does."""
-    return architecture.read(find_config(subject.model, subject.revision))
+    """The architecture of a subject's model. Raises ValueError where there is no configuration, as `families.read`."""
+    return families.read(find_config(subject.model, subject.revision))
+
+
+def check_model(subject: Subject) -> None:
+    """Raise ValueError where there is no configuration of a subject's model, or what it says is wrong."""
+    with contextlib.suppress(Unknown):
+        shape_of(subject)
+
+
+def _storage(subject: Subject) -> Format | None:
+    """The format that follows from a subject's options, where that is known."""
+    spec = methods.spec(subject.kind)
+    return spec.storage(spec.filled(subject.options)) if subject.engine == TRANSFORMERS else None
 
 
 def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     """The format that a subject's weights will have, and what was assumed about it."""
-    spec = methods.spec(subject.kind)
-    form = spec.storage(spec.filled(subject.options)) if subject.engine == TRANSFORMERS else None
+    form = _storage(subject)
     if form is None:
         where = "" if subject.engine == TRANSFORMERS else f" in {subject.engine}"
-        raise ValueError(f"how {subject.method} stores weights{where} is not known to the estimate")
+        raise Unknown(f"how {subject.method} stores weights{where} is not known to the estimate")
     if subject.checkpoint is None:
         return form, ()
     try:
@@ -103,15 +133,20 @@ def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
 def weights(shape: Architecture, form: Format) -> tuple[LayerKind, ...]:
     """Parameters and buffers by kind of layer; the sum is what `metrics.memory.weight_bytes` finds in a loaded model.
 
-    Raises ValueError for a layer that the format cannot hold.
+    Raises ValueError for a layer that the format cannot hold, and where it packs none at all.
     """
+    if form.bits < 16 and not form.packed(shape):
+        raise ValueError(f"no layer of this architecture is one that is stored in {form.bits} bits")
     kinds = []
     for name, count in shape.parameters.items():
-        block = [matrix for matrix in shape.block if matrix.kind == name]
-        scales = shape.layers * sum(form.scales(matrix) for matrix in block)
-        stored = shape.layers * sum(form.weight(matrix) for matrix in block) if block else count * form.width
-        kinds.append(LayerKind(name, count, stored + scales, scales, form.bits if block else 8 * form.width))
-    return (*kinds, LayerKind(ROTARY, 0, FLOAT * shape.rotary, 0, 8 * FLOAT))
+        packed = [matrix for matrix in shape.matrices if matrix.kind == name and form.packs(matrix)]
+        scales = sum(matrix.count * form.scales(matrix) for matrix in packed)
+        stored = sum(matrix.count * form.weight(matrix) for matrix in packed)
+        width = FLOAT if name == NORMS and shape.norms_in_float32 and form.float16 else form.width
+        rest = count - sum(matrix.all_values for matrix in packed)
+        kinds.append(LayerKind(name, count, stored + scales + rest * width, scales, form.bits if packed else 8 * width))
+    buffers = FLOAT * shape.buffers + form.width * shape.scales
+    return (*kinds, LayerKind(BUFFERS, 0, buffers, 0, 8 * FLOAT))
 
 
 def kv_bytes(shape: Architecture, form: Format, workload: Workload, tokens: int, *, whole: bool = False) -> int:
@@ -133,6 +168,9 @@ def activations(shape: Architecture, form: Format, workload: Workload) -> tuple[
     prefill = form.prefill(shape, tokens, tokens * _per_token(shape, form))
     if shape.sliding and shape.window <= workload.prompt_tokens:
         prefill += workload.prompt_tokens**2  # the mask
+    if shape.scores:
+        pairs = workload.batch_size * shape.heads * workload.prompt_tokens**2
+        prefill = max(prefill, pairs * (shape.scores * form.width + FLOAT))
     grown = workload.prompt_tokens + workload.new_tokens - 1
     # The cache grows by copying: a layer's keys are there twice for a moment, and with a window its values too.
     copied = max(grown * (shape.sliding < shape.layers), 2 * min(grown, shape.window))

@@ -16,7 +16,7 @@ from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models import checkpoint, tensors
+from pytest_quantbudget.models import auto, checkpoint, tensors
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import _gguf_types
 
@@ -147,15 +147,13 @@ def from_source(source: Path | Dummy, device: str, trust: Trust, *, dtype: Any, 
 
     Raises ValueError for a directory that does not hold every tensor of its model.
     """
-    from transformers import AutoModelForCausalLM
-
     from pytest_quantbudget.models.dummy import Dummy
 
     device_map = placed(device)
     if isinstance(source, Dummy):
         return source.build(device_map, "cuda:0" if device == BALANCED else device, dtype, **settings)
     settings |= _readable_generation(source)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = auto.model_class(checkpoint.config(source), trust).from_pretrained(
         source, dtype=dtype, device_map=device_map, output_loading_info=True, **asked(trust), **settings
     )
     model: nn.Module = loaded[0]

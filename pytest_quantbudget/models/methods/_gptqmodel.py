@@ -12,13 +12,12 @@ from pytest_quantbudget.core.fields import Field, one_of, whole
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint, tensors
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.architecture import CONV1D, LINEAR, OWN, Matrix, Unknown
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import BALANCED, from_source
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from pytest_quantbudget.models.estimate.architecture import Matrix
 
 PACKAGES = ("gptqmodel", "optimum")
 # Itself it starts threads, which a fork would lack.
@@ -30,6 +29,10 @@ ENVIRON = {
     # Its progress bar, which nobody sees in the log of a measuring process, is else drawn thousands of times.
     "LOGBAR_PROGRESS_OUTPUT_INTERVAL": "1000",
 }
+# Entries of a configuration that are the inputs of its layers, by the names of several architectures.
+INPUTS = (
+    "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_dim", "ffn_hidden_size", "n_embd", "n_inner",
+)  # fmt: skip
 OPTIONS = (
     Field("bits", one_of(4), "Bits of a weight.", 4),
     Field(
@@ -56,6 +59,10 @@ class Packed(Format):
         """4."""
         return 4
 
+    def packs(self, matrix: Matrix) -> bool:
+        """The blocks' layers, whatever class a model derives for them."""
+        return matrix.layer in (LINEAR, CONV1D, OWN)
+
     def values(self, matrix: Matrix) -> int:
         """Half a byte each."""
         return (matrix.values + 1) // 2
@@ -71,13 +78,11 @@ class Packed(Format):
         return scales + (4 * matrix.inputs + 32 if self.indexed else 0)
 
     def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
-        """With the checkpoint's group size. Raises ValueError for other bits."""
+        """With the checkpoint's group size. Raises Unknown for other bits."""
         super().of_checkpoint(config)
         bits, group = config.get("bits", 4), config.get("group_size", self.group)
         if bits != 4 or type(group) is not int or not (group == -1 or group > 0):
-            raise ValueError(
-                f"a checkpoint of {bits!r:.60} bits in groups of {group!r:.60} is not known to the estimate"
-            )
+            raise Unknown(f"a checkpoint of {bits!r:.60} bits in groups of {group!r:.60} is not known to the estimate")
         return replace(self, group=group)
 
 
@@ -176,8 +181,8 @@ def check_source(source: Path, trust: Trust) -> None:
 
 
 def check_group_size(config: Mapping[str, Any], group_size: int) -> None:
-    """Raise ValueError where `group_size` does not divide the model's hidden or intermediate size."""
-    for name in ("hidden_size", "intermediate_size"):
+    """Raise ValueError where `group_size` does not divide what the model's layers take: its hidden or inner size."""
+    for name in INPUTS:
         size = config.get(name)
         if group_size > 0 and isinstance(size, int) and size % group_size:
             fitting = [g for g in (128, 64, 32) if size % g == 0]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pytest_quantbudget.models.estimate.architecture import LINEAR, OUTSIDE, OWN, Architecture, Matrix, Unknown
 from pytest_quantbudget.models.estimate.formats import FLOAT, WIDTHS, Format
-
-if TYPE_CHECKING:
-    from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
 
 INT8, INT4, INTX, FP8 = "torchao-int8", "torchao-int4", "torchao-intx", "torchao-fp8"
 AUTO, CPU, TILED, PLAIN = "auto", "cpu", "tile_packed_to_4d", "plain"
@@ -87,6 +85,10 @@ def _parts(node: object) -> Iterator[object]:
             stack += entry
 
 
+def _is_float16(found: Mapping[str, Any]) -> bool:
+    return found.get("compute_dtype") == "float16"
+
+
 @dataclass(frozen=True)
 class Quantized(Format):
     """A byte a value, with scales of `scale` and zero points of `zero` bytes, one for `group` inputs and each output.
@@ -104,6 +106,10 @@ class Quantized(Format):
     def bits(self) -> int:
         """8: what is stored, also where fewer bits are used."""
         return 8
+
+    def packs(self, matrix: Matrix) -> bool:
+        """Linear layers, and what a model derives from them (`TorchAoHfQuantizer.param_needs_quantization`)."""
+        return matrix.layer in (LINEAR, OWN, OUTSIDE)
 
     def values(self, matrix: Matrix) -> int:
         """A byte each."""
@@ -127,7 +133,7 @@ class Quantized(Format):
 
         From float8 it is cast to float32 first and scaled into another tensor, when two of these results are not there.
         """
-        largest, result = max(matrix.values for matrix in shape.block), tokens * shape.intermediate * self.width
+        largest, result = max(matrix.values for matrix in self.packed(shape)), tokens * shape.intermediate * self.width
         written = activations - result + largest * self.width
         if self.kind == FP8:
             scaled = 2 * FLOAT + (self.width if self.width < FLOAT else 0)
@@ -139,27 +145,27 @@ class Quantized(Format):
         return self.prefill(shape, sequences, activations)
 
     def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
-        """With what the checkpoint says. Raises ValueError for another kind, and a quantized embedding or output."""
+        """With what the checkpoint says. Raises Unknown for another kind, and a quantized embedding or output."""
         super().of_checkpoint(config)
         if config.get("modules_to_not_convert") == []:
             # transformers then takes no layer out, and the output layer is quantized unless it is tied.
-            raise ValueError("a checkpoint with an empty modules_to_not_convert is not known to the estimate")
+            raise Unknown("a checkpoint with an empty modules_to_not_convert is not known to the estimate")
         found = told(config)
         if found["method"] != self.kind:
-            raise ValueError(f"a checkpoint that is {found['method']} is not known to the estimate of {self.kind}")
+            raise Unknown(f"a checkpoint that is {found['method']} is not known to the estimate of {self.kind}")
         data = config["quant_type"]["default"]["_data"]
         for name, entries in (("include_input_output_embeddings", config), ("scale_dtype", data)):
             if entries.get(name):
-                raise ValueError(f"a checkpoint with {name} is not known to the estimate")
+                raise Unknown(f"a checkpoint with {name} is not known to the estimate")
         group = found["group_size"]
         if group not in (ROW, WHOLE) and (type(group) is not int or group < 1):
-            raise ValueError(f"a checkpoint in groups of {group!r:.60} is not known to the estimate")
+            raise Unknown(f"a checkpoint in groups of {group!r:.60} is not known to the estimate")
         return self.with_told(found, WIDTHS[found.get("compute_dtype", "bfloat16")])
 
     def with_told(self, found: Mapping[str, Any], width: int) -> Format:
         """The format with a checkpoint's own options and width."""
         scale = width if self.kind == INTX else self.scale
-        return replace(self, width=width, group=found["group_size"], scale=scale)
+        return replace(self, width=width, group=found["group_size"], scale=scale, float16=_is_float16(found))
 
 
 @dataclass(frozen=True)
@@ -200,10 +206,14 @@ class Int4(Quantized):
 
     def assumed(self, shape: Architecture) -> str:
         """On a GPU, `auto` means a layout that pads."""
-        if self.packing != AUTO or not any(m.inputs % TILE_INPUTS or m.outputs % TILE_OUTPUTS for m in shape.block):
+        if self.packing != AUTO or not any(
+            m.inputs % TILE_INPUTS or m.outputs % TILE_OUTPUTS for m in self.packed(shape)
+        ):
             return ""
         return f"on a GPU it takes more: the layers' inputs are padded to multiples of {TILE_INPUTS:,} there"
 
     def with_told(self, found: Mapping[str, Any], width: int) -> Format:
         """The format with a checkpoint's own options and width."""
-        return replace(self, width=width, group=found["group_size"], packing=found["packing"])
+        return replace(
+            self, width=width, group=found["group_size"], packing=found["packing"], float16=_is_float16(found)
+        )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantbudget.core.fields import DTYPES, FLAG, Field, choice, number
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models.estimate.architecture import CONV1D, LINEAR, MLP, OUTSIDE, Architecture, Matrix
 from pytest_quantbudget.models.estimate.formats import FLOAT, WIDTHS, Format
 from pytest_quantbudget.models.methods import Spec, from_source
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pytest_quantbudget.models.dummy import Dummy
-    from pytest_quantbudget.models.estimate.architecture import Architecture, Matrix
 
 # Values that share an absolute maximum, and such maxima that share another.
 BLOCK, OUTER_BLOCK = 64, 256
@@ -72,8 +72,16 @@ def told(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class _Linear(Format):
+    """What transformers replaces: layers of torch's own class `Linear`, and `Conv1D`, wherever they are."""
+
+    def packs(self, matrix: Matrix) -> bool:
+        """Neither classes that a model derives from them, nor stacked experts (`replace_with_bnb_linear`)."""
+        return matrix.layer in (LINEAR, CONV1D, OUTSIDE)
+
+
 @dataclass(frozen=True)
-class Int8(Format):
+class Int8(_Linear):
     """A byte a value and a float32 scale an output (bitsandbytes 0.50, `functional.py`: `int8_vectorwise_quant`)."""
 
     @property
@@ -90,12 +98,17 @@ class Int8(Format):
         return FLOAT * matrix.outputs
 
     def mlp(self, shape: Architecture) -> int:
-        """Instead of three results: the gate, the input in int8, the result in int32 and then in float16."""
-        return self.width * 4 * shape.hidden + shape.hidden + 8 * shape.intermediate
+        """Instead of the last results: the input in int8, the result in int32 and then in float16."""
+        packed = [matrix for matrix in self.packed(shape) if matrix.kind == MLP]
+        if not packed:
+            return super().mlp(shape)
+        widest = max(matrix.outputs for matrix in packed if matrix.inputs == shape.hidden)
+        before = sum(matrix.kind == MLP for matrix in shape.matrices) - 2  # the gate is there when the rest is made
+        return self.width * (4 * shape.hidden + before * shape.intermediate) + shape.hidden + 6 * widest
 
 
 @dataclass(frozen=True)
-class Nf4(Format):
+class Nf4(_Linear):
     """Two values a byte, and absolute maxima of blocks (`functional.py`: `quantize_4bit`, `quantize_blockwise`)."""
 
     double_quant: bool = True
@@ -120,7 +133,7 @@ class Nf4(Format):
 
     def prefill(self, shape: Architecture, tokens: int, activations: int) -> int:
         """A weight is written out before it is multiplied, instead of one of the MLP's results."""
-        largest = max(matrix.values for matrix in shape.block)
+        largest = max(matrix.values for matrix in self.packed(shape))
         written = largest * self.width + 2 * FLOAT * -(-largest // BLOCK)
         return max(activations, activations - tokens * shape.intermediate * self.width + written)
 
@@ -140,7 +153,7 @@ SPECS = {
         packages=("bitsandbytes",),
         ahead=AHEAD,
         extra="bitsandbytes",
-        storage=lambda options: Int8(WIDTHS["float16"]),
+        storage=lambda options: Int8(WIDTHS["float16"], float16=True),
         checkpoint_format="bitsandbytes",
         told=told,
     ),
@@ -156,7 +169,9 @@ SPECS = {
         packages=("bitsandbytes",),
         ahead=AHEAD,
         extra="bitsandbytes",
-        storage=lambda options: Nf4(WIDTHS[options["compute_dtype"]], options["double_quant"]),
+        storage=lambda options: Nf4(
+            WIDTHS[options["compute_dtype"]], options["double_quant"], float16=options["compute_dtype"] == "float16"
+        ),
         checkpoint_format="bitsandbytes",
         told=told,
     ),

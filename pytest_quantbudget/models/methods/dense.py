@@ -25,7 +25,7 @@ def _loader(dtype: str) -> Load:
 
 
 def _spec(name: str, summary: str, dtype: str) -> Spec:
-    storage = Format(WIDTHS[dtype])
+    storage = Format(WIDTHS[dtype], float16=dtype == "float16")
     return Spec(
         name,
         summary,

@@ -48,7 +48,7 @@ SPECS = {
         packages=_gptqmodel.PACKAGES,
         ahead=_gptqmodel.AHEAD,
         extra=_gptqmodel.EXTRA,
-        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True),
+        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True, float16=True),
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="gptq",
         quantize=quantize,

@@ -142,6 +142,14 @@ def _compute_dtype() -> Field:
     return Field("compute_dtype", choice(*DTYPES), "Type of the products and of the unquantized layers.", "bfloat16")
 
 
+def _width(options: Mapping[str, Any]) -> int:
+    return WIDTHS[options["compute_dtype"]]
+
+
+def _in_float16(options: Mapping[str, Any]) -> bool:
+    return bool(options["compute_dtype"] == "float16")
+
+
 def _group(*sizes: int, default: int) -> Field:
     rows = "; -1 for all of them" if ROW in sizes else ""
     return Field("group_size", one_of(*sizes), f"Weights of an input row that share a scale{rows}.", default)
@@ -179,7 +187,7 @@ SPECS = {
         _config_of_int8,
         8,
         (_group(ROW, 32, 64, 128, default=ROW),),
-        lambda options: Quantized(WIDTHS[options["compute_dtype"]], options["group_size"]),
+        lambda options: Quantized(_width(options), options["group_size"], float16=_in_float16(options)),
     ),
     INT4: _spec(
         INT4,
@@ -191,7 +199,9 @@ SPECS = {
             Field("packing", choice(AUTO, CPU, TILED, PLAIN), "The layout; auto takes the device's own.", AUTO),
             Field("hqq", FLAG, "Choose scales and zero points by HQQ.", False),
         ),
-        lambda options: Int4(WIDTHS[options["compute_dtype"]], options["group_size"], packing=options["packing"]),
+        lambda options: Int4(
+            _width(options), options["group_size"], packing=options["packing"], float16=_in_float16(options)
+        ),
         lacking,
     ),
     INTX: _spec(
@@ -204,7 +214,7 @@ SPECS = {
             _group(ROW, 32, 64, 128, default=128),
         ),
         lambda options: Quantized(
-            WIDTHS[options["compute_dtype"]], options["group_size"], WIDTHS[options["compute_dtype"]], kind=INTX
+            _width(options), options["group_size"], _width(options), kind=INTX, float16=_in_float16(options)
         ),
     ),
     FP8: _spec(
@@ -213,6 +223,8 @@ SPECS = {
         _config_of_fp8,
         8,
         (_group(ROW, 32, 64, 128, default=ROW),),
-        lambda options: Quantized(WIDTHS[options["compute_dtype"]], options["group_size"], zero=0, kind=FP8),
+        lambda options: Quantized(
+            _width(options), options["group_size"], zero=0, kind=FP8, float16=_in_float16(options)
+        ),
     ),
 }
