@@ -45,6 +45,7 @@ methods:
     budget: {max_weights: 5 GiB}
   awq-int4:
     checkpoint: org/awq
+    adapter: org/lora
     budget: {max_weights: 5 GiB}
 """
 ALL = {
@@ -92,6 +93,7 @@ def measured(budget: Budget, method: Method, device: Device = ON_H100) -> Measur
         tasks=tuple(tasks),
         perplexities=tuple(Perplexity(t, 20.0, 10, None, (10,), (20.0,), files.file_hash(Path(t.file))) for t in texts),
         checkpoint_revision=COMMIT if subject.checkpoint else None,
+        adapter_revision=COMMIT if subject.adapter else None,
         calibration=files.file_hash(Path(subject.calibration)) if subject.calibration else None,
     )
 

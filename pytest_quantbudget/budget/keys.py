@@ -244,6 +244,13 @@ SERVER: Sequence[Field] = (
 )
 METHOD: Sequence[Field] = (
     Field("checkpoint", TEXT, "A ready checkpoint: hub id or directory."),
+    Field("adapter", TEXT, "A LoRA adapter as PEFT saves it: hub id or directory."),
+    Field(
+        "merge",
+        FLAG,
+        "Merge the adapter into the weights, before these are quantized, instead of running it beside them.",
+        False,
+    ),
     Field("options", nested({"type": "object"}), ""),
     Field("budget", nested({"$ref": "#/$defs/limits"}), ""),
     Field("marks", NAMES, "pytest markers for the tests of this method."),

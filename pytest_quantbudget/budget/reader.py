@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.budget import keys, limits
+from pytest_quantbudget.budget.adapters import read_adapter
 from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
@@ -168,6 +169,7 @@ class _BudgetReader:
             gpus=gpus,
             load_format=self.load_format,
             same_as_source=self.same_as_source(node, values["same_as_source"]),
+            adapter=read_adapter(node, values, spec, engine, run["engine_options"], self.paths),
             **run,
         )
         timeout = values["timeout"] or self.file["timeout"] or keys.TIMEOUT_S

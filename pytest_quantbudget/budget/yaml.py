@@ -264,14 +264,14 @@ def _is_unicode(text: str) -> bool:
 
 
 # A fine-tune has other weights: what names the parent's weights does not follow it.
-OF_THE_MODEL = ("revision", "checkpoint")
+OF_THE_MODEL = ("revision", "checkpoint", "adapter", "merge")
 
 
 def read_extended(path: Path, roots: files.Roots = files.EVERYWHERE) -> Marked:
     """The file with everything that it `extends` merged under it, nearest file first.
 
     Mappings merge key by key, anything else is replaced, and `null` takes an inherited entry out. Where a file names a
-    `model` of its own, the inherited `revision` and `checkpoint`s stay behind: they belong to the parent's weights.
+    `model` of its own, the inherited `revision`, `checkpoint`s and `adapter`s stay behind: they belong to the parent's.
     Raises BudgetError, also for a cycle, and for a file outside `roots`, which is not opened.
     """
     chain = list(_ancestry(path, roots))

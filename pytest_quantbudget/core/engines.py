@@ -1,4 +1,4 @@
-"""What runs a model: the names of the engines, what one tells of itself, and what a budget may start or reach."""
+"""What runs a model, and with which adapter; what an engine tells of itself; what a budget may start or reach."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ class Server:
     api_key_env: str | None = None
     start_timeout_s: float = 600.0
     port: int | None = None
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter: the hub id or the absolute directory `name`, and its `revision` once that is known.
+
+    It runs beside the weights, or is merged into them.
+    """
+
+    name: str
+    merge: bool = False
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 QUANTIZED_BITS = 8  # a value is quantized that is stored in so many bits or fewer
 LINEAR, EMBEDDING, LM_HEAD, NORM, EXPERTS, OTHER = "linear", "embedding", "lm_head", "norm", "experts", "other"
+ADAPTER = "adapter"  # what runs beside the weights
 PATTERNS = r"[\w*?.\[\]!-]+(\s*\|\s*[\w*?.\[\]!-]+)*"
 
 
@@ -16,10 +17,10 @@ PATTERNS = r"[\w*?.\[\]!-]+(\s*\|\s*[\w*?.\[\]!-]+)*"
 class Layers:
     """Layers of one class whose values are stored in equally many bits.
 
-    `kind` is `linear`, `embedding`, `lm_head`, `norm`, `experts` (the matrices of several experts in one tensor) or
-    `other` (biases too). `kernel` is gptqmodel's name of it, else
-    the library that holds the class `name` of `module`. `parameters` counts values of the unquantized model, shared
-    ones once: an `lm_head` tied to the embedding has none of its own. Scales and zero points are no parameters.
+    `kind` is `linear`, `embedding`, `lm_head`, `norm`, `experts` (the matrices of several experts in one tensor),
+    `adapter` or `other` (biases too). `kernel` is gptqmodel's name of it, else the library that holds the class `name`
+    of `module`. `parameters` counts values of the unquantized model, or of an adapter, shared ones once: an `lm_head`
+    tied to the embedding has none of its own. Scales and zero points are no parameters.
     """
 
     kind: str
@@ -49,13 +50,13 @@ class Receipt:
 
     @property
     def parameters(self) -> int:
-        """Values of the unquantized model."""
-        return sum(layers.parameters for layers in self.layers)
+        """Values of the unquantized model, without an adapter's."""
+        return sum(layers.parameters for layers in self.layers if layers.kind != ADAPTER)
 
     @property
     def quantized(self) -> int:
         """How many of them are stored in at most 8 bits."""
-        return sum(layers.parameters for layers in self.layers if layers.quantized)
+        return sum(layers.parameters for layers in self.layers if layers.quantized and layers.kind != ADAPTER)
 
     @property
     def fraction(self) -> float:
@@ -67,7 +68,7 @@ class Receipt:
         """The bits of most of the quantized values; 0 where none are."""
         counts: Counter[int] = Counter()
         for layers in self.layers:
-            if layers.quantized:
+            if layers.quantized and layers.kind != ADAPTER:
                 counts[layers.bits] += layers.parameters
         return max(counts, key=counts.__getitem__, default=0)
 

@@ -202,6 +202,7 @@ class Measurement:
     libraries: dict[str, str] | None = None
     notes: tuple[str, ...] = ()  # what went wrong and cost no figure
     checkpoint_revision: str | None = None  # as `revision`, of the checkpoint
+    adapter_revision: str | None = None
     calibration: str | None = None  # content hash of the calibration text
     made_with: dict[str, Any] | None = None
     unread: tuple[str, ...] = ()

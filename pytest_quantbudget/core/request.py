@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pytest_quantbudget.core import codec
-from pytest_quantbudget.core.engines import TRANSFORMERS, Server
+from pytest_quantbudget.core.engines import TRANSFORMERS, Adapter, Server
 
 T = TypeVar("T")
+P = TypeVar("P")
 
 # Where weights come from: from files, or drawn at random.
 REAL, DUMMY = "auto", "dummy"
@@ -314,7 +315,7 @@ class Subject:
 
     `method` is the budget's name for it, and `kind` what it is: the name of a spec of `models.methods`. With a
     `checkpoint`, `options` are those that the budget names: it must have been made with them. The `engine` runs it,
-    with `engine_options`; in the interpreter `python`, an absolute path, or in this one.
+    with `engine_options`; in the interpreter `python`, an absolute path, or in this one. An `adapter` belongs to it.
     """
 
     model: str
@@ -333,6 +334,7 @@ class Subject:
     engine_options: dict[str, Any] = field(default_factory=dict)
     python: str | None = None
     server: Server | None = None
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
         """A method that is named as its kind needs no other name."""
@@ -359,9 +361,6 @@ class Trust:
 
 
 NO_TRUST = Trust()
-
-
-P = TypeVar("P")
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""Checkpoints that methods make of the user's own model, once, and that are stored: GPTQ, AWQ, GGUF."""
+"""Checkpoints that methods make of the user's own model, once, and that are stored: GPTQ, AWQ, GGUF, merged weights."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,43 @@ from pytest_quantbudget.models.methods import Spec
 
 
 def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: Path, trust: Trust) -> Path:
-    """The directory that holds the subject's own quantization, made now unless an earlier run has left it.
+    """The directory of the subject's own quantization, made now unless an earlier run has left it.
 
     The key holds what the result depends on: weights, method, options, calibration text and library versions, and not
-    the options that only say how it runs. A directory appears under its final name only when it is complete, so a
-    killed run leaves none that is half made; one whose files are not what they were is set aside and made again.
+    the options that only say how it runs.
     """
-    assert spec.quantize is not None
+    quantize = spec.quantize
+    assert quantize is not None
     assert subject.calibration is not None or not spec.calibrated
     calibration = Path(subject.calibration) if subject.calibration and spec.calibrated else None
-    versions = methods.libraries()
     identity = {
         "revision": revision,
         "method": subject.kind,
         "options": {name: value for name, value in subject.options.items() if name not in spec.inference},
         "calibration": file_hash(calibration) if calibration else None,
-        "libraries": {name: versions.get(name) for name in (*spec.packages, "transformers", "torch")},
+        "libraries": versions_of(*spec.packages, "transformers", "torch"),
     }
-    target = cache / "quantized" / f"{subject.kind}-{codec.key_of(identity)}"
+
+    def make(target: Path) -> None:
+        texts = _texts(calibration, subject.options) if calibration else ()
+        quantize(source, subject.options, texts, target, trust)
+
+    return kept(cache, subject.kind, identity, make)
+
+
+def versions_of(*names: str) -> dict[str, str | None]:
+    """The versions of libraries that what is made depends on."""
+    versions = methods.libraries()
+    return {name: versions.get(name) for name in names}
+
+
+def kept(cache: Path, name: str, identity: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    """A directory that `make` fills, unless an earlier run has left it; `identity` holds what the result depends on.
+
+    A directory appears under its final name only when it is complete, so a killed run leaves none that is half made;
+    one whose files are not what they were is set aside and made again.
+    """
+    target = cache / "quantized" / f"{name}-{codec.key_of(identity)}"
     target.parent.mkdir(parents=True, exist_ok=True)
     # Other interpreters may lack it, and it is needed here alone.
     from filelock import FileLock
@@ -51,8 +70,7 @@ def quantized(subject: Subject, spec: Spec, source: Path, revision: str, cache: 
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             try:
-                texts = _texts(calibration, subject.options) if calibration else ()
-                spec.quantize(source, subject.options, texts, making, trust)
+                make(making)
                 codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
                 making.replace(target)
             finally:

@@ -278,7 +278,7 @@ class Bench:
         until = time.monotonic() + request.timeout_s
         path = None
         subject = request.subject
-        if spec.quantize is not None and subject.checkpoint is None and subject.load_format != DUMMY:
+        if engines.makes_first(subject):
             self._child(request, keys, until, gathered, only=QUANTIZE)
             made = gathered.parts[-1]
             if made.quantized is None:

@@ -129,7 +129,7 @@ def _requirements() -> dict[str, Requirement]:
 def _wanted() -> Wanted:
     packages = {name for spec in engines.SPECS.values() for name in (*spec.packages, *spec.serving)}
     libraries = dict.fromkeys((*methods.library_names(), *vllm_options.LIBRARIES))
-    return Wanted(tuple(sorted(packages | set(methods.packages()))), tuple(libraries))
+    return Wanted(tuple(sorted({*packages, *methods.packages(), methods.PEFT})), tuple(libraries))
 
 
 def _state(python: str, found: Found) -> tuple[float, ...]:

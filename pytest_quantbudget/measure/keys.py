@@ -53,6 +53,11 @@ class Keys:
     machine: dict[str, Any]
     states: dict[str, str]
 
+    @property
+    def adapter_revision(self) -> str | None:
+        """As `revision`, of the subject's adapter; None where it has none."""
+        return self.base["adapter"] and self.base["adapter"]["revision"]  # type: ignore[no-any-return]
+
     def load(self) -> Key:
         """The key of weights and layers as loaded."""
         return self._key("load")
@@ -96,6 +101,8 @@ def keys_of(
     spec = methods.spec(subject.kind)
     try:
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
+        adapter = subject.adapter
+        changed = {"revision": _revision(adapter.name, memo), "merge": adapter.merge} if adapter is not None else None
         here = versions.installed((*methods.library_names(), *vllm_options.LIBRARIES))
         libraries = interpreter.libraries if interpreter else here
         states = {part.source: _state(part, memo, libraries) for part in request.parts if part.source is not None}
@@ -104,6 +111,7 @@ def keys_of(
     base = {
         "revision": revision,
         "checkpoint": checkpoint,
+        "adapter": changed,
         "method": subject.kind,
         "engine": subject.engine,
         "engine_options": subject.engine_options,
@@ -188,6 +196,8 @@ def _asked(task: Task, memo: Path, libraries: Mapping[str, str]) -> str:
 
 def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Mapping[str, str]:
     wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
+    if engines.needs_peft(subject):
+        wanted = (*wanted, methods.PEFT)
     if subject.engine == VLLM:
         wanted = (*wanted, *vllm_options.LIBRARIES)
     return {

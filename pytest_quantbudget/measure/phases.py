@@ -18,7 +18,7 @@ from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.answers import Origin, TaskResult, draft_id
 from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.measurement import Failure, Measurement, merge
-from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Task, Text, Workload
+from pytest_quantbudget.core.request import LOAD, DivergenceOf, LoadTime, Part, Reply, Subject, Task, Text, Workload
 from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.engine import logits_file, out_of_memory
@@ -111,16 +111,24 @@ class Phases:
         start = time.perf_counter()
         pin = self.job.keys.revision if self.job.keys else None
         cache, temporary = Path(self.job.cache), Path(tempfile.gettempdir())
-        folder = engines.module(self.subject.engine).quantize(self.subject, self.job.trust, pin, cache, temporary)
+        folder = engines.module(self.subject.engine).quantize(self.pinned, self.job.trust, pin, cache, temporary)
         return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
 
     def prepare(self) -> Measurement:
         """Choose the kernels and compile them, unless an earlier run has; the parent passes on what was chosen."""
         start = time.perf_counter()
         module = engines.module(self.subject.engine)
-        prepared = module.prepare(self.subject, self.job.quantized, self.job.trust, self.pins)
+        prepared = module.prepare(self.pinned, self.job.quantized, self.job.trust, self.pins)
         self.say(prepared=codec.to_builtins(prepared))
         return Measurement(self.subject, kernels_s=time.perf_counter() - start)
+
+    @property
+    def pinned(self) -> Subject:
+        """The subject, with its adapter's revision where that is known already."""
+        keys, adapter = self.job.keys, self.subject.adapter
+        if keys is None or adapter is None:
+            return self.subject
+        return replace(self.subject, adapter=replace(adapter, revision=keys.adapter_revision))
 
     @property
     def pins(self) -> tuple[str, str | None] | None:
@@ -132,7 +140,7 @@ class Phases:
         """Load the model, and describe what was loaded."""
         keys, job = self.job.keys, self.job
         load = engines.module(self.subject.engine).load
-        self.engine = load(self.subject, self.gpus, job.quantized, job.trust, self.pins, job.prepared)
+        self.engine = load(self.pinned, self.gpus, job.quantized, job.trust, self.pins, job.prepared)
         loaded = self.engine.describe()
         elsewhere = measured_in(self.subject) is not None
         part = Measurement(
@@ -146,6 +154,7 @@ class Phases:
             loaded=_origin(),
             libraries={**methods.libraries(), **({"python": python_version()} if elsewhere else {})},
             checkpoint_revision=keys.checkpoint_revision if keys else None,
+            adapter_revision=keys.adapter_revision if keys else None,
             calibration=keys.base["calibration"] if keys else None,
             notes=tuple(f"{self.subject.name}: {note}" for note in _notes(loaded)),
             made_with=loaded.made_with,

@@ -16,6 +16,7 @@ from pytest_quantbudget.core import files
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+ADAPTER_CONFIG = "adapter_config.json"
 INDEX = ".index.json"
 MAX_JSON = 16_000_000  # bytes of a configuration, an index or the header of a safetensors file
 MAX_DIMENSIONS = 64
@@ -27,12 +28,11 @@ def check(folder: Path, trust: Trust, *, weights: bool = True) -> None:
 
     Without `weights` only its tokenizer is going to be used.
     """
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() and not path.is_dir():
-            raise ValueError(f"{_name(path)} is neither a regular file nor a directory")
-    if (folder / "adapter_config.json").exists():
+    check_regular(folder)
+    if (folder / ADAPTER_CONFIG).exists():
         # transformers would load the base model that it names, from wherever that is.
-        raise ValueError(f"{folder.name} holds an adapter (adapter_config.json); merge it into its base model first")
+        why = "it is a method's `adapter`, and its base model the `model`"
+        raise ValueError(f"{folder.name} holds an adapter ({ADAPTER_CONFIG}): {why}")
     for path in sorted(folder.glob("*config.json")):
         found = _object(path)
         if not trust.remote_code:
@@ -42,9 +42,21 @@ def check(folder: Path, trust: Trust, *, weights: bool = True) -> None:
             _header(path)
 
 
+def check_regular(folder: Path) -> None:
+    """Raise ValueError where a directory holds what is no file: reading it might never end."""
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() and not path.is_dir():
+            raise ValueError(f"{_name(path)} is neither a regular file nor a directory")
+
+
 def config(folder: Path) -> dict[str, Any]:
     """The directory's `config.json`."""
     return _object(folder / "config.json")
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The `adapter_config.json` of the directory of an adapter."""
+    return _object(folder / ADAPTER_CONFIG)
 
 
 def generation(folder: Path) -> dict[str, Any]:
@@ -153,6 +165,11 @@ def tensors(folder: Path, trust: Trust = NO_TRUST) -> dict[str, tuple[str, list[
     """Type and shape of each tensor in the safetensors files that hold the weights; none where they are pickled."""
     paths = [path for path in weight_files(folder, trust) if path.suffix == ".safetensors"]
     return {name: entry for path in paths for name, entry in _header(path).items()}
+
+
+def header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor in one safetensors file, whose size has to be what its header says."""
+    return _header(path)
 
 
 def size(folder: Path, trust: Trust = NO_TRUST) -> int:

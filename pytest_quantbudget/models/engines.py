@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
-from pytest_quantbudget.core.request import Subject
+from pytest_quantbudget.core.request import DUMMY, Subject
 from pytest_quantbudget.models import llama_options, methods, vllm_options
 from pytest_quantbudget.models.methods import Spec
 
@@ -109,7 +109,31 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
 def imported(subject: Subject) -> list[str]:
     """The modules that a subject's measuring process imports."""
     engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
-    return list(dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ()))))
+    of_adapter = (methods.PEFT,) if needs_peft(subject) else ()
+    return list(
+        dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ()), *of_adapter))
+    )
+
+
+def needs_peft(subject: Subject) -> bool:
+    """Whether PEFT runs or merges the subject's adapter; other engines run it themselves."""
+    adapter = subject.adapter
+    return adapter is not None and (adapter.merge or subject.engine == TRANSFORMERS)
+
+
+def merged_first(subject: Subject) -> bool:
+    """Whether the subject's adapter is merged into its model's weights before anything else is made of them."""
+    adapter = subject.adapter
+    return adapter is not None and adapter.merge and subject.checkpoint is None and subject.load_format != DUMMY
+
+
+def makes_first(subject: Subject) -> bool:
+    """Whether something is made and kept before a subject can be loaded: a checkpoint, or a form of its adapter."""
+    if subject.load_format == DUMMY:
+        return False
+    if methods.spec(subject.kind).quantize is not None and subject.checkpoint is None:
+        return True
+    return merged_first(subject) or (subject.adapter is not None and subject.engine == LLAMA_CPP)
 
 
 def _gone(subject: Subject, wanted: Iterable[str], there: Collection[str] | None, python: str | None) -> str | None:

@@ -51,7 +51,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     from pytest_quantbudget.engine.base import Lacking
     from pytest_quantbudget.engine.hf import load
     from pytest_quantbudget.measure.runner import Runner
-    from pytest_quantbudget.models import engines, methods
+    from pytest_quantbudget.models import engines
     from pytest_quantbudget.plugin.gpus import require
 
     session = request.config.stash[SESSION]
@@ -66,7 +66,6 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     if method.subject.engine != TRANSFORMERS:
         where = method.subject.engine
         pytest.skip(f"{method.name} is measured in {where}: only transformers has a live model in this process")
-    spec = methods.spec(method.subject.kind)
     missing = engines.missing(method.subject)
     if missing is not None:
         pytest.skip(missing)
@@ -78,7 +77,7 @@ def quant_model(request: pytest.FixtureRequest, quant_method: tuple[Budget, Meth
     with bench.devices(method.subject.gpus):
         os.environ.update(bench.environ(method.subject.gpus))
         quantized = None
-        if spec.quantize is not None and method.subject.checkpoint is None:
+        if engines.makes_first(method.subject):
             made = bench.quantized(method.subject)
             if made.quantized is None:
                 pytest.fail(f"{method.name}: {made.failures[0].message}", pytrace=False)

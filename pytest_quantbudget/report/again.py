@@ -165,6 +165,9 @@ class Stored:
         compared.weights("model", (ours.model, ours.revision), (theirs.model, theirs.revision), measured.revision)
         checkpoints = (ours.checkpoint, None), (theirs.checkpoint, None)
         compared.weights("checkpoint", *checkpoints, measured.checkpoint_revision)
+        adapters = [(subject.adapter.name if subject.adapter else None, None) for subject in (ours, theirs)]
+        compared.weights("adapter", adapters[0], adapters[1], measured.adapter_revision)
+        compared.value("merge", *(bool(subject.adapter and subject.adapter.merge) for subject in (ours, theirs)))
         compared.value("load_format", ours.load_format, theirs.load_format)
         compared.values(ours.options, theirs.options)
         compared.content("calibration", ours.calibration, theirs.calibration, measured.calibration)

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import adapters
 import pytest
 
+from pytest_quantbudget.core.engines import Adapter
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import NO_TRUST, LoadTime, Part, Reply, Request, Subject, Task, Trust, Workload
@@ -88,6 +90,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "engine": (subject(engine="vllm"), ALL),
     "engine options": (subject(engine_options={"max_model_len": 8}), ALL),
     "checkpoint": (subject(checkpoint=str(BUILTIN_DIR)), ALL),
+    "adapter": (subject(adapter=Adapter(str(BUILTIN_DIR))), ALL),
     "GPU name": (gpu(name="NVIDIA L40"), ALL),
     "driver": (gpu(driver="590.1"), ALL),
     "no GPU": (lambda request, gpus: (request, []), ALL),
@@ -206,6 +209,28 @@ def test_what_an_engines_options_name_and_what_it_reads_belong_to_the_key(
     assert not set(other.values()) & set(third.values())
     scales.write_text("[]")
     assert not set(third.values()) & set(names(*changed, tmp_path).values())
+
+
+def test_an_adapter_belongs_to_the_key_by_its_content_and_how_it_is_used(
+    tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = adapters.write(tmp_path / "own"), adapters.write(tmp_path / "other")
+    before = names(*subject(adapter=Adapter(str(own)))(*given), tmp_path)
+    assert names(*subject(adapter=Adapter(str(other)))(*given), tmp_path) == before
+    merged = names(*subject(adapter=Adapter(str(own), merge=True))(*given), tmp_path)
+    assert not set(before.values()) & set(merged.values())
+    plain = names(*given, tmp_path)
+    monkeypatch.setattr("pytest_quantbudget.core.versions.installed", lambda wanted: {"peft": "0.1"})
+    assert not set(before.values()) & set(names(*subject(adapter=Adapter(str(own)))(*given), tmp_path).values())
+    without = names(*given, tmp_path)
+    monkeypatch.setattr("pytest_quantbudget.core.versions.installed", lambda wanted: {"peft": "0.2"})
+    assert names(*given, tmp_path) == without != plain
+    monkeypatch.undo()
+    adapters.write(own, lora_alpha=5)
+    assert not set(before.values()) & set(names(*subject(adapter=Adapter(str(own)))(*given), tmp_path).values())
+    keys = identity.keys_of(subject(adapter=Adapter(str(own)))(*given)[0], [], NO_TRUST, tmp_path)
+    assert keys is not None
+    assert keys.adapter_revision == hub.content_hash(own)
 
 
 def test_keys_cross_to_the_measuring_process_as_plain_values(tmp_path: Path, given: tuple[Request, list[Gpu]]) -> None:

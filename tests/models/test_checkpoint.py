@@ -138,13 +138,15 @@ def test_every_call_that_could_run_a_models_code_says_whether_it_may() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 name = ast.unparse(node.func)
+                if name == "PeftModel.from_pretrained":
+                    continue  # it takes an adapter's matrices, and has no code to trust
                 if node.func.attr in ("from_pretrained", "from_config") or name == "GPTQModel.load":
                     calls.append(name)
                     stars = {ast.unparse(k.value) for k in node.keywords if k.arg is None}
                     assert "trust_remote_code" in {k.arg for k in node.keywords} or "asked(trust)" in stars, (
                         f"{path.name}:{node.lineno}"
                     )
-    assert len(calls) == 13  # of which two build dummy weights
+    assert len(calls) == 15  # of which two build dummy weights
     assert methods.asked(NO_TRUST) == {"trust_remote_code": False, "use_safetensors": True}
     assert methods.asked(Trust(True, True)) == {"trust_remote_code": True, "use_safetensors": None}
 
@@ -245,7 +247,8 @@ def test_a_configuration_cannot_send_transformers_to_other_weights(
 @pytest.mark.model
 def test_an_adapter_brings_in_no_base_model(model: Path, change: Change) -> None:
     change("adapter_config.json", base_model_name_or_path="someone/else")
-    assert refusal(model) == "evil holds an adapter (adapter_config.json); merge it into its base model first"
+    why = "it is a method's `adapter`, and its base model the `model`"
+    assert refusal(model) == f"evil holds an adapter (adapter_config.json): {why}"
 
 
 @pytest.mark.model

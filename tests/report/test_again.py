@@ -56,6 +56,8 @@ def test_what_was_measured_as_the_budget_asks_is_judged(room: Path) -> None:
         ("quant: true", "quant: false", "measured: double_quant is false here and true in report.json", NF4),
         ("{double_quant: true}", "{compute_dtype: float16}", "compute_dtype is float16 here and bfloat16 in", NF4),
         ("org/awq", "org/qwa", "checkpoint is org/qwa here and org/awq in", {"awq-int4 max_weights"}),
+        ("adapter: org/lora", "adapter: org/rola", "adapter is org/rola here and org/lora", {"awq-int4 max_weights"}),
+        ("    adapter: org/lora\n", "", "adapter is not given here and org/lora in", {"awq-int4 max_weights"}),
         ("calibration.txt", "wiki.txt", "wiki.txt holds something else here than in", {"gptq-int4 max_weights"}),
         ("questions: 10", "questions: 12", "task sums: questions is 12 here and 10 in report.json", TASK),
         ("questions: 10", "questions: {start: 10, max: 12}", "questions is 12 here and 10 in report.json; start", TASK),

@@ -15,7 +15,7 @@ from pytest_quantbudget.engine.hf import generation, logits, memory
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.out_of_memory import Batching
-from pytest_quantbudget.models import hub, methods
+from pytest_quantbudget.models import engines, hub, methods
 from pytest_quantbudget.models.methods import Prepared
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def prepare(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[s
 
 
 def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, temporary: Path) -> Path:
-    """The directory of the subject's own quantization, made unless the `cache` has it.
+    """The directory of the subject's own quantization, or of its merged weights, made unless the `cache` has it.
 
     `pin` is the model's revision where it is known already.
     """
@@ -63,6 +63,12 @@ def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, tempo
     loading.settle(spec)
     source, revision = hub.fetch(subject.model, pin or subject.revision, trust)
     loading.check_format(spec, source, ready=False, trust=trust)
+    if engines.merged_first(subject):
+        from pytest_quantbudget.engine import merge
+
+        source, revision = merge.merged(subject, source, revision, cache, trust)
+    if spec.quantize is None:
+        return source
     # gptqmodel writes its logs into the working directory.
     os.chdir(temporary)
     return quantize.quantized(subject, spec, source, revision, cache, trust)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.core.layers import EMBEDDING, EXPERTS, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
+from pytest_quantbudget.core.layers import ADAPTER, EMBEDDING, EXPERTS, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,7 @@ Group = tuple[str, type, int]  # kind, class and bits
 # Bits of a value of tensor subclasses whose layout may hold more than the values.
 PADDED = {"Int4TilePackedTo4dTensor": 4}
 STACKED_DIMENSIONS = 3
+BASES = ("base_layer", "original_module")  # where PEFT keeps the layer that it has put others around
 
 
 def receipt(model: Any) -> Receipt:
@@ -24,11 +25,13 @@ def receipt(model: Any) -> Receipt:
     values: defaultdict[Group, int] = defaultdict(int)
     seen: set[tuple[str, int]] = set()
     head = model.get_output_embeddings()
+    head = _base(head) or head
+    added = {part for module in model.modules() for part in _added(module)}
     for module in model.modules():
         main = True
         for bits, number, tensor in _held(module):
             kind = EXPERTS if _is_stacked(module, tensor) else _kind(module, module is head) if main else OTHER
-            group = (kind, _class(module, tensor), bits)
+            group = (ADAPTER if module in added else kind, _class(module, tensor), bits)
             place = str(tensor.device), _address(tensor)
             counts[group] += 1
             values[group] += 0 if place in seen else number
@@ -39,6 +42,19 @@ def receipt(model: Any) -> Receipt:
         for (kind, cls, bits), count in counts.items()
     ]
     return Receipt(tuple(sorted(found, key=lambda layers: (-layers.parameters, layers.kind, layers.name, layers.bits))))
+
+
+def _base(layer: Any) -> Any:
+    """The layer that PEFT has put others around; None where it has not."""
+    return next((getattr(layer, name) for name in BASES if hasattr(layer, name)), None)
+
+
+def _added(layer: Any) -> Iterator[nn.Module]:
+    """What PEFT has put around a layer: the modules within its own that are not the layer's."""
+    base = _base(layer)
+    if base is not None:
+        own = set(base.modules())
+        yield from (module for module in layer.modules() if module not in own)
 
 
 def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:

@@ -16,8 +16,9 @@ from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, Subject, Trus
 from pytest_quantbudget.engine.base import Description, Lacking
 from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
-from pytest_quantbudget.models import auto, checkpoint, dummy, hub, methods, tensors
+from pytest_quantbudget.models import auto, checkpoint, dummy, engines, hub, lora, methods, tensors
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.lora import Lora
 from pytest_quantbudget.models.methods import Prepared, Spec
 
 
@@ -61,7 +62,7 @@ def load(
 class Found:
     """What is to be loaded: `source`, with `options`, on `device`. `own` is the directory of the subject's own model.
 
-    `made_with` is as in `Description`.
+    `made_with` is as in `Description`. The `adapter` may have been merged into the source already.
     """
 
     spec: Spec
@@ -71,6 +72,7 @@ class Found:
     revision: str
     options: dict[str, Any]
     made_with: dict[str, Any] | None
+    adapter: Lora | None = None
 
 
 def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str, str | None] | None) -> Found:
@@ -85,6 +87,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     spread = subject.gpus > 1 and torch.cuda.device_count() > 1
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
     source: Path | Dummy
+    found = lora.find(subject, trust)
     if subject.load_format == DUMMY:
         own, source = None, dummy.find(subject, spec.packed and spec.packed(spec.filled(subject.options)), trust)
         revision, ready = source.revision, source.ready
@@ -93,7 +96,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
         source = Path(quantized) if quantized else own
         if subject.checkpoint is not None:
             source, _ = hub.fetched(subject.checkpoint, pins[1] if pins else None, trust)
-        ready = subject.checkpoint is not None or quantized is not None
+        ready = subject.checkpoint is not None or (quantized is not None and spec.quantize is not None)
     check_format(spec, source, ready=ready, trust=trust)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
@@ -101,7 +104,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     lacks = spec.lacking(options, device) if spec.lacking else None
     if lacks:
         raise Lacking(lacks)
-    return Found(spec, device, own, source, revision, options, made_with)
+    return Found(spec, device, own, source, revision, options, made_with, found)
 
 
 def prepare(found: Found, trust: Trust) -> Prepared:
@@ -124,11 +127,15 @@ def _load(
     found = find(subject, quantized, trust, pins)
     spec, own, source, device = found.spec, found.own, found.source, found.device
     notes = compared(own, source, subject, trust) if subject.checkpoint is not None else ()
+    notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
     check_room(spec, source, device, trust)
-    _import_ahead(spec, source, trust)
+    _import_ahead(spec, source, trust, adapter=found.adapter is not None)
     prepared = prepared or prepare(found, trust)
     start = time.perf_counter()
     model = spec.load(source, {**found.options, **prepared.options}, device, trust)
+    if found.adapter is not None:
+        model, odd = _with_adapter(model, found.adapter, subject)
+        notes = (*notes, *odd)
     if device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
@@ -138,10 +145,11 @@ def _load(
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
     if spec.bits < 16 and receipt.main_bits != spec.bits:
         raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
-    notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
     told = (receipt.unpacked_experts if spec.bits < 16 else "", parts.in_words(parts.besides_text(model)))
     notes = (*notes, *prepared.notes, *(f"{subject.method}: {words}" for words in told if words))
     weights = memory.weight_bytes(model)
+    # Of one that is merged into a ready checkpoint, its file is still needed.
+    extra = found.adapter.size if found.adapter is not None and not engines.merged_first(subject) else 0
     outside = placement.outside(model) if device != "cpu" else {}
     description = Description(
         found.revision,
@@ -156,9 +164,27 @@ def _load(
         end_tokens=tuple(generation.end_tokens(model)),
         made_with=found.made_with,
         unread=getattr(model, tensors.UNREAD, ()),
-        disk=checkpoint.size(source, trust) if isinstance(source, Path) else None,
+        disk=checkpoint.size(source, trust) + extra if isinstance(source, Path) else None,
     )
     return Loaded(model, tokenizer(own, trust), description)
+
+
+def _with_adapter(model: Any, adapter: Lora, subject: Subject) -> tuple[Any, tuple[str, ...]]:
+    """The model with its adapter, and what is odd about that, in words."""
+    from pytest_quantbudget.engine.hf import adapter as putting
+
+    odd = lora.other_base(adapter, subject.model)
+    notes = (odd,) if odd else ()
+    if subject.adapter is None or engines.merged_first(subject):
+        return model, notes
+    if not subject.adapter.merge:
+        return putting.beside(model, adapter), notes
+    if subject.load_format == DUMMY:
+        return model, (
+            *notes,
+            "dummy weights are as large with an adapter merged into them as without: it was left out",
+        )
+    return putting.merged_into(model, adapter), notes
 
 
 def tokenizer(folder: Path | None, trust: Trust) -> Any:
@@ -174,7 +200,7 @@ def settle(spec: Spec) -> None:
         os.environ.setdefault(name, value)
 
 
-def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
+def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bool) -> None:
     """Import the method's libraries and the model's code before the clock starts: a first import is not load time.
 
     Raises ValueError where the files of unquantized weights do not hold the model's tensors.
@@ -183,7 +209,7 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust) -> None:
     from transformers import AutoConfig
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    for package in spec.packages:
+    for package in (*spec.packages, *([methods.PEFT] if adapter else [])):
         importlib.import_module(package)
     if isinstance(source, Dummy):
         return  # its parameters have been counted, which imports the model's code

@@ -51,19 +51,51 @@ def load(
 
 
 def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, temporary: Path) -> Path:
-    """The directory of the subject's own GGUF file, made unless the `cache` has it.
+    """The directory of the subject's own GGUF file, or of its adapter's, made unless the `cache` has it.
 
     `pin` is the model's revision where it is known already.
     """
-    from pytest_quantbudget.engine import quantize
-    from pytest_quantbudget.models import checkpoint, hub, methods
+    from pytest_quantbudget.engine import merge, quantize
+    from pytest_quantbudget.models import checkpoint, engines, hub, methods
 
-    source, revision = hub.fetch(subject.model, pin or subject.revision, trust)
-    checkpoint.check(source, trust)
-    found = checkpoint.format_of(source)
-    if found is not None:
-        raise ValueError(f"the model in {source.name} is already quantized ({found}): a GGUF file is made of weights")
-    return quantize.quantized(subject, methods.spec(subject.kind), source, revision, cache, trust)
+    ready = subject.checkpoint is not None
+    source, revision = hub.fetch(subject.model, pin or subject.revision, trust, weights=not ready)
+    checkpoint.check(source, trust, weights=not ready)
+    own = revision
+    made = None
+    if not ready:
+        found = checkpoint.format_of(source)
+        if found is not None:
+            quantized = f"the model in {source.name} is already quantized ({found})"
+            raise ValueError(f"{quantized}: a GGUF file is made of weights")
+        whole = source
+        if engines.merged_first(subject):
+            whole, revision = merge.merged(subject, source, revision, cache, trust)
+        made = quantize.quantized(subject, methods.spec(subject.kind), whole, revision, cache, trust)
+    return _with_adapter(subject, source, own, made, cache, trust) if loading.beside(subject) else made or source
+
+
+def _with_adapter(subject: Subject, source: Path, revision: str, made: Path | None, cache: Path, trust: Trust) -> Path:
+    """The directory of the adapter's GGUF file, with a link to that of the model's own where one was `made`."""
+    from pytest_quantbudget.engine import quantize
+    from pytest_quantbudget.models import lora
+    from pytest_quantbudget.models.methods import _gguf_adapter
+
+    found = lora.find(subject, trust)
+    assert found is not None
+    identity = {
+        "adapter": found.revision,
+        "revision": revision,
+        "base": made.name if made is not None else None,
+        "libraries": quantize.versions_of("gguf", "transformers"),
+    }
+
+    def make(target: Path) -> None:
+        _gguf_adapter.write(found, source, target / _gguf_adapter.FILE, trust)
+        if made is not None:
+            (target / loading.BASE).symlink_to(Path("..") / made.name)
+
+    return quantize.kept(cache, "adapter", identity, make)
 
 
 class LlamaCpp(Engine):

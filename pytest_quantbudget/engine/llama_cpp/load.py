@@ -16,11 +16,12 @@ from pytest_quantbudget.engine.base import Description, Lacking
 from pytest_quantbudget.engine.llama_cpp import file, receipt
 from pytest_quantbudget.engine.llama_cpp.session import DEFAULT_CTX, Session
 from pytest_quantbudget.engine.machine.gpus import Gpus
-from pytest_quantbudget.models import checkpoint, config, engines, hub
-from pytest_quantbudget.models.methods import _gguf_tokenizer, _llama_cpp
+from pytest_quantbudget.models import checkpoint, config, engines, hub, lora
+from pytest_quantbudget.models.methods import _gguf_adapter, _gguf_tokenizer, _llama_cpp
 
 # Of a ready file and its model. The tokenizer is compared whether a budget asks for it or not.
 COMPARED = ("tokenizer", "chat_template")
+BASE = "base"  # beside an adapter's file, a link to the directory of the model's own
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ def load(
 
     # Its weights are those of the file.
     own, revision = hub.fetched(subject.model, pins[0] if pins else subject.revision, trust, weights=False)
-    source = Path(quantized) if quantized else _checkpoint(subject, trust, pins)
-    paths = file.parts(source)
-    size = sum(path.stat().st_size for path in paths)
+    made = Path(quantized) if quantized else None
+    adapter = made / _gguf_adapter.FILE if made is not None and beside(subject) else None
+    if adapter is not None:
+        made = made / BASE if made is not None and subject.checkpoint is None else None
+    paths = file.parts(made if made is not None else _checkpoint(subject, trust, pins))
+    size = sum(path.stat().st_size for path in [*paths, *filter(None, [adapter])])
     options = filled(subject.engine_options)
     llama = _llama_cpp.library()
     offload = bool(llama.llama_supports_gpu_offload())
@@ -59,25 +63,28 @@ def load(
     if subject.engine_options.get("n_gpu_layers", 0) > 0 and not offload:
         raise Lacking("n_gpu_layers is set, and this llama-cpp-python was built without support for GPUs")
     start = time.perf_counter()
-    session = Session(paths[0], options)
+    session = Session(paths[0], options, adapter)
     file.check_model(session, shape, paths[0], own.name)
     positions = config.positions(shape)
     session.shape(1, min(positions or DEFAULT_CTX, options["n_ctx"] or DEFAULT_CTX), "loading")
     seconds = time.perf_counter() - start
     tensors = receipt.read(paths)
     receipt.check(tensors, subject.kind, paths[0].name)
+    added = receipt.read([adapter]) if adapter is not None else []
     odd = file.check_tokenizer(session, tokenizer, paths[0])
     template = file.other_template(session, tokenizer, paths[0]) if subject.checkpoint else ""
     if template and "chat_template" in subject.same_as_source:
         raise ValueError(template)
+    changed = lora.find(subject, trust)
+    other = lora.other_base(changed, subject.model) if changed is not None else ""
     description = Description(
         revision,
         device(session.on_gpus, gpus, options["n_threads"]),
         seconds,
-        int(llama.llama_model_size(session.model)),
-        receipt.receipt(tensors, session.repacked),
+        int(llama.llama_model_size(session.model)) + sum(tensor.values * tensor.bits // 8 for tensor in added),
+        receipt.receipt([*tensors, *added], session.repacked),
         session.placement(),
-        notes=tuple(filter(None, (odd, template))),
+        notes=tuple(filter(None, (odd, template, other))),
         positions=positions,
         end_tokens=tuple(_end_tokens(own, shape)),
         disk=size,
@@ -96,6 +103,11 @@ def load(
         ),
     )
     return Loaded(session, tokenizer, description)
+
+
+def beside(subject: Subject) -> bool:
+    """Whether the subject has an adapter that runs beside its weights."""
+    return subject.adapter is not None and not subject.adapter.merge
 
 
 def filled(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_quantbudget.core.layers import EMBEDDING, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
+from pytest_quantbudget.core.layers import ADAPTER, EMBEDDING, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
 from pytest_quantbudget.models.methods import _gguf_types as kinds
 
 BITS = re.compile(r"\d+")
+MATRICES = (".lora_a", ".lora_b")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Tensor:
     @property
     def kind(self) -> str:
         """What it is, as in `Layers`."""
+        if self.name.endswith(MATRICES):
+            return ADAPTER
         if self.name.endswith("_norm.weight"):
             return NORM
         if not self.name.endswith(".weight") or self.row == self.values:

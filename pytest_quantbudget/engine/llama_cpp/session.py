@@ -31,10 +31,11 @@ Row = tuple[int, int, Any, bool | None]
 class Session:
     """A model with a context, which is made anew where work needs another shape.
 
-    `options` are those of the engine, with defaults. Sequences are numbered from 0.
+    `options` are those of the engine, with defaults. Sequences are numbered from 0. The `adapter` is the GGUF file of
+    one that runs beside the weights.
     """
 
-    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, options: Mapping[str, Any], adapter: Path | None = None) -> None:
         self.llama = _llama_cpp.library()
         self.options = options
         self.buffers: dict[str, dict[str, int]] = defaultdict(dict)
@@ -43,6 +44,7 @@ class Session:
         self.sequences = self.tokens = 0
         self._make_batch()
         self._model = self._load(path)
+        self._adapter = self._load_adapter(adapter) if adapter is not None else None
         vocabulary = self.llama.llama_model_get_vocab(self._model)
         self.vocabulary: int = self.llama.llama_vocab_n_tokens(vocabulary)
 
@@ -60,6 +62,21 @@ class Session:
         if not model:
             raise _error(f"{path.name}: {{}}", said.complaint or "llama.cpp cannot load it", ValueError)
         return model
+
+    def _load_adapter(self, path: Path) -> Any:
+        """The adapter, which goes with the model. Raises ValueError, in the library's words, where it does not fit."""
+        with _llama_cpp.listening() as said:
+            adapter = self.llama.llama_adapter_lora_init(self._model, os.fsencode(path))
+        if not adapter:
+            raise _error("the adapter: {}", said.complaint or "llama.cpp cannot load it", ValueError)
+        return adapter
+
+    def _set_adapter(self) -> None:
+        """Have the context run the adapter, at the scale that is written into it."""
+        adapters = (self.llama.llama_adapter_lora_p_ctypes * 1)(self._adapter)
+        failed = self.llama.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(1.0))
+        if failed:
+            raise ValueError(f"llama.cpp does not run the adapter: it returned {failed}")
 
     def _hear(self, said: _llama_cpp.Said, replaced: Sequence[str]) -> None:
         """Take the sizes of buffers, and which tensors were packed anew, from what the library said."""
@@ -135,6 +152,8 @@ class Session:
         if not self._context:
             self._context = None
             raise _error("llama.cpp makes no context: {}", said.complaint or "it says no reason", ValueError)
+        if self._adapter is not None:
+            self._set_adapter()
         self.sequences, self.tokens = sequences, tokens
         self._memory = self.llama.llama_get_memory(self._context)
 

@@ -12,12 +12,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.engines import VLLM, Server
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Workload
 from pytest_quantbudget.engine.base import Description, Lacking, Sequences
+from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
@@ -26,12 +28,13 @@ from pytest_quantbudget.engine.openai.http import MAX_BODY, ServerError
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
 from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
-from pytest_quantbudget.models import checkpoint
+from pytest_quantbudget.models import checkpoint, hub, methods
 from pytest_quantbudget.models.methods import Prepared
 
 MODULE = "vllm.entrypoints.openai.api_server"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ENTRY_BYTES = 100  # of a token's log-probability, rank and text in JSON
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the largest ranks that vLLM can be told of
 TOP = 128  # likeliest tokens of each position, where `max_logprobs` does not say how many
 AT_ONCE = 256  # vLLM's own `max_num_seqs` on most GPUs
 SCORED_AT_ONCE = 16  # answers with log-probabilities are long
@@ -53,7 +56,16 @@ def load(
     dies otherwise.
     """
     check_adapters(subject.engine_options.get("lora_modules"), trust)
-    return VLLMServer(subject, find(subject, trust, pins), gpus or Gpus({}), trust)
+    return VLLMServer(subject, find(subject, trust, pins, quantized), gpus or Gpus({}), trust)
+
+
+def quantize(subject: Subject, trust: Trust, pin: str | None, cache: Path, temporary: Path) -> Path:
+    """The directory of the subject's model with its adapter merged into it, made unless the `cache` has it."""
+    from pytest_quantbudget.engine import merge
+
+    source, revision = hub.fetch(subject.model, pin or subject.revision, trust)
+    loading.check_format(methods.spec(subject.kind), source, ready=False, trust=trust)
+    return merge.merged(subject, source, revision, cache, trust)[0]
 
 
 def command(subject: Subject, source: Source, trust: Trust = NO_TRUST) -> list[str]:
@@ -83,6 +95,12 @@ def command(subject: Subject, source: Source, trust: Trust = NO_TRUST) -> list[s
         wanted["trust_remote_code"] = True
     if source.own is not None and not trust.pickles:
         wanted["load_format"] = "safetensors"
+    if source.adapter is not None:
+        wanted |= {
+            "enable_lora": True,
+            "lora_modules": [{"name": source.adapter.name, "path": str(source.adapter.folder)}],
+            "max_lora_rank": next((rank for rank in LORA_RANKS if rank >= source.adapter.rank), source.adapter.rank),
+        }
     return [subject.python or sys.executable, "-m", MODULE, *flags({**wanted, **given})]
 
 
@@ -92,7 +110,9 @@ def name_of(subject: Subject) -> str:
 
 
 def asked(subject: Subject) -> str:
-    """The name of what is measured: the first adapter, where there are some, else the model."""
+    """The name of what is measured: the subject's adapter, else the first of its options', else the model."""
+    if subject.adapter is not None and not subject.adapter.merge:
+        return subject.adapter.name
     adapters = subject.engine_options.get("lora_modules")
     first = adapters[0] if isinstance(adapters, list) and adapters else None
     if isinstance(first, str):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
 from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.models import checkpoint, dummy, hub, methods
+from pytest_quantbudget.models import checkpoint, dummy, hub, lora, methods
+from pytest_quantbudget.models.lora import Lora
 from pytest_quantbudget.models.methods import ANY_FORMAT, Spec
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -22,7 +23,7 @@ class Source:
     """The directory `folder`, and `own` of the budget's model, whose tokenizer is used; None with dummy weights.
 
     `weights` are the bytes of the weights as far as files or shapes tell, by `counted` in words. `disk` are those of
-    the files. `made_with` and `notes` are as in `Description`.
+    the files. `made_with` and `notes` are as in `Description`. The `adapter` runs beside the weights.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Source:
     disk: int | None = None
     made_with: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    adapter: Lora | None = None
 
     @property
     def packed(self) -> dict[str, Any]:
@@ -45,13 +47,40 @@ class Source:
         return any((self.folder / name).exists() for name in TOKENIZERS)
 
 
-def find(subject: Subject, trust: Trust = NO_TRUST, pins: tuple[str, str | None] | None = None) -> Source:
-    """What a subject is loaded from, checked as for transformers. Raises ValueError where it must not be loaded."""
+def find(
+    subject: Subject,
+    trust: Trust = NO_TRUST,
+    pins: tuple[str, str | None] | None = None,
+    merged: str | None = None,
+) -> Source:
+    """What a subject is loaded from, checked as for transformers. Raises ValueError where it must not be loaded.
+
+    `merged` is the directory of the model with its adapter merged into it, where it has one of these.
+    """
+    found = lora.find(subject, trust)
+    source = _find(subject, trust, pins, merged)
+    if found is None:
+        return source
+    other = lora.other_base(found, subject.model)
+    notes = (*source.notes, other) if other else source.notes
+    if subject.adapter is None or subject.adapter.merge:
+        return replace(source, notes=notes)
+    return replace(
+        source,
+        notes=notes,
+        adapter=found,
+        weights=None if source.weights is None else source.weights + found.size,
+        counted=f"{source.counted} and of the adapter's",
+        disk=None if source.disk is None else source.disk + found.size,
+    )
+
+
+def _find(subject: Subject, trust: Trust, pins: tuple[str, str | None] | None, merged: str | None) -> Source:
     spec = methods.spec(subject.kind)
     if subject.load_format == DUMMY:
         return _dummy(subject, spec, trust)
     own, revision = hub.fetched(subject.model, pins[0] if pins else subject.revision, trust)
-    folder, ready = own, subject.checkpoint is not None
+    folder, ready = Path(merged) if merged else own, subject.checkpoint is not None
     if subject.checkpoint is not None:
         folder, _ = hub.fetched(subject.checkpoint, pins[1] if pins else None, trust)
     if spec.checkpoint_format == ANY_FORMAT:

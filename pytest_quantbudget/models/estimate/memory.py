@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core.engines import TRANSFORMERS
-from pytest_quantbudget.core.request import Subject, Workload
-from pytest_quantbudget.models import checkpoint, methods
+from pytest_quantbudget.core.layers import ADAPTER
+from pytest_quantbudget.core.request import NO_TRUST, Subject, Workload
+from pytest_quantbudget.models import checkpoint, hub, lora, methods
 from pytest_quantbudget.models.config import find_config
 from pytest_quantbudget.models.estimate import families, lower_bound
 from pytest_quantbudget.models.estimate.architecture import BUFFERS, NORMS, Architecture, Unknown
@@ -78,7 +80,8 @@ def _exact(subject: Subject, workload: Workload) -> Estimate:
     form, notes = _format(subject)
     assumed = form.assumed(shape)
     notes = (*notes, assumed) if assumed else notes
-    kinds = weights(shape, form)
+    added, odd = _adapter(subject)
+    kinds = (*weights(shape, form), *added)
     total = sum(kind.bytes for kind in kinds)
     cache = kv_bytes(shape, form, workload, workload.prompt_tokens + workload.new_tokens - 1)
     prefill, step = activations(shape, form, workload)
@@ -92,7 +95,7 @@ def _exact(subject: Subject, workload: Workload) -> Estimate:
         activations=max(prefill, step) + WORKSPACE,
         peak=peak,
         process=peak + subject.gpus * OVERHEAD,
-        notes=notes,
+        notes=(*notes, *odd),
     )
 
 
@@ -128,6 +131,19 @@ def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     quantization = config.get("quantization_config")
     packed = checkpoint.with_dtype(quantization if isinstance(quantization, dict) else {}, config)
     return form.of_checkpoint(packed), ()
+
+
+def _adapter(subject: Subject) -> tuple[tuple[LayerKind, ...], tuple[str, ...]]:
+    """What runs beside the weights, which PEFT holds in float32, and why it was left out where that is not known."""
+    adapter = subject.adapter
+    if adapter is None or adapter.merge:
+        return (), ()
+    try:
+        folder = Path(adapter.name) if Path(adapter.name).is_absolute() else hub.snapshot(adapter.name, None)
+        count = lora.read(adapter.name, folder, "", NO_TRUST).values
+    except (OSError, ValueError) as error:
+        return (), (f"without the adapter, whose size is not known: {error}",)
+    return (LayerKind(ADAPTER, count, FLOAT * count, 0, 8 * FLOAT),), ()
 
 
 def weights(shape: Architecture, form: Format) -> tuple[LayerKind, ...]:

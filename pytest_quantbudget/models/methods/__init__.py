@@ -45,8 +45,9 @@ MODULES: Mapping[str, str] = {
 BALANCED = "balanced"
 ANY_FORMAT = "any"
 BASE_PACKAGES = ("torch", "transformers", "accelerate")
+PEFT = "peft"
 # The project's extras that bring packages which belong to no method.
-EXTRAS = {**dict.fromkeys(BASE_PACKAGES, "models"), "datasets": "hub", "lm_eval": "harness"}
+EXTRAS = {**dict.fromkeys(BASE_PACKAGES, "models"), "datasets": "hub", "lm_eval": "harness", PEFT: "peft"}
 
 
 class Load(Protocol):
@@ -109,7 +110,8 @@ class Spec:
     have with options. `told` reads a checkpoint's `quantization_config`: the `method` that it is, and values by the
     names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called before the model
     is loaded. `inference` names the options that only say how the quantized model runs. `lacking` says why a device
-    cannot run the method with such options, where it has to be asked.
+    cannot run the method with such options, where it has to be asked. `adapters` are the engines that run a LoRA
+    adapter beside its weights, and with `merges` PEFT merges one into a ready checkpoint of its format.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Spec:
     prepare: Prepare | None = None
     inference: Sequence[str] = ()
     lacking: Callable[[Mapping[str, Any], str], str | None] | None = None
+    adapters: Sequence[str] = ()
+    merges: bool = False
 
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""
@@ -198,7 +202,7 @@ def packages() -> dict[str, str | None]:
 
 def library_names() -> tuple[str, ...]:
     """Everything that a figure may depend on."""
-    return tuple(dict.fromkeys((*BASE_PACKAGES, *packages(), *versions.COMMON)))
+    return tuple(dict.fromkeys((*BASE_PACKAGES, *packages(), PEFT, *versions.COMMON)))
 
 
 def libraries() -> dict[str, str]:

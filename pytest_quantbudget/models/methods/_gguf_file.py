@@ -30,8 +30,8 @@ WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 KEPT = "kept"  # the type that each tensor of the model has
 
 
-def check(config: Any, name: str) -> str:
-    """llama.cpp's name of a model's architecture. Raises ValueError for a model that cannot be written."""
+def architecture(config: Any, name: str) -> str:
+    """llama.cpp's name of a model's architecture. Raises ValueError for one that is not known here."""
     found = (config.architectures or ["no architecture"])[0]
     if found not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
@@ -39,11 +39,17 @@ def check(config: Any, name: str) -> str:
             f"{name} is a {found}; GGUF files are made here of {known}: give a `checkpoint` made by llama.cpp's own "
             "convert_hf_to_gguf.py"
         )
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
-        found == "MistralForCausalLM" and getattr(config, "sliding_window", None)
-    ):
-        raise ValueError(f"{name} attends in a sliding window, which llama.cpp's {ARCHITECTURES[found]} does not")
     return ARCHITECTURES[found]
+
+
+def check(config: Any, name: str) -> str:
+    """llama.cpp's name of a model's architecture. Raises ValueError for a model that cannot be written."""
+    known = architecture(config, name)
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or (
+        config.architectures[0] == "MistralForCausalLM" and getattr(config, "sliding_window", None)
+    ):
+        raise ValueError(f"{name} attends in a sliding window, which llama.cpp's {known} does not")
+    return known
 
 
 def write(source: Path, target: Path, kind: str, trust: Trust) -> None:
@@ -172,16 +178,19 @@ def _tensors(source: Path, config: Any, architecture: str, trust: Trust) -> Iter
         if name is None:
             raise ValueError(f"{source.name}: llama.cpp's {architecture} has no tensor like {theirs}")
         count = heads.get(theirs.split(".")[-2]) if architecture in INTERLEAVED else None
-        yield _Tensor(name, shape, own, functools.partial(_interleaved, load, count) if count else load)
+        yield _Tensor(name, shape, own, functools.partial(_load_interleaved, load, count) if count else load)
     rope = _rope(config)
     if rope.get("rope_type") == "llama3":
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         yield _Tensor("rope_freqs.weight", (width // 2,), "F32", lambda: _llama3_frequencies(rope, width))
 
 
-def _interleaved(load: Callable[[], Any], heads: int) -> Any:
+def _load_interleaved(load: Callable[[], Any], heads: int) -> Any:
+    return interleaved(load(), heads)
+
+
+def interleaved(tensor: Any, heads: int) -> Any:
     """The rows of a projection, in each head a row of its first half before one of its second."""
-    tensor = load()
     return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
 
 

@@ -44,6 +44,7 @@ SPECS = {
         _gptqmodel.load,
         bits=4,
         engines=(TRANSFORMERS, VLLM),
+        adapters=(TRANSFORMERS, VLLM),
         options=(
             *_gptqmodel.OPTIONS,
             Field("zero_point", FLAG, "An offset for each group (asymmetric).", True),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.fields import DTYPES, FLAG, Field, choice, number
 from pytest_quantbudget.core.request import NO_TRUST, Trust
 from pytest_quantbudget.models import checkpoint
@@ -155,6 +156,8 @@ SPECS = {
         extra="bitsandbytes",
         storage=lambda options: Int8(WIDTHS["float16"], float16=True),
         checkpoint_format="bitsandbytes",
+        adapters=(TRANSFORMERS,),
+        merges=True,
         told=told,
     ),
     "nf4": Spec(
@@ -173,6 +176,8 @@ SPECS = {
             WIDTHS[options["compute_dtype"]], options["double_quant"], float16=options["compute_dtype"] == "float16"
         ),
         checkpoint_format="bitsandbytes",
+        adapters=(TRANSFORMERS,),
+        merges=True,
         told=told,
     ),
 }

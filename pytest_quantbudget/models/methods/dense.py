@@ -32,6 +32,7 @@ def _spec(name: str, summary: str, dtype: str) -> Spec:
         _loader(dtype),
         bits=storage.bits,
         engines=(TRANSFORMERS, VLLM),
+        adapters=(TRANSFORMERS, VLLM),
         storage=lambda options: storage,
     )
 

@@ -40,6 +40,7 @@ SPECS = {
         _gptqmodel.load,
         bits=4,
         engines=(TRANSFORMERS, VLLM),
+        adapters=(TRANSFORMERS, VLLM),
         options=(
             *_gptqmodel.OPTIONS,
             Field("act_order", FLAG, "Columns with the largest activations first (desc_act).", True),

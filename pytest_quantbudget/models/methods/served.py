@@ -10,6 +10,7 @@ SPECS = {
         "checkpoint",
         "A ready checkpoint, quantized as its `quantization_config` says.",
         engines=(VLLM, OPENAI),
+        adapters=(VLLM,),
         checkpoint_format=ANY_FORMAT,
     ),
     "served": Spec("served", "What a server serves.", engines=(OPENAI,)),
