@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_quantbudget.budget import keys
-from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, Permissions, Server
+from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, Permissions, Server
 from pytest_quantbudget.core.files import Roots, path_from
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.models import engines, methods
@@ -62,10 +62,15 @@ class Runs:
             return None
         if given is not None or name in methods.MODULES:
             return given or name
-        if engine is not None and engine.default and (engine.name == OPENAI or "checkpoint" in node.entries):
+        ready = node.entries.get("checkpoint")
+        if ready is not None:
+            runs = LLAMA_CPP if is_file(LLAMA_CPP, ready.value) else TRANSFORMERS
+            return (engine or engines.SPECS[runs]).ready
+        if engine is not None and engine.default:
             return engine.default
         near = nearest(name, methods.MODULES)
-        self.problems.add(node, f"there is no method {name!r}{near} (a name of your own needs a `kind`)")
+        why = f"there is no method {name!r}{near} (a name of your own needs a `kind` or a `checkpoint`)"
+        self.problems.add(node, why)
         return None
 
     def _options(self, engine: EngineSpec, node: Marked | None) -> dict[str, Any]:

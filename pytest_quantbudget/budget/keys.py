@@ -55,6 +55,7 @@ def _read_questions(value: object) -> int | Growth:
     return Growth(start, most)
 
 
+ALLOW = "allow"
 TIMEOUT_S = 2 * 3600.0  # for one method, where the file gives none
 DEFAULT_PROMPT = "The three primary colours are"
 WORKLOAD: Sequence[Field] = (
@@ -250,6 +251,11 @@ METHOD: Sequence[Field] = (
         FLAG,
         "Merge the adapter into the weights, before these are quantized, instead of running it beside them.",
         False,
+    ),
+    Field(
+        "decompressed",
+        choice(ALLOW),
+        "`allow` judges memory and speed also where the engine runs the checkpoint's weights written out.",
     ),
     Field("options", nested({"type": "object"}), ""),
     Field("budget", nested({"$ref": "#/$defs/limits"}), ""),

@@ -17,7 +17,7 @@ from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import read_extended
 from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
-from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, Permissions
+from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, VLLM, Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.layers import QUANTIZED_BITS
@@ -176,7 +176,25 @@ class _BudgetReader:
         load = self.loads.of(values["load"], name)
         given_to_engine = values["engine_options"].entries if values["engine_options"] else {}
         marks = values["marks"] or ()
-        return Method(name, subject, of_method, marks, need, timeout, node.line, load, given_to_engine)
+        return Method(
+            name,
+            subject,
+            of_method,
+            marks,
+            need,
+            timeout,
+            node.line,
+            load,
+            given_to_engine,
+            self.decompressed(node, values["decompressed"]),
+        )
+
+    def decompressed(self, node: Marked, given: str | None) -> bool:
+        """Whether memory and speed count also where the engine decompresses the checkpoint."""
+        if given is not None and "checkpoint" not in node.entries:
+            why = "decompressed is about how an engine runs a ready checkpoint, and there is no `checkpoint`"
+            self.problems.add(node.entries["decompressed"], why)
+        return given == keys.ALLOW
 
     def same_as_source(self, node: Marked, own: tuple[str, ...] | None) -> tuple[str, ...]:
         """What must be the source model's own: of the method, else of the file; of ready checkpoints alone."""
@@ -191,6 +209,11 @@ class _BudgetReader:
         entry = node.entries.get("checkpoint")
         if entry is not None and spec.checkpoint_format is None:
             self.problems.add(entry, f"{spec.name} takes no checkpoint: its weights are those of `model`")
+            return None
+        if entry is not None and engine in (TRANSFORMERS, VLLM) and str(entry.value).endswith(".gguf"):
+            self.problems.add(
+                entry, f"{entry.value} is a GGUF file, which `engine: llama.cpp` runs, and {engine} does not"
+            )
             return None
         if entry is not None and is_file(engine, entry.value):
             found = self.paths.file(node, "checkpoint")

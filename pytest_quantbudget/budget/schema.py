@@ -22,7 +22,7 @@ def budget_schema() -> dict[str, Any]:
     of_methods = {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]} for name in kinds}
     of_others = {
         "$ref": "#/$defs/method",
-        "anyOf": [{"required": ["kind"]}, {"required": ["engine"]}],
+        "anyOf": [{"required": [name]} for name in ("kind", "engine", "checkpoint")],
         "allOf": [
             {"if": {"properties": {"kind": {"const": name}}, "required": ["kind"]}, "then": {"$ref": f"#/$defs/{name}"}}
             for name in kinds

@@ -17,7 +17,10 @@ MAX_AGE_S = 12 * 3600.0  # a nightly gate times anew every night, and the rerun 
 
 @dataclass(frozen=True)
 class Method:
-    """One method of a budget with its limits; `engine_options` are where those of its engine stand, by name."""
+    """One method of a budget with its limits; `engine_options` are where those of its engine stand, by name.
+
+    Where `decompressed`, its memory and speed are judged also where the engine runs its checkpoint decompressed.
+    """
 
     name: str
     subject: Subject
@@ -28,13 +31,15 @@ class Method:
     line: int
     load: Load | None = None
     engine_options: Mapping[str, Marked] = field(default_factory=dict)
+    decompressed: bool = False
 
 
 @dataclass(frozen=True)
 class Basis:
     """What figures are taken on: a workload, tasks by name, a text, and the method that others are compared with.
 
-    Of one method also its load, and its limits, which say what a request has to meet.
+    Of one method also its load, and its limits, which say what a request has to meet. The methods `decompressed` are
+    those whose memory and speed count also where the engine runs their checkpoint decompressed.
     """
 
     workload: Workload
@@ -43,6 +48,7 @@ class Basis:
     baseline: str | None
     load: Load | None = None
     limits: tuple[Limit, ...] = ()
+    decompressed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class Budget:
     @property
     def basis(self) -> Basis:
         """What its figures are taken on."""
-        return Basis(self.workload, self.tasks, self.text, self.baseline)
+        decompressed = tuple(method.name for method in self.methods if method.decompressed)
+        return Basis(self.workload, self.tasks, self.text, self.baseline, decompressed=decompressed)
 
     def basis_of(self, name: str) -> Basis:
         """What the figures of one method are taken on; of a repeat run, those of the baseline."""

@@ -13,6 +13,7 @@ from pytest_quantbudget.core.engines import EngineFacts
 from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import Subject, Task, Text, Workload
 
 # How a workload's tokens after the first are made: operation by operation from Python, or by compiled steps.
@@ -175,7 +176,8 @@ class Measurement:
     not use. `disk` are the bytes of the files that hold the weights. `took_s` is how long quantizing, loading and
     measuring took together, in this run, and `allowed_s` how long they might take: the longest timeout of the budgets
     that share it. `engine` is what the engine says of itself, and `untold` says by the names of figures why it cannot
-    tell them.
+    tell them. `packing` is what a ready checkpoint says it is, and `decompressed` says in words that the engine runs it
+    otherwise: its memory and speed are not those of the checkpoint.
     """
 
     # The fields that hold results of parts.
@@ -212,6 +214,8 @@ class Measurement:
     engine: EngineFacts | None = None
     untold: dict[str, str] | None = None
     loads: tuple[LoadResult, ...] = ()
+    packing: Packing | None = None
+    decompressed: str | None = None
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

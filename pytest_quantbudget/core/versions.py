@@ -18,6 +18,13 @@ COMMON = (
 DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
 # Modules that are compiled while they are installed: for which GPU and instructions, their versions do not tell.
 COMPILED = ("llama_cpp",)
+
+
+def distribution(module: str) -> str:
+    """The name under which a module's distribution is installed."""
+    return DISTRIBUTIONS.get(module, module.replace("_", "-"))
+
+
 LIBRARY = re.compile(r"\.(so|dylib|dll|pyd)\b")
 
 

@@ -13,6 +13,7 @@ from pytest_quantbudget.core.gpu_usage import PhaseMemory
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.measurement import Device, Speed
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import Task, Workload
 from pytest_quantbudget.engine.out_of_memory import Batching
 
@@ -38,9 +39,9 @@ class Description:
 
     `load_time_s` runs from local files to a model that is ready on its device. `positions` is the longest sequence
     that the model was trained with, None where that is not known. `placement` and `offloaded` are as in `Measurement`;
-    `notes` say what had to be assumed, and what is odd; `made_with`, `unread`, `disk` and `untold` are as in
-    `Measurement`, and `facts` are its `engine`. Where they are `untold`, `weights` and `load_time_s` are None, and the
-    `receipt` is empty.
+    `notes` say what had to be assumed, and what is odd; `made_with`, `unread`, `disk`, `untold`, `packing` and
+    `decompressed` are as in `Measurement`, and `facts` are its `engine`. Where they are `untold`, `weights` and
+    `load_time_s` are None, and the `receipt` is empty.
     """
 
     revision: str
@@ -59,6 +60,8 @@ class Description:
     disk: int | None = None
     facts: EngineFacts | None = None
     untold: dict[str, str] = field(default_factory=dict)
+    packing: Packing | None = None
+    decompressed: str | None = None
 
 
 @dataclass

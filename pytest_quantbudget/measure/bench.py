@@ -172,7 +172,7 @@ class Bench:
 
     def _make(self, request: Request, drafts: Drafts, baseline: Request | None, gathered: Gathered) -> None:
         subject = request.subject
-        spec = methods.spec(subject.kind)
+        spec = methods.resolved(subject)
         try:
             found = self.interpreters.find(subject.python, self.deadline) if subject.python else None
             missing = engines.missing(subject, found.modules if found else None) or _unfit(subject)
@@ -268,7 +268,7 @@ class Bench:
         gathered.parts.append(Measurement(baseline.subject, tasks=tuple(answers.values())))
         only = replace(baseline, parts=tuple(DivergenceOf(task) for task in answers), rules=(), whole=())
         with self.devices(baseline.subject.gpus):
-            self._run(only, self._keys(baseline), methods.spec(baseline.subject.kind), gathered)
+            self._run(only, self._keys(baseline), methods.resolved(baseline.subject), gathered)
         return self._whole(gathered)
 
     def _run(self, request: Request, keys: Keys | None, spec: methods.Spec, gathered: Gathered, **more: Any) -> None:
@@ -359,7 +359,10 @@ class Bench:
 
 def _unfit(subject: Subject) -> str | None:
     """Why a subject cannot have dummy weights, where it is to have some."""
-    if subject.load_format != DUMMY or subject.engine in (TRANSFORMERS, VLLM):
+    if subject.load_format == DUMMY and subject.engine == TRANSFORMERS:
+        unknown = methods.resolved(subject).resolve is not None
+        return f"{subject.method} has no dummy weights: no kind makes what its checkpoint says it is" * unknown or None
+    if subject.load_format != DUMMY or subject.engine == VLLM:
         return None
     return f"{subject.engine} has no dummy weights"
 

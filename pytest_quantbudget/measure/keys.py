@@ -14,13 +14,13 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, cores, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
-from pytest_quantbudget.core.engines import LLAMA_CPP, VLLM
+from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, Subject, Task, Trust
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.probe import Found
 from pytest_quantbudget.measure.store import Key
-from pytest_quantbudget.models import dummy, engines, hub, methods, vllm_options
+from pytest_quantbudget.models import dummy, engines, hub, methods, quantization, vllm_options
 from pytest_quantbudget.models.methods import Spec
 from pytest_quantbudget.tasks import prompts, questions
 
@@ -198,6 +198,9 @@ def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Map
     wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
     if engines.needs_peft(subject):
         wanted = (*wanted, methods.PEFT)
+    if spec.resolve is not None and subject.engine == TRANSFORMERS:
+        # Which of them the checkpoint needs is not known before it is there.
+        wanted = (*wanted, *quantization.packages())
     if subject.engine == VLLM:
         wanted = (*wanted, *vllm_options.LIBRARIES)
     return {

@@ -162,6 +162,8 @@ class Phases:
             disk=loaded.disk,
             engine=loaded.facts,
             untold=loaded.untold or None,
+            packing=loaded.packing,
+            decompressed=loaded.decompressed,
         )
         timed = Measurement(self.subject, load_time_s=loaded.load_time_s, load_memory=loaded.load_memory)
         if loaded.offloaded:

@@ -77,7 +77,7 @@ class Runner:
     def _ahead(self) -> list[str]:
         """What the planned methods import, on a machine without a GPU: with one, some of it might spoil a fork."""
         planned = [request.subject for request in self.needs.requests.values() if request.subject.python is None]
-        needed = [methods.spec(subject.kind) for subject in planned if subject.engine == TRANSFORMERS]
+        needed = [methods.resolved(subject) for subject in planned if subject.engine == TRANSFORMERS]
         return [] if self.gpus.usable else sorted({module for spec in needed for module in spec.ahead})
 
     def lacking(self, budget: Budget, method: Method, need: GpuNeed) -> str | None:

@@ -20,6 +20,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 INDEX = ".index.json"
 MAX_JSON = 16_000_000  # bytes of a configuration, an index or the header of a safetensors file
 MAX_DIMENSIONS = 64
+WHOLE = {"I32": 32, "U8": 8}  # bits of what several small values are packed into
 KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -67,6 +68,8 @@ def generation(folder: Path) -> dict[str, Any]:
 
 # Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
 OLD_FORMS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+# ModelOpt's, which vLLM reads.
+MODELOPT = "hf_quant_config.json"
 
 
 def format_of(folder: Path) -> str | None:
@@ -79,7 +82,10 @@ def quantization(folder: Path) -> dict[str, Any]:
 
     Empty for any other model. Raises ValueError where both are there and tell different things.
     """
-    told = config(folder).get("quantization_config") or {}
+    whole = config(folder)
+    of_text = whole.get("text_config")
+    told = whole.get("quantization_config") or (of_text.get("quantization_config") if isinstance(of_text, dict) else {})
+    told = told or {}
     packed_by({"quantization_config": told}, folder.name)
     for name, method in OLD_FORMS.items():
         if (folder / name).exists():
@@ -90,12 +96,25 @@ def quantization(folder: Path) -> dict[str, Any]:
                 if key in old and key in told and old[key] != told[key]:
                     why = f"config.json says {key} {told[key]!r:.40}, and {name} says {old[key]!r:.40}"
                     raise ValueError(f"{folder.name} contradicts itself: {why}")
+    if not told and (folder / MODELOPT).exists():
+        found = _object(folder / MODELOPT).get("quantization")
+        return {**(found if isinstance(found, dict) else {}), "quant_method": "modelopt"}
     return dict(told)
 
 
 def with_dtype(packed: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A `quantization_config` with the `dtype` of the model, in which some formats keep their scales."""
     return {"dtype": config.get("dtype", config.get("torch_dtype")), **packed}
+
+
+def dtype(folder: Path) -> str | None:
+    """The type of what is not quantized in a model, by its configuration; None where that does not say."""
+    whole = config(folder)
+    for found in (whole, whole.get("text_config")):
+        told = isinstance(found, dict) and (found.get("dtype") or found.get("torch_dtype"))
+        if isinstance(told, str):
+            return told.removeprefix("torch.")
+    return None
 
 
 def is_old_form(folder: Path) -> bool:
@@ -132,6 +151,8 @@ def weight_files(folder: Path, trust: Trust) -> list[Path]:
         said = f"{folder.name} holds its weights in {others[0]}, as early auto-gptq named them"
         raise ValueError(f"{said}: rename the file to {SAFE}")
     hint = "" if trust.pickles else "; only --quant-allow-pickle allows others, and loading those can run code"
+    if any(folder.glob("*.gguf")):
+        hint = "; a GGUF file is for `engine: llama.cpp`"
     raise ValueError(f"{folder.name} holds no {'weights' if trust.pickles else 'safetensors weights'}{hint}")
 
 
@@ -159,6 +180,12 @@ def index(folder: Path) -> dict[str, Any]:
 def parameters(folder: Path, trust: Trust = NO_TRUST) -> int:
     """Number of values in the safetensors files that hold the weights; 0 where they are pickled."""
     return sum(math.prod(shape) for _, shape in tensors(folder, trust).values())
+
+
+def unpacked(folder: Path, bits: float, trust: Trust = NO_TRUST) -> float:
+    """About how many values the files hold of which a quantized one takes so many bits; scales count too."""
+    held = tensors(folder, trust).values()
+    return sum(math.prod(shape) * (WHOLE.get(kind, bits) / bits if bits else 1) for kind, shape in held)
 
 
 def tensors(folder: Path, trust: Trust = NO_TRUST) -> dict[str, tuple[str, list[int]]]:

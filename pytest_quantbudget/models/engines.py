@@ -20,9 +20,10 @@ class EngineSpec:
     `options` are those that a budget may give; None where only the engine itself knows them: then `refused` says by
     name why some are not taken. `packages` are modules that the measuring process imports for it, and `extra` is the
     project's extra that brings them. `serving` are modules of a server that the method's interpreter runs: then the
-    measuring process runs in this one. A method that names no kind, and is not named as one, has the `default` kind. An
-    engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that `quantizes`
-    makes what it needs of the model; for the others a quantized kind needs a checkpoint.
+    measuring process runs in this one. A method that names no kind, and is not named as one, has the `default` kind,
+    and with a checkpoint the kind `ready`. An engine that `labels` takes every kind: for it a kind is what the user
+    calls what is served. One that `quantizes` makes what it needs of the model; for the others a quantized kind needs a
+    checkpoint.
     """
 
     name: str
@@ -32,6 +33,7 @@ class EngineSpec:
     packages: Sequence[str] = ()
     serving: Sequence[str] = ()
     default: str | None = None
+    ready: str = "checkpoint"
     labels: bool = False
     quantizes: bool = False
 
@@ -68,6 +70,7 @@ SPECS: Mapping[str, EngineSpec] = {
             "llama.cpp, in the measuring process.",
             options=llama_options.OPTIONS,
             packages=("torch", "transformers", "llama_cpp", "gguf"),
+            ready="gguf",
             quantizes=True,
         ),
         EngineSpec(
@@ -77,7 +80,6 @@ SPECS: Mapping[str, EngineSpec] = {
             refused=vllm_options.REFUSED,
             packages=("transformers",),
             serving=("vllm",),
-            default="checkpoint",
         ),
         EngineSpec(
             OPENAI,
@@ -108,7 +110,7 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
 
 def imported(subject: Subject) -> list[str]:
     """The modules that a subject's measuring process imports."""
-    engine, kind = SPECS[subject.engine], methods.spec(subject.kind)
+    engine, kind = SPECS[subject.engine], methods.resolved(subject)
     of_adapter = (methods.PEFT,) if needs_peft(subject) else ()
     return list(
         dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ()), *of_adapter))

@@ -51,6 +51,7 @@ class MethodReport:
     limits: tuple[LimitReport, ...]
     estimate: Estimate | None = None
     load: Load | None = None
+    decompressed: bool = False
 
     @property
     def judged(self) -> tuple[Limit, ...]:
@@ -83,7 +84,9 @@ class BudgetReport:
     @property
     def basis(self) -> Basis:
         """What its figures were taken on."""
-        return Basis(self.workload, {task.name: task for task in self.tasks}, self.text, self.baseline)
+        tasks = {task.name: task for task in self.tasks}
+        decompressed = tuple(method.name for method in self.methods if method.decompressed)
+        return Basis(self.workload, tasks, self.text, self.baseline, decompressed=decompressed)
 
     def basis_of(self, method: MethodReport) -> Basis:
         """What the figures of one method were taken on."""
@@ -175,6 +178,7 @@ def _budget(
             tuple(by_method.get(method.name, ())),
             _estimate(budget, method),
             method.load,
+            method.decompressed,
         )
         for method in budget.methods
         if method.subject.key in measurements or method.name in by_method

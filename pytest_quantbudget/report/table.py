@@ -28,6 +28,8 @@ UNFORESEEN = 0.05  # share by which weights may differ from their estimate witho
 NONE = "-"
 OUTCOMES = (WITHIN, OVER, FAILED, NOT_RUN, SKIPPED)
 NOW = Origin("")
+FORMAT_STAYS = 6
+KEPT = 5  # names of modules in a line
 TEXT_PERPLEXITY = "ppl ratio"
 # Of bounds, which no cell shows.
 CONFIDENCE = 0.95
@@ -62,7 +64,7 @@ def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
 def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     names = Cells("method", [printable(method.name) for method in budget.methods])
     verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
-    columns = [names, *_figures(budget), verdicts]
+    columns = [names, *_formats(budget), *_figures(budget), verdicts]
     shown, left_out = layout.fit(columns, room)
     head, *rows = layout.rows(shown)
     yield Line(head)
@@ -89,6 +91,13 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     yield from _together(budget)
     yield from _reused(budget)
     yield from _noise(budget)
+
+
+def _formats(budget: BudgetReport) -> Iterator[Cells]:
+    """What ready checkpoints say they are, where some method has one."""
+    packings = [method.measurement.packing if method.measurement else None for method in budget.methods]
+    if any(packings):
+        yield Cells("checkpoint", [printable(each.label) if each else NONE for each in packings], FORMAT_STAYS)
 
 
 def _figures(budget: BudgetReport) -> Iterator[Cells]:
@@ -257,8 +266,13 @@ def _markup(method: MethodReport) -> dict[str, bool]:
 
 
 def _receipts(budget: BudgetReport) -> Iterator[Line]:
-    """A method's quantized layers and kernels, and what it keeps in more bits."""
-    for name, receipt in [(m.name, m.measurement.receipt) for m in budget.methods if m.measurement]:
+    """A method's quantized layers and kernels, and what it keeps in more bits; of a checkpoint what that says."""
+    for name, record in budget.measured.items():
+        receipt, packing = record.receipt, record.packing
+        if packing is not None and packing.kept:
+            more = f" and {len(packing.kept) - KEPT:,} more" if len(packing.kept) > KEPT else ""
+            kept = f"{', '.join(packing.kept[:KEPT])}{more}"
+            yield Line(f"{name}: {packing.label}, which leaves unquantized: {layout.clipped(kept, REASON_CHARACTERS)}")
         if receipt is not None:
             share = format_value(100 * receipt.fraction, "%")
             yield Line(f"{name}: {receipt.kernels}; {share} quantized; kept: {receipt.kept}")

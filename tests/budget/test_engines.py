@@ -49,6 +49,38 @@ def test_a_server_needs_no_kind(tmp_path: Path) -> None:
     assert found["prod"].server == Server("http://127.0.0.1:8000/v1", folder=str(tmp_path))
 
 
+def test_a_checkpoint_says_itself_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c.gguf").touch()
+    found = subjects(
+        tmp_path,
+        "a: {checkpoint: ./c}\n  b: {checkpoint: org/x, engine: transformers}\n  c: {checkpoint: ./c, engine: vllm}\n"
+        "  d: {checkpoint: c.gguf}\n  e: {checkpoint: org/x, engine: llama.cpp}\n  int8: {checkpoint: ./c}\n"
+        f"  f: {{checkpoint: ./c, engine: openai, {RUNS}}}",
+    )
+    assert {name: (each.kind, each.engine) for name, each in found.items()} == {
+        "a": ("checkpoint", "transformers"),
+        "b": ("checkpoint", "transformers"),
+        "c": ("checkpoint", "vllm"),
+        "d": ("gguf", "llama.cpp"),
+        "e": ("gguf", "llama.cpp"),
+        "int8": ("int8", "transformers"),
+        "f": ("checkpoint", "openai"),
+    }
+    assert (found["a"].checkpoint, found["d"].checkpoint) == (str(tmp_path / "c"), str(tmp_path / "c.gguf"))
+
+
+def test_who_knows_that_a_checkpoint_is_decompressed_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text("model: m\nmethods: {a: {checkpoint: org/x, decompressed: allow}, b: {checkpoint: org/x}}\n")
+    budget = load_budget(path)
+    assert [method.decompressed for method in budget.methods] == [True, False]
+    assert budget.basis.decompressed == budget.basis_of("b").decompressed == ("a",)
+    assert mistake(tmp_path, "int8: {decompressed: allow}") == (
+        "decompressed is about how an engine runs a ready checkpoint, and there is no `checkpoint`"
+    )
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
 def test_this_machine_needs_no_permission(host: str, tmp_path: Path) -> None:
     server = subjects(tmp_path, f"x: {{engine: openai, server: {{url: 'http://{host}:8000/v1'}}}}")["x"].server
@@ -131,8 +163,14 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ("fp8: {}", "there is no method 'fp8'; did you mean 'fp32'? (a name of your own needs a `kind`)"),
-        ("mine: {}", "there is no method 'mine'; did you mean 'int8'? (a name of your own needs a `kind`)"),
+        (
+            "fp8: {}",
+            "there is no method 'fp8'; did you mean 'fp32'? (a name of your own needs a `kind` or a ",
+        ),
+        (
+            "mine: {}",
+            "there is no method 'mine'; did you mean 'int8'? (a name of your own needs a `kind` or a ",
+        ),
         ("mine: {kind: nf5}", "kind: 'nf5' is not one of fp32, bf16, "),
         ("nf4: {kind: fp32}", "nf4 is the name of a kind, and this is fp32: name the method otherwise"),
         ("'a b': {kind: nf4}", "a method's name has letters, digits and -_.+ (at most 60), not 'a b'"),
@@ -140,6 +178,12 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
         ("x: {kind: nf4, engine: vlm}", "engine: 'vlm' is not one of transformers, llama.cpp, vllm, openai; did you"),
         ("x: {kind: nf4, engine: vllm}", "vllm does not run nf4, which is for transformers; it runs fp32, bf16, "),
         ("x: {kind: gptq-int4, engine: vllm}", "vllm does not quantize: gptq-int4 needs a `checkpoint`"),
+        ("x: {checkpoint: a/b, decompressed: yes}", "decompressed: True is not one of allow"),
+        (
+            "x: {engine: vllm, checkpoint: ./m.gguf}",
+            "./m.gguf is a GGUF file, which `engine: llama.cpp` runs, and ",
+        ),
+        ("x: {checkpoint: org/x, options: {bits: 4}}", "x's options has no key 'bits'"),
         ("x: {engine: vllm}", "there is no method 'x'; known: fp32, bf16, "),
         ("x: {kind: checkpoint}", "the kind checkpoint is whatever its `checkpoint` says, and there is none"),
         ("fp32: {engine_options: {threads: 2}}", "engine_options of transformers has no key 'threads'"),

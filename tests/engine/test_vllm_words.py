@@ -12,8 +12,8 @@ from pytest_quantbudget.core.request import Subject, Trust
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.vllm import engine, memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
-from pytest_quantbudget.models import engines
+from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find
+from pytest_quantbudget.models import engines, quantization
 
 LOGS = Path(__file__).parents[1] / "data" / "vllm"
 GIB = 2**30
@@ -290,23 +290,23 @@ W8A8 = {"weights": {"type": "int", "num_bits": 8}, "input_activations": {"type":
 @pytest.mark.parametrize(
     ("packed", "words", "operator"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "gptq, weights int 4", operators.WEIGHTS_ONLY),
-        ({"quant_method": "awq", "w_bit": 4}, "awq, weights int 4", operators.WEIGHTS_ONLY),
+        ({"quant_method": "gptq", "bits": 4}, "gptq int4", operators.WEIGHTS_ONLY),
+        ({"quant_method": "awq", "w_bit": 4}, "awq int4", operators.WEIGHTS_ONLY),
         (
             {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": PACKED}},
-            "compressed-tensors, weights int 4",
+            "compressed-tensors W4A16",
             operators.WEIGHTS_ONLY,
         ),
         (
             {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": W8A8}},
-            "compressed-tensors, weights int 8, activations int 8",
+            "compressed-tensors W8A8",
             None,
         ),
-        ({}, "unknown", None),
+        ({}, "dense", None),
     ],
 )
 def test_a_checkpoint_says_what_it_is_and_what_it_needs(packed: dict[str, Any], words: str, operator: str) -> None:
-    assert told_format(packed) == words
+    assert quantization.read(packed).label == words
     assert operators.needed(packed) == operator
 
 

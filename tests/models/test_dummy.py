@@ -26,7 +26,7 @@ from pytest_quantbudget.models import dummy, methods
 from pytest_quantbudget.models.dummy import Drawn
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in methods.run_by(TRANSFORMERS)},
+    **{name: (name, {}) for name in methods.run_by(TRANSFORMERS) if methods.spec(name).bits},
     "nf4": ("nf4", {"compute_dtype": "float32"}),
     "nf4-single": ("nf4", {"compute_dtype": "bfloat16", "double_quant": False}),
     "gptq-int4": ("gptq-int4", {"texts": 32}),

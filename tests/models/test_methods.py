@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 LINEAR = 3 * 7
 PARAMETERS = 574_528
 IN_LINEAR = 3 * (4 * 128 * 128 + 3 * 128 * 256)
+# Those that are what they are without a checkpoint.
+KINDS = [name for name in methods.run_by(TRANSFORMERS) if methods.spec(name).bits]
 # On a CPU: class and kernel of the quantized layers.
 KERNELS = {
     "int8": ("Linear8bitLt", "bitsandbytes"),
@@ -60,7 +63,7 @@ def room(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> bench
     return bench.Bench(run, shared_folder / "checkpoints", run, Store(str(run / "results")))
 
 
-@pytest.fixture(scope="module", params=methods.run_by(TRANSFORMERS))
+@pytest.fixture(scope="module", params=KINDS)
 def measured(request: pytest.FixtureRequest, room: bench.Bench) -> Measurement:
     """The measurement of each method."""
     return room.measure(Request(subject(request.param), (LoadTime(), WORKLOAD, Reply("Question: 1+1?\nAnswer:"), TASK)))
@@ -165,6 +168,12 @@ def test_a_ready_checkpoint_is_loaded_and_another_formats_is_refused(measured: M
     assert first is not None
     assert second is not None
     assert [a.text for a in first.answers] == [a.text for a in second.answers]
+    unnamed = load.load(replace(own, method="mine", kind="checkpoint", options={}), None).description
+    assert (unnamed.receipt, unnamed.weights, unnamed.made_with) == (again.receipt, again.weights, again.made_with)
+    assert unnamed.packing == again.packing
+    assert unnamed.packing is not None
+    group = own.options["group_size"]
+    assert unnamed.packing.label == f"{measured.subject.method.replace('-', ' ')} g{group}"
     other = "awq-int4" if measured.subject.method == "gptq-int4" else "gptq-int4"
     refused = room.measure(Request(subject(other, checkpoint=kept, calibration=None)))
     assert "is quantized with" in refused.failures[0].message

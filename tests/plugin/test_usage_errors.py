@@ -17,7 +17,7 @@ def test_mistakes_end_the_run_before_anything_is_loaded(
         [
             "ERROR: small.yaml:10: max_weights: 3 has no unit, and GB and GiB differ by 7 %*",
             "    budget: {max_weights: 3, min_wordmath: 50}",
-            "ERROR: small.yaml:11: there is no method 'bf61'; did you mean 'bf16'? (a name of your own needs a `kind`)",
+            "ERROR: small.yaml:11: there is no method 'bf61'; did you mean 'bf16'? (a name of your own needs a *",
             "    bf61:",
         ]
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.layers import ADAPTER, EMBEDDING, EXPERTS, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
@@ -17,6 +18,9 @@ Group = tuple[str, type, int]  # kind, class and bits
 PADDED = {"Int4TilePackedTo4dTensor": 4}
 STACKED_DIMENSIONS = 3
 BASES = ("base_layer", "original_module")  # where PEFT keeps the layer that it has put others around
+# What layers of packed checkpoints have beside a weight, `weight_scale` and the like, and what scales their inputs.
+COMPANION = re.compile(r"_(scale|scales|scale_inv|global_scale|zero_point|zero_points|g_idx|shape)$")
+OF_INPUTS = re.compile(r"(input|output|activation)_(scale|global_scale|zero_point)")
 
 
 def receipt(model: Any) -> Receipt:
@@ -60,7 +64,7 @@ def _added(layer: Any) -> Iterator[nn.Module]:
 def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
     """What a module holds itself: bits of a value, number of values of the unquantized model, and where they lie.
 
-    The weight comes first. Layers of gptqmodel hold tensors besides it that belong to no unquantized model.
+    The weight comes first. Layers of packed checkpoints hold tensors besides it that belong to no unquantized model.
     """
     packed = getattr(module, "qweight", None)
     if packed is not None:
@@ -69,7 +73,8 @@ def _held(module: nn.Module) -> Iterator[tuple[int, int, torch.Tensor]]:
         if layer.bias is not None:
             yield 8 * layer.bias.element_size(), layer.bias.numel(), layer.bias
         return
-    own = dict(module.named_parameters(recurse=False))
+    all_ = dict(module.named_parameters(recurse=False))
+    own = {name: tensor for name, tensor in all_.items() if not _beside(name, all_)}
     for name in sorted(own, key=lambda name: name != "weight"):
         tensor = own[name]
         state = getattr(tensor, "quant_state", None)  # bitsandbytes packs two 4-bit values into a byte
@@ -86,6 +91,12 @@ def _class(module: nn.Module, tensor: Any) -> type:
 def _is_stacked(module: nn.Module, tensor: torch.Tensor) -> bool:
     """Whether a tensor holds the matrices of several experts, as transformers 5 keeps those of a block."""
     return tensor.ndim == STACKED_DIMENSIONS and "expert" in type(module).__name__.lower()
+
+
+def _beside(name: str, names: Container[str]) -> bool:
+    """Whether a parameter is no value of a model, but says how others of its module are to be read."""
+    found = COMPANION.search(name)
+    return bool(OF_INPUTS.fullmatch(name)) or (found is not None and name[: found.start()] in names)
 
 
 def _inner(tensor: Any) -> torch.Tensor:

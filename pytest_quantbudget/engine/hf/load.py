@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pytest_quantbudget.core import units
+from pytest_quantbudget.core.engines import TRANSFORMERS
+from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.measurement import Device
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import DUMMY, LOAD, NO_TRUST, Subject, Trust
 from pytest_quantbudget.engine.base import Description, Lacking
+from pytest_quantbudget.engine.hf import formats
 from pytest_quantbudget.engine.machine.gpus import Gpus, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
-from pytest_quantbudget.models import auto, checkpoint, dummy, engines, hub, lora, methods, tensors
+from pytest_quantbudget.models import auto, checkpoint, dummy, engines, hub, lora, methods, quantization, tensors
 from pytest_quantbudget.models.dummy import Dummy
+from pytest_quantbudget.models.estimate.formats import WIDTHS
 from pytest_quantbudget.models.lora import Lora
 from pytest_quantbudget.models.methods import Prepared, Spec
 
@@ -62,7 +67,8 @@ def load(
 class Found:
     """What is to be loaded: `source`, with `options`, on `device`. `own` is the directory of the subject's own model.
 
-    `made_with` is as in `Description`. The `adapter` may have been merged into the source already.
+    `made_with` and `packing` are as in `Description`; `packed` is the checkpoint's `quantization_config`. The `adapter`
+    may have been merged into the source already.
     """
 
     spec: Spec
@@ -72,6 +78,8 @@ class Found:
     revision: str
     options: dict[str, Any]
     made_with: dict[str, Any] | None
+    packed: dict[str, Any]
+    packing: Packing | None
     adapter: Lora | None = None
 
 
@@ -83,7 +91,6 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     import torch
 
     spec = methods.spec(subject.kind)
-    settle(spec)
     spread = subject.gpus > 1 and torch.cuda.device_count() > 1
     device = methods.BALANCED if spread else "cuda:0" if torch.cuda.is_available() else "cpu"
     source: Path | Dummy
@@ -97,14 +104,24 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
         if subject.checkpoint is not None:
             source, _ = hub.fetched(subject.checkpoint, pins[1] if pins else None, trust)
         ready = subject.checkpoint is not None or (quantized is not None and spec.quantize is not None)
-    check_format(spec, source, ready=ready, trust=trust)
+    if spec.resolve is None:
+        check_format(spec, source, ready=ready, trust=trust)
+    elif isinstance(source, Path):
+        checkpoint.check(source, trust)
+    packed = formats.packed(source)
+    dtype = checkpoint.dtype(source) if isinstance(source, Path) else None
+    packing = None if subject.checkpoint is None else quantization.read(packed, dtype)
+    if spec.resolve is not None:
+        spec = spec.resolve(packed, dtype)
+        formats.check_known(packed, source.name)
+    settle(spec)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
     options = {**spec.filled(subject.options), **known}
     lacks = spec.lacking(options, device) if spec.lacking else None
     if lacks:
         raise Lacking(lacks)
-    return Found(spec, device, own, source, revision, options, made_with, found)
+    return Found(spec, device, own, source, revision, options, made_with, packed, packing, found)
 
 
 def prepare(found: Found, trust: Trust) -> Prepared:
@@ -129,7 +146,7 @@ def _load(
     notes = compared(own, source, subject, trust) if subject.checkpoint is not None else ()
     notes = (source.note,) if isinstance(source, Dummy) and source.note else notes
     check_room(spec, source, device, trust)
-    _import_ahead(spec, source, trust, adapter=found.adapter is not None)
+    expected = _import_ahead(spec, source, trust, adapter=found.adapter is not None)
     prepared = prepared or prepare(found, trust)
     start = time.perf_counter()
     model = spec.load(source, {**found.options, **prepared.options}, device, trust)
@@ -141,12 +158,14 @@ def _load(
     seconds = time.perf_counter() - start
     model.eval()
     receipt = layers.receipt(model)
-    if spec.bits < 16 and not receipt.quantized:
+    held = formats.Held() if spec.bits else formats.held(found.packed, found.packing, receipt, expected)
+    if 0 < spec.bits < 16 and not receipt.quantized:
         raise ValueError(f"{spec.name} left every layer unquantized: the loaded model has {receipt.linear}")
-    if spec.bits < 16 and receipt.main_bits != spec.bits:
+    if 0 < spec.bits < 16 and receipt.main_bits != spec.bits:
         raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
-    told = (receipt.unpacked_experts if spec.bits < 16 else "", parts.in_words(parts.besides_text(model)))
-    notes = (*notes, *prepared.notes, *(f"{subject.method}: {words}" for words in told if words))
+    experts = receipt.unpacked_experts if spec.bits < 16 and not held.decompressed else ""
+    told = (experts, parts.in_words(parts.besides_text(model)))
+    notes = (*notes, *prepared.notes, *held.notes, *(f"{subject.method}: {words}" for words in told if words))
     weights = memory.weight_bytes(model)
     # Of one that is merged into a ready checkpoint, its file is still needed.
     extra = found.adapter.size if found.adapter is not None and not engines.merged_first(subject) else 0
@@ -155,8 +174,8 @@ def _load(
         found.revision,
         describe(device),
         seconds,
-        weights,
-        receipt,
+        None if held.untold else weights,
+        Receipt(()) if held.untold else receipt,
         placement.of(model),
         placement.in_words(outside),
         notes,
@@ -165,6 +184,9 @@ def _load(
         made_with=found.made_with,
         unread=getattr(model, tensors.UNREAD, ()),
         disk=checkpoint.size(source, trust) + extra if isinstance(source, Path) else None,
+        untold=dict.fromkeys(("weights", "layers"), held.untold) if held.untold else {},
+        packing=found.packing,
+        decompressed=held.decompressed,
     )
     return Loaded(model, tokenizer(own, trust), description)
 
@@ -200,8 +222,10 @@ def settle(spec: Spec) -> None:
         os.environ.setdefault(name, value)
 
 
-def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bool) -> None:
+def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bool) -> int | None:
     """Import the method's libraries and the model's code before the clock starts: a first import is not load time.
+
+    Returns the number of the unquantized model's values, as far as it is known.
 
     Raises ValueError where the files of unquantized weights do not hold the model's tensors.
     """
@@ -212,7 +236,7 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bo
     for package in (*spec.packages, *([methods.PEFT] if adapter else [])):
         importlib.import_module(package)
     if isinstance(source, Dummy):
-        return  # its parameters have been counted, which imports the model's code
+        return None  # its parameters have been counted, which imports the model's code
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
     config.quantization_config = None
     with torch.device("meta"):
@@ -220,6 +244,7 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bo
         skeleton = known.from_config(config, trust_remote_code=trust.remote_code)
     if not checkpoint.quantization(source) and not get_model_conversion_mapping(skeleton, add_legacy=False):
         tensors.check_headers(source, skeleton, trust)
+    return int(sum(parameter.numel() for parameter in skeleton.parameters()))
 
 
 def check_format(spec: Spec, source: Path | Dummy, *, ready: bool, trust: Trust = NO_TRUST) -> None:
@@ -264,7 +289,7 @@ def made_as(spec: Spec, source: Path | Dummy, options: Mapping[str, Any]) -> dic
     Raises ValueError where it is of another method, or was made with other options than those that the budget names.
     """
     config = checkpoint.config(source) if isinstance(source, Path) else source.config
-    packed = checkpoint.quantization(source) if isinstance(source, Path) else config.get("quantization_config")
+    packed = formats.packed(source)
     if spec.told is None or not packed:  # dummy weights of a checkpoint whose configuration is not here
         return {}
     told = dict(spec.told(checkpoint.with_dtype(packed, config)))
@@ -285,8 +310,12 @@ def check_room(spec: Spec, source: Path | Dummy, device: str, trust: Trust = NO_
 
     if isinstance(source, Dummy):
         need = source.parameters * spec.bits / 8
-    elif checkpoint.format_of(source):
+    elif packed := checkpoint.quantization(source):
         need = float(checkpoint.size(source, trust))
+        done = quantization.run(packed, TRANSFORMERS)
+        if done is not None and done.how == quantization.DECOMPRESSED:
+            values = checkpoint.unpacked(source, quantization.read(packed).bits, trust)
+            need = values * WIDTHS.get(checkpoint.dtype(source) or "", 2)
     else:
         need = checkpoint.parameters(source, trust) * spec.bits / 8
     gpus = range(torch.cuda.device_count() if device == methods.BALANCED else 1)

@@ -27,8 +27,8 @@ from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.openai.http import MAX_BODY, ServerError
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find, told_format
-from pytest_quantbudget.models import checkpoint, hub, methods
+from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find
+from pytest_quantbudget.models import checkpoint, hub, methods, quantization
 from pytest_quantbudget.models.methods import Prepared
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -132,7 +132,7 @@ class VLLMServer(OpenAI):
         if lacks is not None and operators.missing(words[0], lacks, self.environ()):
             raise Lacking(
                 f"vLLM's build for this CPU lacks the operator {lacks}, which this checkpoint needs "
-                f"({told_format(source.packed)}); with AVX-512 it has it"
+                f"({quantization.read(source.packed).label}); with AVX-512 it has it"
             )
         server = Server(command=tuple(words), model=asked(subject), start_timeout_s=START_S)
         super().__init__(subject, server, source.own or source.folder, source.revision, gpus, trust)
@@ -193,7 +193,7 @@ class VLLMServer(OpenAI):
             details={
                 **found.facts.details,
                 **settings,
-                **({"checkpoint": told_format(self.source.packed)} if self.source.packed else {}),
+                **({"checkpoint": quantization.read(self.source.packed).label} if self.source.packed else {}),
                 "command": " ".join(self.server.command[1:]),
             },
         )
@@ -204,6 +204,7 @@ class VLLMServer(OpenAI):
             disk=self.source.disk,
             notes=tuple(notes),
             made_with=self.source.made_with,
+            packing=self.source.packing,
             facts=facts,
             untold=untold,
         )

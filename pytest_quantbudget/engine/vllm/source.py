@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust
 from pytest_quantbudget.engine.hf import load as loading
-from pytest_quantbudget.models import checkpoint, dummy, hub, lora, methods
+from pytest_quantbudget.models import checkpoint, dummy, hub, lora, methods, quantization
 from pytest_quantbudget.models.lora import Lora
 from pytest_quantbudget.models.methods import ANY_FORMAT, Spec
 
@@ -23,7 +23,8 @@ class Source:
     """The directory `folder`, and `own` of the budget's model, whose tokenizer is used; None with dummy weights.
 
     `weights` are the bytes of the weights as far as files or shapes tell, by `counted` in words. `disk` are those of
-    the files. `made_with` and `notes` are as in `Description`. The `adapter` runs beside the weights.
+    the files. `made_with` and `notes` are as in `Description`. The `adapter` runs beside the weights. They are `ready`
+    where they are a checkpoint of its own.
     """
 
     folder: Path
@@ -35,6 +36,12 @@ class Source:
     made_with: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
     adapter: Lora | None = None
+    ready: bool = False
+
+    @property
+    def packing(self) -> Packing | None:
+        """What it says it is, where it is a ready checkpoint."""
+        return quantization.read(self.packed, checkpoint.dtype(self.folder)) if self.ready else None
 
     @property
     def packed(self) -> dict[str, Any]:
@@ -94,7 +101,7 @@ def _find(subject: Subject, trust: Trust, pins: tuple[str, str | None] | None, m
         weights, counted = int(count * spec.bits / 8), f"the files' {count:,} values in {spec.name}"
     notes = loading.compared(own, folder, subject, trust) if ready else ()
     made_with = loading.made_as(spec, folder, subject.options) if ready else None
-    return Source(folder, own, revision, weights, counted, disk, made_with, notes)
+    return Source(folder, own, revision, weights, counted, disk, made_with, notes, ready=ready)
 
 
 def check_adapters(modules: Any, trust: Trust = NO_TRUST) -> None:
@@ -117,21 +124,6 @@ def _dummy(subject: Subject, spec: Spec, trust: Trust) -> Source:
         return Source(folder, None, found.revision, notes=notes)
     weights = int(found.parameters * spec.bits / 8)
     return Source(folder, None, found.revision, weights, f"the model's values in {spec.name}", notes=notes)
-
-
-def told_format(packed: Mapping[str, Any]) -> str:
-    """What a checkpoint's `quantization_config` says it is, in words: its method, and the bits of what it quantizes."""
-    method = str(packed.get("quant_method") or packed.get("quant_algo") or "unknown")
-    groups = packed.get("config_groups")
-    parts = [method]
-    for group in groups.values() if isinstance(groups, dict) else ():
-        for what in ("weights", "input_activations"):
-            held = group.get(what) if isinstance(group, dict) else None
-            if isinstance(held, dict):
-                parts.append(f"{what.removeprefix('input_')} {held.get('type', 'int')} {held.get('num_bits')}")
-    if "bits" in packed or "w_bit" in packed:
-        parts.append(f"weights int {packed.get('bits', packed.get('w_bit'))}")
-    return ", ".join(dict.fromkeys(parts))
 
 
 class Ids:

@@ -113,6 +113,15 @@ class Case:
         if why is not None:
             raise self.unmeasured(phase, why, "not offered")
 
+    def check_packed(self) -> None:
+        """Raise Unmeasured where the engine runs a checkpoint decompressed, unless the method allows that.
+
+        What is measured then are the memory and the speed of something else than what ships.
+        """
+        why = self.record.decompressed
+        if why and self.method not in self.basis.decompressed:
+            raise self.unmeasured(LOAD, f"{why}; `decompressed: allow` judges what runs here")
+
     def unmeasured(self, phase: str, why: str, kind: str = "error") -> Unmeasured:
         """The exception for a figure of a phase that is missing for this reason."""
         from pytest_quantbudget.core.measurement import Failure

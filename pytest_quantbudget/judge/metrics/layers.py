@@ -30,6 +30,7 @@ class QuantizedFraction(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The share, counted."""
+        case.check_packed()
         case.check_told("layers", LOAD)
         receipt = case.need(case.record.receipt, LOAD)
         words = f"{receipt.quantized:,} of {receipt.parameters:,} parameters; kept: {receipt.kept}"
@@ -60,6 +61,7 @@ class Kernel(Metric):
     def verdict(self, limit: Limit, name: str, case: Case) -> Verdict:
         """Within where every class matches one of the patterns for this device."""
         device = case.record.device.name if case.record.device else ""
+        case.check_packed()
         case.check_told("layers", LOAD)
         receipt = case.need(case.record.receipt, LOAD)
         target = limit.target(device)

@@ -50,6 +50,7 @@ class _OnGpu(_Size):
     def absolute(self, case: Case) -> Figure:
         """The peak over all runs. It is counted: other repeats would not make it less."""
         self.check_placement(case)
+        case.check_packed()
         case.check_told(self.name, LOAD)
         phase = case.basis.workload.phase
         speed = case.need(case.record.speed(case.basis.workload), phase)
@@ -243,6 +244,7 @@ class Weights(_Size):
     def absolute(self, case: Case) -> Figure:
         """The bytes, counted."""
         self.check_placement(case)
+        case.check_packed()
         case.check_told(self.name, LOAD)
         return Figure(case.need(case.record.weights, LOAD))
 

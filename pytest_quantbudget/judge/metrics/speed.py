@@ -54,6 +54,7 @@ class _Timed(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The median of the repeats."""
+        case.check_packed()
         speed = case.need(case.record.speed(case.basis.workload), case.basis.workload.phase)
         repeats = self.repeats(speed)
         bounds = intervals.median_interval(repeats, case.confidence)
@@ -125,6 +126,7 @@ class TokensPerS(_Timed):
 
 def _roofline(case: Case) -> str:
     phase = case.basis.workload.phase
+    case.check_packed()
     speed = case.need(case.record.speed(case.basis.workload), phase)
     return f"{format_value(100 * case.need(speed.roofline, phase).fraction, '', 2)} %"
 
@@ -179,6 +181,7 @@ class LoadSeconds(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The time."""
+        case.check_packed()
         case.check_told(self.name, LOAD)
         return Figure(case.need(case.record.load_time_s, LOAD))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.layers import ADAPTER
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Workload
 from pytest_quantbudget.models import checkpoint, hub, lora, methods
-from pytest_quantbudget.models.config import find_config
+from pytest_quantbudget.models.config import find_config, find_folder
 from pytest_quantbudget.models.estimate import families, lower_bound
 from pytest_quantbudget.models.estimate.architecture import BUFFERS, NORMS, Architecture, Unknown
 from pytest_quantbudget.models.estimate.formats import FLOAT, Format
@@ -112,7 +111,7 @@ def check_model(subject: Subject) -> None:
 
 def _storage(subject: Subject) -> Format | None:
     """The format that follows from a subject's options, where that is known."""
-    spec = methods.spec(subject.kind)
+    spec = methods.resolved(subject)
     return spec.storage(spec.filled(subject.options)) if subject.engine == TRANSFORMERS else None
 
 
@@ -125,11 +124,10 @@ def _format(subject: Subject) -> tuple[Format, tuple[str, ...]]:
     if subject.checkpoint is None:
         return form, ()
     try:
-        config: dict[str, Any] = find_config(subject.checkpoint)
+        folder = find_folder(subject.checkpoint)
+        packed = checkpoint.with_dtype(checkpoint.quantization(folder), checkpoint.config(folder))
     except ValueError:
         return form, (f"{subject.checkpoint} is not on this machine: its format is taken to be that of the options",)
-    quantization = config.get("quantization_config")
-    packed = checkpoint.with_dtype(quantization if isinstance(quantization, dict) else {}, config)
     return form.of_checkpoint(packed), ()
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.fields import Field
-from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models import auto, checkpoint, tensors
+from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust
+from pytest_quantbudget.models import auto, checkpoint, config, quantization, tensors
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import _gguf_types
 
@@ -37,7 +37,7 @@ MODULES: Mapping[str, str] = {
     "torchao-int4": "torchao",
     "torchao-intx": "torchao",
     "torchao-fp8": "torchao",
-    "checkpoint": "served",
+    "checkpoint": "ready",
     "served": "served",
     **dict.fromkeys(_gguf_types.KINDS, "gguf"),
 }
@@ -111,7 +111,9 @@ class Spec:
     names of options. Methods whose kernels are compiled just in time have a `prepare`, which is called before the model
     is loaded. `inference` names the options that only say how the quantized model runs. `lacking` says why a device
     cannot run the method with such options, where it has to be asked. `adapters` are the engines that run a LoRA
-    adapter beside its weights, and with `merges` PEFT merges one into a ready checkpoint of its format.
+    adapter beside its weights, and with `merges` PEFT merges one into a ready checkpoint of its format. A kind that is
+    whatever its checkpoint says has a `resolve`: what loads one, by its `quantization_config` and the type of what is
+    not quantized.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Spec:
     lacking: Callable[[Mapping[str, Any], str], str | None] | None = None
     adapters: Sequence[str] = ()
     merges: bool = False
+    resolve: Callable[[Mapping[str, Any], str | None], Spec] | None = None
 
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""
@@ -190,14 +193,28 @@ def spec(name: str) -> Spec:
     return found
 
 
+def resolved(subject: Subject) -> Spec:
+    """What loads a subject: its kind, or what its checkpoint says, where that is on this machine."""
+    found = spec(subject.kind)
+    if found.resolve is None or subject.checkpoint is None:
+        return found
+    try:
+        folder = config.find_folder(subject.checkpoint)
+        return found.resolve(checkpoint.quantization(folder), checkpoint.dtype(folder))
+    except (ValueError, OSError):
+        # Loading will say what is wrong with it.
+        return found
+
+
 def run_by(engine: str) -> list[str]:
     """The kinds that an engine runs."""
     return [name for name in MODULES if engine in spec(name).engines]
 
 
 def packages() -> dict[str, str | None]:
-    """The packages of all methods, with the project's extra that brings each."""
-    return {package: one.extra for one in map(spec, MODULES) for package in one.packages}
+    """The packages of all methods and of all formats of checkpoints, with the project's extra that brings each."""
+    of_methods = {package: one.extra for one in map(spec, MODULES) for package in one.packages}
+    return {**quantization.packages(), **of_methods}
 
 
 def library_names() -> tuple[str, ...]:
@@ -216,10 +233,9 @@ def pip_command(*missing: str, python: str | None = None) -> str:
     In another interpreter, `python`, the packages themselves: nothing of this project belongs there.
     """
     if python is not None:
-        wanted = [versions.DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in missing]
-        return f"{shlex.quote(python)} -m pip install {' '.join(wanted)}"
+        return f"{shlex.quote(python)} -m pip install {' '.join(map(versions.distribution, missing))}"
     known = {**EXTRAS, **{package: extra for package, extra in packages().items() if extra}}
     extras = sorted({known[package] for package in missing if package in known})
-    others = [package for package in missing if package not in known]
+    others = [versions.distribution(package) for package in missing if package not in known]
     wanted = [f"'pytest-quantbudget[{','.join(extras)}]'"] * bool(extras) + others
     return f"pip install {' '.join(wanted)}"
