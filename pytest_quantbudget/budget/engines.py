@@ -35,16 +35,20 @@ class Runs:
         if not NAME.fullmatch(name):
             self.problems.add(node, f"a method's name has letters, digits and -_.+ (at most 60), not {name!r}")
             return None
+        for key, others in (("kind", methods.others()), ("engine", engines.others())):
+            given = node.entries.get(key)
+            if given is not None and (why := others.why_not(str(given.plain))):
+                self.problems.add(given, f"{key} {given.plain}{why}")
         named: str | None = values["engine"]
-        engine = engines.SPECS[named] if named else None
+        engine = engines.spec(named) if named else None
         kind = self._kind(name, node, values["kind"], engine)
         if kind is None:
             return None
         spec = methods.spec(kind)
-        engine = engine or engines.SPECS[spec.engines[0]]
+        engine = engine or engines.spec(spec.engines[0])
         if not engine.takes(spec):
             why = f"{engine.name} does not run {kind}, which is for {' and '.join(spec.engines)}; it runs"
-            self.problems.add(node, f"{why} {', '.join(methods.run_by(engine.name))}")
+            self.problems.add(node, f"{why} {', '.join(methods.run_by(engine.like or engine.name))}")
             return None
         return {
             "kind": kind,
@@ -56,19 +60,19 @@ class Runs:
 
     def _kind(self, name: str, node: Marked, given: str | None, engine: EngineSpec | None) -> str | None:
         """What a method is: what it says, what it is named as, or what follows from its engine or checkpoint."""
-        if given is not None and name in methods.MODULES and given != name:
+        if given is not None and name in methods.names() and given != name:
             why = f"{name} is the name of a kind, and this is {given}: name the method otherwise"
             self.problems.add(node.entries["kind"], why)
             return None
-        if given is not None or name in methods.MODULES:
+        if given is not None or name in methods.names():
             return given or name
         ready = node.entries.get("checkpoint")
         if ready is not None:
             runs = LLAMA_CPP if is_file(LLAMA_CPP, ready.value) else TRANSFORMERS
-            return (engine or engines.SPECS[runs]).ready
+            return (engine or engines.spec(runs)).ready
         if engine is not None and engine.default:
             return engine.default
-        near = nearest(name, methods.MODULES)
+        near = nearest(name, methods.names()) + methods.others().why_not(name)
         why = f"there is no method {name!r}{near} (a name of your own needs a `kind` or a `checkpoint`)"
         self.problems.add(node, why)
         return None

@@ -30,6 +30,7 @@ from pytest_quantbudget.core.fields import (
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, REAL, SAME_AS_SOURCE
 from pytest_quantbudget.models import engines, methods
+from pytest_quantbudget.tasks.sets import styles
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ TASK: Sequence[Field] = (
     Field(
         "file", TEXT, "JSON lines with `question` and `answer`, instead of the hub's set; `builtin` is the shipped one."
     ),
-    Field(
-        "style", choice("gsm8k", "gsm8k_cot"), "Whose prompts, stops and extraction; the task's own name by default."
-    ),
+    Field("style", choice(*styles()), "Whose prompts, stops and extraction; the task's own name by default."),
     Field("shots_file", TEXT, "JSON lines that worked examples are drawn from, instead of the task's own questions."),
     Field(
         "fewshot",
@@ -263,8 +262,8 @@ METHOD: Sequence[Field] = (
     Field("gpu", GPU_NEED, ""),
     GPUS,
     Field("timeout", TIME, "Time for this method, instead of the file's."),
-    Field("kind", choice(*methods.MODULES), "What the method is, where its name is one of your own."),
-    Field("engine", choice(*engines.SPECS), "What runs it; transformers where nothing is said and it can."),
+    Field("kind", choice(*methods.names()), "What the method is, where its name is one of your own."),
+    Field("engine", choice(*engines.names()), "What runs it; transformers where nothing is said and it can."),
     Field("engine_options", nested({"type": "object"}), "Options of the engine, by the engine's own names."),
     Field("python", TEXT, "Another interpreter that measures it, one of the ini file's `quant_interpreters`."),
     Field("server", nested(mapping_schema(SERVER)), "The server that the engine `openai` measures."),

@@ -9,6 +9,7 @@ from pytest_quantbudget.core import units
 from pytest_quantbudget.core.gpus import covers
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
+from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics import limits, metric_of, percentile_limit
 
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
@@ -30,7 +31,8 @@ def read_limit(
     if kind is None:
         of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
         why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
-        problems.add(node, f"there is no limit {name!r}{why}{nearest(name, kinds)}")
+        unusable = "".join(f"; metric {one}: {words}" for one, words in metrics.others().unusable.items())
+        problems.add(node, f"there is no limit {name!r}{why}{nearest(name, kinds)}{unusable}")
         return None
     by_name = node.entries or {"*": node}
     if len(by_name) > MAX_PATTERNS:

@@ -135,7 +135,7 @@ class _BudgetReader:
         run = self.runs.read(name, node, values)
         if not isinstance(node.value, dict) or run is None:
             return None
-        spec, engine = methods.spec(run["kind"]), engines.SPECS[run["engine"]]
+        spec, engine = methods.spec(run["kind"]), engines.spec(run["engine"])
         judging = self.judging.under(keys.judging(values))
         of_tasks = {name: judging.under(task.judging) for name, task in tasks.items()}
         entries: Marked = values["budget"] or replace(node, value={})

@@ -18,7 +18,7 @@ from pytest_quantbudget.models import methods
 
 def budget_schema() -> dict[str, Any]:
     """The schema. Limits on tasks are matched by pattern: which tasks a file declares, a schema cannot know."""
-    kinds = methods.MODULES
+    kinds = methods.names()
     of_methods = {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"type": "null"}]} for name in kinds}
     of_others = {
         "$ref": "#/$defs/method",

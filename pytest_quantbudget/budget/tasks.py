@@ -16,7 +16,7 @@ from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.tasks import harness_file, questions
 from pytest_quantbudget.tasks.harness_file import FindFile
-from pytest_quantbudget.tasks.styles import STYLES
+from pytest_quantbudget.tasks.sets import file_of, others, styles
 
 MAX_TASKS = 100  # what is checked pair by pair must stay few
 
@@ -67,15 +67,18 @@ class _TaskReader:
         """A set of questions with worked answers."""
         values, judging = self.fields(name, node, keys.TASK)
         path, shots_path = self.find(node, "file"), self.find(node, "shots_file")
+        if "file" not in node.entries:
+            path = file_of(name)
         values["file"], values["shots_file"] = (str(p) if p else None for p in (path, shots_path))
         if path is None and "file" not in node.entries and name not in questions.HUB_SETS:
-            known = ", ".join(questions.HUB_SETS)
+            known, why = ", ".join(questions.HUB_SETS), others().why_not(name)
             self.problems.add(
-                node, f"task {name!r} needs a `file`: only {known} have a set on the hub; `harness` names other tasks"
+                node,
+                f"task {name!r} needs a `file`: only {known} have a set on the hub; `harness` names other tasks{why}",
             )
         if path is None and values["cluster"] is not None:
             self.problems.add(node.entries["cluster"], "cluster names a key of the task's own `file`")
-        values["style"] = values["style"] or (name if name in STYLES else "gsm8k")
+        values["style"] = values["style"] or (name if name in styles() else "gsm8k")
         asked = values["questions"]
         if isinstance(asked, keys.Growth):
             values["start"], values["questions"] = asked.start, asked.max
@@ -92,8 +95,8 @@ class _TaskReader:
 
     def shots(self, name: str, node: Marked, values: dict[str, Any]) -> None:
         """How worked examples are chosen, and how many."""
-        style = STYLES[values["style"]]
-        from_questions = "file" in node.entries and "shots_file" not in node.entries
+        style = styles()[values["style"]]
+        from_questions = values["file"] is not None and "shots_file" not in node.entries
         by_harness = bool(style.examples) or not from_questions
         if values["fewshot"] is None:
             values["fewshot"] = "harness" if by_harness else "fixed"

@@ -15,7 +15,7 @@ from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.core.units import format_value
-from pytest_quantbudget.judge.metrics import METRICS, figure, limit_kinds, limits, metric_of
+from pytest_quantbudget.judge.metrics import figure, known, limit_kinds, limits, metric_of
 from pytest_quantbudget.judge.metrics.base import Figure, Unmeasured
 
 EXACT = 1e-9  # counts become percentages and differ in the last digit
@@ -171,17 +171,17 @@ def _why(budget: Budget, first: Measurement | None) -> str:
 
 def _alone_names() -> dict[str, str]:
     """The metrics that a run has without comparison, which differ by a factor, with their names in words."""
-    return {metric.name: metric.noise_name for metric in METRICS if metric.noise_name}
+    return {metric.name: metric.noise_name for metric in known() if metric.noise_name}
 
 
 def _against_values() -> dict[str, float]:
     """The metrics of a run against the first, with their value for answers that are the same."""
-    return {metric.name: metric.repeat for metric in METRICS if metric.repeat is not None}
+    return {metric.name: metric.repeat for metric in known() if metric.repeat is not None}
 
 
 def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
     """The figures of one run without comparison."""
-    for metric in METRICS:
+    for metric in known():
         value = metric.of_run(budget.basis_of(budget.baseline or ""), run) if metric.noise_name else None
         if value is not None:
             yield metric.name, float(value)

@@ -127,7 +127,7 @@ def _requirements() -> dict[str, Requirement]:
 
 
 def _wanted() -> Wanted:
-    packages = {name for spec in engines.SPECS.values() for name in (*spec.packages, *spec.serving)}
+    packages = {name for spec in map(engines.spec, engines.names()) for name in (*spec.packages, *spec.serving)}
     libraries = dict.fromkeys((*methods.library_names(), *vllm_options.LIBRARIES))
     return Wanted(tuple(sorted({*packages, *methods.packages(), methods.PEFT})), tuple(libraries))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.core import codec, cores, files, versions
+from pytest_quantbudget.core import codec, cores, entry_points, files, versions
 from pytest_quantbudget.core.answers import TaskResult, draft_id
 from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.gpus import Gpu
@@ -129,6 +129,8 @@ def keys_of(
         "platform": sys.platform,
         "libraries": _versions(subject, spec, libraries),
     }
+    if added := entry_points.packages():
+        base["added"] = added
     if subject.engine == LLAMA_CPP:
         base["builds"] = interpreter.builds if interpreter else versions.builds()
     if interpreter and engines.measured_in(subject) is None:
@@ -195,7 +197,7 @@ def _asked(task: Task, memo: Path, libraries: Mapping[str, str]) -> str:
 
 
 def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Mapping[str, str]:
-    wanted = (*engines.SPECS[subject.engine].packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
+    wanted = (*engines.spec(subject.engine).packages, *spec.packages, "tokenizers", "safetensors", "numpy", "datasets")
     if engines.needs_peft(subject):
         wanted = (*wanted, methods.PEFT)
     if spec.resolve is not None and subject.engine == TRANSFORMERS:

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pytest_quantbudget.core import entry_points
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import DUMMY, Subject
@@ -17,17 +18,19 @@ from pytest_quantbudget.models.methods import Spec
 class EngineSpec:
     """What is known of an engine before it is started.
 
-    `options` are those that a budget may give; None where only the engine itself knows them: then `refused` says by
-    name why some are not taken. `packages` are modules that the measuring process imports for it, and `extra` is the
-    project's extra that brings them. `serving` are modules of a server that the method's interpreter runs: then the
-    measuring process runs in this one. A method that names no kind, and is not named as one, has the `default` kind,
-    and with a checkpoint the kind `ready`. An engine that `labels` takes every kind: for it a kind is what the user
-    calls what is served. One that `quantizes` makes what it needs of the model; for the others a quantized kind needs a
-    checkpoint.
+    `module` is imported on first use, and holds what `pytest_quantbudget.engine` says. `options` are those that a
+    budget may give; None where only the engine itself knows them: then `refused` says by name why some are not taken.
+    `packages` are modules that the measuring process imports for it, and `extra` is the project's extra that brings
+    them. `serving` are modules of a server that the method's interpreter runs: then the measuring process runs in this
+    one. A method that names no kind, and is not named as one, has the `default` kind, and with a checkpoint the kind
+    `ready`. An engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that is
+    `like` another runs that one's kinds, and imports their packages. One that `quantizes` makes what it needs of the
+    model; for the others a quantized kind needs a checkpoint.
     """
 
     name: str
     summary: str
+    module: str
     options: Sequence[Field] | None = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     packages: Sequence[str] = ()
@@ -35,6 +38,7 @@ class EngineSpec:
     default: str | None = None
     ready: str = "checkpoint"
     labels: bool = False
+    like: str = ""
     quantizes: bool = False
 
     def refusal(self, option: str, value: object = None) -> str | None:
@@ -53,21 +57,23 @@ class EngineSpec:
 
     def takes(self, kind: Spec) -> bool:
         """Whether the engine runs methods of a kind."""
-        return self.labels or self.name in kind.engines
+        return self.labels or self.name in kind.engines or self.like in kind.engines
 
 
-SPECS: Mapping[str, EngineSpec] = {
+SPECS: dict[str, EngineSpec] = {
     spec.name: spec
     for spec in (
         EngineSpec(
             TRANSFORMERS,
             "Hugging Face transformers, in the measuring process.",
+            "pytest_quantbudget.engine.hf.engine",
             packages=methods.BASE_PACKAGES,
             quantizes=True,
         ),
         EngineSpec(
             LLAMA_CPP,
             "llama.cpp, in the measuring process.",
+            "pytest_quantbudget.engine.llama_cpp.engine",
             options=llama_options.OPTIONS,
             packages=("torch", "transformers", "llama_cpp", "gguf"),
             ready="gguf",
@@ -76,6 +82,7 @@ SPECS: Mapping[str, EngineSpec] = {
         EngineSpec(
             VLLM,
             "vLLM's own server, started with `engine_options`.",
+            "pytest_quantbudget.engine.vllm.engine",
             options=None,
             refused=vllm_options.REFUSED,
             packages=("transformers",),
@@ -84,12 +91,29 @@ SPECS: Mapping[str, EngineSpec] = {
         EngineSpec(
             OPENAI,
             "Any OpenAI-compatible server.",
+            "pytest_quantbudget.engine.openai.engine",
             packages=("transformers",),
             default="served",
             labels=True,
         ),
     )
 }
+
+
+def others() -> entry_points.Added:
+    """The engines of other packages: an entry point of `pytest_quantbudget.engines` names an EngineSpec."""
+    return entry_points.added(entry_points.ENGINES, EngineSpec, tuple(SPECS))
+
+
+def names() -> tuple[str, ...]:
+    """All engines."""
+    return (*SPECS, *others().objects)
+
+
+def spec(name: str) -> EngineSpec:
+    """The spec of a known engine. Raises KeyError for an unknown name."""
+    found: EngineSpec = SPECS[name] if name in SPECS else others().objects[name]
+    return found
 
 
 def measured_in(subject: Subject) -> str | None:
@@ -104,17 +128,16 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
     """
     python = measured_in(subject)
     return _gone(subject, imported(subject), there if python else None, python) or _gone(
-        subject, SPECS[subject.engine].serving, there, subject.python
+        subject, spec(subject.engine).serving, there, subject.python
     )
 
 
 def imported(subject: Subject) -> list[str]:
     """The modules that a subject's measuring process imports."""
-    engine, kind = SPECS[subject.engine], methods.resolved(subject)
+    engine, kind = spec(subject.engine), methods.resolved(subject)
+    of_kind = kind.packages if TRANSFORMERS in (engine.name, engine.like) else ()
     of_adapter = (methods.PEFT,) if needs_peft(subject) else ()
-    return list(
-        dict.fromkeys((*engine.packages, *(kind.packages if subject.engine == TRANSFORMERS else ()), *of_adapter))
-    )
+    return list(dict.fromkeys((*engine.packages, *of_kind, *of_adapter)))
 
 
 def needs_peft(subject: Subject) -> bool:

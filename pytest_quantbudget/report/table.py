@@ -15,7 +15,7 @@ from pytest_quantbudget.core.safetext import Line, printable
 from pytest_quantbudget.core.units import format_value, sizes_apart
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, happened
 from pytest_quantbudget.judge import noise
-from pytest_quantbudget.judge.metrics import METRICS, metric_of
+from pytest_quantbudget.judge.metrics import known, metric_of
 from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
 from pytest_quantbudget.judge.metrics.memory import Vram, Weights
 from pytest_quantbudget.report import layout
@@ -112,7 +112,7 @@ def _columns(budget: BudgetReport) -> Iterator[Column]:
     """The metrics' columns: of the two sizes, the peak of GPU memory where there is one, else the weights."""
     peaks = (record.speed(budget.workload) for record in budget.measured.values())
     on_gpu = any(speed is not None and speed.peak_allocated for speed in peaks)
-    for metric in METRICS:
+    for metric in known():
         other_size = isinstance(metric, Weights if on_gpu else Vram)
         possible = any(metric.lacking(budget.basis_of(method)) is None for method in budget.methods)
         if not other_size and possible:

@@ -16,7 +16,7 @@ from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.core.units import ISO, UTC
 from pytest_quantbudget.tasks import questions
 from pytest_quantbudget.tasks.questions import Question
-from pytest_quantbudget.tasks.styles import STYLES
+from pytest_quantbudget.tasks.sets import styles
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def sample(task: Task, source: str | None = None) -> list[Asked]:
         raise ValueError(f"{Path(task.file).name} was changed while the run was going on")
     file = Path(task.file) if task.file else None
     pool = questions.read_file(file, task.cluster) if file else questions.read_hub(task.name, "test", commit)
-    style, shots = STYLES[task.style], task.shots or 0
+    style, shots = styles()[task.style], task.shots or 0
     if task.fewshot == "harness" and style.examples:
         return [Asked(q, tuple(style.examples[:shots])) for q in questions.draw(pool, task.questions, 0, task.seed)[0]]
     if task.shots_file is None and task.file is not None:
@@ -105,7 +105,7 @@ class Prompter:
     """
 
     def __init__(self, tokenizer: Any, task: Task, clock: str = "") -> None:
-        self.tokenizer, self.task, self.style = tokenizer, task, STYLES[task.style]
+        self.tokenizer, self.task, self.style = tokenizer, task, styles()[task.style]
         self.chats = uses_chat_template(tokenizer, task)
         self.clock, self.told_time = clock, ""
 

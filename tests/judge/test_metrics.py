@@ -45,7 +45,6 @@ def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
     path = tmp_path / "b.yaml"
     path.write_text("model: m\nmethods:\n  nf4: {budget: {max_tpot: 20 ms}}\n")
     monkeypatch.setattr(metrics, "METRICS", [*metrics.METRICS, TimePerOutputToken()])
-    monkeypatch.setattr(table, "METRICS", metrics.METRICS)
 
     budget = load_budget(path)
     (method,) = budget.methods

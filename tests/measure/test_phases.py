@@ -11,7 +11,6 @@ import pytest
 from simulated import engine as simulated
 from simulated.engine import UNKNOWN, Parrot, Timed
 
-from pytest_quantbudget import engine as engines
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
@@ -26,6 +25,7 @@ from pytest_quantbudget.judge.needs import request
 from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure.job import Job
 from pytest_quantbudget.measure.phases import Phases
+from pytest_quantbudget.models import engines
 
 BUDGET = """
 model: builtin
@@ -55,7 +55,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Callable[[], Parrot]) -> Ran:
     """A budget, its methods measured by an engine, and the messages that the parent process got."""
-    monkeypatch.setitem(engines.ENGINES, TRANSFORMERS, simulated.__name__)
+    own = replace(engines.SPECS[TRANSFORMERS], module=simulated.__name__)
+    monkeypatch.setitem(engines.SPECS, TRANSFORMERS, own)
     monkeypatch.setattr(simulated, "load", lambda *_: engine())
     (tmp_path / "text.txt").write_text(TEXT)
     (tmp_path / "b.yaml").write_text(BUDGET)

@@ -12,9 +12,9 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pytest_quantbudget import engine as engines
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import Layers, Receipt
@@ -22,7 +22,7 @@ from pytest_quantbudget.core.measurement import COMPILED, EAGER, Device, Speed
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.engine.base import Decoded, Description, Ends, Engine, Hear, Scored, Sequences
 from pytest_quantbudget.engine.out_of_memory import Batching
-from pytest_quantbudget.models import methods
+from pytest_quantbudget.models import engines, methods
 
 PARAMETERS = 574_528  # of the built-in model
 UNKNOWN = "I do not know."
@@ -129,5 +129,5 @@ def take_over() -> None:
     """In a fork server: what it forks finds this engine, and asks no torch whether it can use a GPU."""
     from pytest_quantbudget.measure import child
 
-    engines.ENGINES[TRANSFORMERS] = __name__
+    engines.SPECS[TRANSFORMERS] = replace(engines.SPECS[TRANSFORMERS], module=__name__)
     child._spoiled = lambda: False

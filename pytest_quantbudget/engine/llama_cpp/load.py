@@ -114,7 +114,7 @@ def filled(given: Mapping[str, Any]) -> dict[str, Any]:
     """The engine's options, with defaults for those that are not given: as many threads as torch would take."""
     import torch
 
-    fields = engines.SPECS[LLAMA_CPP].options or ()
+    fields = engines.spec(LLAMA_CPP).options or ()
     values = {**{field.name: field.default for field in fields}, **given}
     return {**values, "n_threads": values["n_threads"] or torch.get_num_threads()}
 

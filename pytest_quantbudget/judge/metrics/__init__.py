@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_quantbudget.core import entry_points
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.judge.metrics.accuracy import Accuracy
@@ -43,24 +44,37 @@ METRICS: list[Metric] = [
 ]
 
 
+def others() -> entry_points.Added:
+    """The metrics of other packages: an entry point of `pytest_quantbudget.metrics` names a Metric."""
+    return entry_points.added(entry_points.METRICS, Metric, tuple(metric.name for metric in METRICS))
+
+
+def known() -> list[Metric]:
+    """All metrics. Of limits of one name the first counts, so that none of ours changes its meaning."""
+    return [*METRICS, *others().objects.values()]
+
+
 def metric_of(kind: LimitKind) -> Metric:
     """The metric that a limit is on."""
-    return next(metric for metric in METRICS if metric.name == kind.metric)
+    return next(metric for metric in known() if metric.name == kind.metric)
 
 
 def limits() -> dict[str, LimitKind]:
     """Every limit that needs no task, by name."""
-    return {kind.name: kind for metric in METRICS for kind in metric.limits}
+    found: dict[str, LimitKind] = {}
+    for kind in (kind for metric in known() for kind in metric.limits):
+        found.setdefault(kind.name, kind)
+    return found
 
 
 def percentile_limit(name: str) -> LimitKind | None:
     """A limit of a family that is too large to be listed, by name: `max_ttft_p90`."""
-    return next((kind for metric in METRICS if (kind := metric.named(name)) is not None), None)
+    return next((kind for metric in known() if (kind := metric.named(name)) is not None), None)
 
 
 def task_limits(task: str) -> tuple[LimitKind, ...]:
     """The limits that a declared task adds: accuracy in percent, drop in percentage points, flips in percent."""
-    return tuple(kind for metric in METRICS for kind in metric.limits_of(task))
+    return tuple(kind for metric in known() for kind in metric.limits_of(task))
 
 
 def limit_kinds(tasks: Iterable[str]) -> dict[str, LimitKind]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_quantbudget.core import versions
+from pytest_quantbudget.core import entry_points, versions
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import NO_TRUST, Subject, Trust
@@ -186,8 +186,21 @@ def asked(trust: Trust) -> dict[str, Any]:
     return {"trust_remote_code": trust.remote_code, "use_safetensors": None if trust.pickles else True}
 
 
+def others() -> entry_points.Added:
+    """The kinds of other packages: an entry point of `pytest_quantbudget.methods` names a Spec."""
+    return entry_points.added(entry_points.METHODS, Spec, tuple(MODULES))
+
+
+def names() -> tuple[str, ...]:
+    """All kinds."""
+    return (*MODULES, *others().objects)
+
+
 def spec(name: str) -> Spec:
     """The spec of a known kind of method. Raises KeyError for an unknown name."""
+    if name not in MODULES:
+        added: Spec = others().objects[name]
+        return added
     module = importlib.import_module(f"pytest_quantbudget.models.methods.{MODULES[name]}")
     found: Spec = module.SPECS[name]
     return found
@@ -208,12 +221,12 @@ def resolved(subject: Subject) -> Spec:
 
 def run_by(engine: str) -> list[str]:
     """The kinds that an engine runs."""
-    return [name for name in MODULES if engine in spec(name).engines]
+    return [name for name in names() if engine in spec(name).engines]
 
 
 def packages() -> dict[str, str | None]:
     """The packages of all methods and of all formats of checkpoints, with the project's extra that brings each."""
-    of_methods = {package: one.extra for one in map(spec, MODULES) for package in one.packages}
+    of_methods = {package: one.extra for one in map(spec, names()) for package in one.packages}
     return {**quantization.packages(), **of_methods}
 
 

@@ -1,0 +1,1 @@
+"""What a team may add to pytest-quantbudget: each module is one entry point."""
