@@ -68,16 +68,22 @@ def train(model: Any, tokenizer: Any, steps: int, seed: int, share: float) -> No
     print(f"{steps} steps in {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def trained_for(model: Any, tokenizer: Any, config: Any, steps: int, seed: int, share: float) -> Any:
-    """A copy of the model that was trained for a rounding, and is rounded."""
+def prepared(model: Any, config: Any) -> Any:
+    """A copy of the model that computes with rounded weights, and is trained in the ones that are not."""
     from torchao.quantization import quantize_
     from torchao.quantization.qat import QATConfig
 
     made = copy.deepcopy(model)
     quantize_(made, QATConfig(config, step="prepare"), filter_fn=in_block)
-    train(made, tokenizer, steps, seed, share)
-    quantize_(made, QATConfig(config, step="convert"))
     return made
+
+
+def convert(model: Any, config: Any) -> None:
+    """Round the weights of a prepared model for good."""
+    from torchao.quantization import quantize_
+    from torchao.quantization.qat import QATConfig
+
+    quantize_(model, QATConfig(config, step="convert"))
 
 
 def rounded(model: Any, config: Any) -> Any:
@@ -126,7 +132,9 @@ def main() -> None:
     train(tuned, tokenizer, asked.steps, asked.seed, asked.share)
     for bits in asked.bits:
         config = rounding(bits, asked.group_size)
-        made = trained_for(model, tokenizer, config, asked.steps, asked.seed, asked.share)
+        made = prepared(model, config)
+        train(made, tokenizer, asked.steps, asked.seed, asked.share)
+        convert(made, config)
         save(made, tokenizer, config, asked.out / f"int{bits}-qat")
         save(rounded(tuned, config), tokenizer, config, asked.out / f"int{bits}-tuned")
     (asked.out / "qat.yaml").write_text(budget(asked.bits, asked.group_size), encoding="utf-8")
