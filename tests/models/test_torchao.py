@@ -1,5 +1,6 @@
 """torchao's tensors: made while loading, saved, loaded again; what a CPU cannot run; configurations of strangers."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import DUMMY, Subject, Trust, Workload
-from pytest_quantbudget.models import checkpoint, methods
+from pytest_quantbudget.models import checkpoint, engines, methods
 from pytest_quantbudget.models.estimate.architecture import Matrix
 from pytest_quantbudget.models.estimate.memory import estimate
 
@@ -322,5 +323,10 @@ def test_the_packing_of_gpus_is_said_or_counted() -> None:
     assert whole.notes == ()
 
 
-def test_without_torchao_the_command_installs_the_extra() -> None:
-    assert methods.pip_command("torchao") == "pip install 'pytest-quantbudget[torchao]'"
+def test_without_torchao_the_methods_are_skipped_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torchao" else there("json"))
+    for kind in ("torchao-int8", "torchao-int4", "torchao-intx", "torchao-fp8"):
+        words = f"{kind} needs torchao: pip install 'pytest-quantbudget[torchao]'"
+        assert engines.missing(subject(kind)) == words
+    assert engines.missing(subject("fp32")) is None
