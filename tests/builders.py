@@ -12,14 +12,16 @@ import pytest_quantbudget
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
 from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.engines import EngineFacts, Server
+from pytest_quantbudget.core.engines import Adapter, EngineFacts, Server
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import Rule, Subject, Task, Text, Workload
 from pytest_quantbudget.core.verdict import OVER, LimitReport, Update, Verdict
+from pytest_quantbudget.judge.advice import Advice, Fit, Standing
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.noise import Noise, TaskNoise
 from pytest_quantbudget.measure.hardware import LocalGpus
@@ -27,7 +29,7 @@ from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models.estimate.memory import Estimate, LayerKind
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import document
-from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report, Together
+from pytest_quantbudget.report.document import BudgetReport, JudgedFrom, MethodReport, Report, StoredFrom, Together
 
 COUNTING = """
 from pytest_quantbudget.measure import process
@@ -121,6 +123,7 @@ SUBJECT = Subject(
     "Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c",
     same_as_source=("tokenizer",), against="00ff", kind="nf4", engine="openai", engine_options={"max_model_len": 8},
     python="/venv/bin/python", server=Server("http://127.0.0.1:1/v1", ("serve", "8"), "/data", "q", "KEY", 60.0, 8),
+    adapter=Adapter("acme/lora", merge=True, revision="abc"),
 )  # fmt: skip
 RULE = Rule("gsm8k", "drop", "max", ("*",), (2.5,), 0.95)
 MEMORY = PhaseMemory("prefill", GpuMemory(7, 8, 9, 10, 1, 2), {"GPU-1": GpuMemory(7, 8, 9, 10, 1, 2)}, "pid 7")
@@ -184,9 +187,10 @@ MEASUREMENT = Measurement(
             "sha256:0",
             25.0,
             "2026-01-01T00:00:00Z",
+            "00ff",
         ),
     ),
-    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5), "sha256:00ff"),),
+    perplexities=(Perplexity(TEXT, 320.5, 100, ORIGIN, (60, 40), (200.0, 120.5), "sha256:00ff", "00ff"),),
     failures=(Failure("task math", "error", "out of memory", "log\nlines", False),),
     libraries={"torch": "2.9.0"},
     notes=("the cache cannot be written",),
@@ -200,6 +204,16 @@ MEASUREMENT = Measurement(
     engine=EngineFacts("vllm", "0.32", {"kv": 9}, 4096, {"seed": "yes"}, {"backend": "x"}),
     untold={"disk": "the server does not tell"},
     loads=(LOADED,),
+    adapter_revision="abc",
+    packing=Packing("fp8", "fp8 W8A8", 8.0, ("lm_head",)),
+    decompressed="it is unpacked when it is loaded",
+)
+OVER_VRAM = LimitReport(
+    "q.yaml::nf4::max_vram",
+    "max_vram",
+    9,
+    Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB", "log", True, OVER, 7.25, 7.75, 0.95, 0.01),
+    Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
 REPORT = Report(
@@ -219,21 +233,22 @@ REPORT = Report(
             prompt="Hello",
             tasks=(TASK,),
             together=(Together("q.yaml::nf4::max_gsm8k_drop", 0.01, 0.02),),
+            stored=StoredFrom("v1.json", "q.yaml", "nf4", "2025-12-31T00:00:00+00:00", "a CPU"),
+            uses=(replace(OVER_VRAM, id="q.yaml::use::edge", name="edge"),),
+            advice=Advice(
+                ("GPU memory",),
+                ("tokens/s of 1 of 3 methods",),
+                (Standing("nf4", "misses", "max_vram", "dominated", "awq-int4", "less memory (6 GiB, 7 GiB)"),),
+                (Fit("edge", "awq-int4", "the only one that meets all its limits"),),
+            ),
             methods=(
                 MethodReport(
                     "nf4",
                     MEASUREMENT,
-                    (
-                        LimitReport(
-                            "q.yaml::nf4::max_vram",
-                            "max_vram",
-                            9,
-                            Verdict(OVER, "over", 7.5, 7.0, "7 GiB", "GiB", "log", True, OVER, 7.25, 7.75, 0.95, 0.01),
-                            Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
-                        ),
-                    ),
+                    (OVER_VRAM,),
                     Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",), True),
                     LOAD,
+                    True,
                 ),
             ),
         ),

@@ -1,11 +1,13 @@
 """The code blocks of the documentation, each an example that is tried as far as that needs no model."""
 
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 from pytest_quantbudget.budget.reader import load_budget
+from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.core.files import Roots
+from pytest_quantbudget.core.measurement import Measurement
 
 ROOT = Path(__file__).parent.parent
 # What a block that shows a part of a budget leaves out.
-REST = "model: org/model\nbaseline: fp16\nmethods: {fp16: {}}\n"
+REST = "model: org/model\nmethods: {fp16: {}}\n"
+BASELINE = "baseline: fp16\n"
 
 
 def run(*arguments: str, folder: Path = ROOT) -> str:
@@ -54,6 +59,15 @@ def check_shell(example: Example) -> None:
             check_command(command)
 
 
+def stored_report(method: str) -> Any:
+    """A report with one method of this name."""
+    from builders import REPORT, SUBJECT
+
+    (budget,) = REPORT.budgets
+    measured = replace(budget.methods[0], name=method, measurement=Measurement(SUBJECT), limits=())
+    return codec.to_builtins(replace(REPORT, budgets=(replace(budget, methods=(measured,), stored=None),)))
+
+
 def check_yaml(example: Example) -> None:
     """A budget is read in a folder with the shipped ones and the files that it names; of a CI job, its commands."""
     text = str(example.parsed)
@@ -64,7 +78,7 @@ def check_yaml(example: Example) -> None:
                 check_command(step.get("run", ""))
         return
     if "methods" not in content:
-        text += REST
+        text += REST + BASELINE * ("baseline" not in content)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         shutil.copytree(ROOT / "budgets", folder, dirs_exist_ok=True)
@@ -75,6 +89,9 @@ def check_yaml(example: Example) -> None:
                 path.write_text("".join(f'{{"question": "{n} + 1?", "answer": "#### {n + 1}"}}\n' for n in range(3000)))
             elif not path.exists():
                 path.write_text("task: ours\n" if "/" in file else "model: org/model\n")
+        for file, method in re.findall(r"report: ([\w/.]+\.json), method: ([\w-]+)", text):
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(json.dumps(stored_report(method)))
         (folder / "block.yaml").write_text(text.replace("<commit>", "a" * 40))
         load_budget(folder / "block.yaml", Roots([folder]), permissions=Permissions(everything=True))
 

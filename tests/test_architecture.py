@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "judge": {"core"},
     "tasks": {"core"},
     "models": {"core"},
-    "budget": {"core", "judge", "tasks", "models"},
+    "budget": {"core", "judge", "tasks", "models", "report"},
     "engine": {"core", "models", "tasks", "judge.sequential"},
     "measure": {"core", "judge", "tasks", "models", "engine"},
     "report": {"core", "judge", "tasks", "models"},

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.budget.yaml import MAX_BYTES, read_yaml
 from pytest_quantbudget.core import files, problems
-from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.budget import USE, Budget
 from pytest_quantbudget.core.engines import NO_PERMISSIONS, Permissions
 from pytest_quantbudget.core.files import EVERYWHERE, Roots, named_folder, path_from
 from pytest_quantbudget.core.problems import BudgetError, Problem
@@ -71,11 +71,14 @@ class Budgets:
         file, *parts = argument.split("::")
         path = Path(file)
         budget = self.load(path)
-        names = [method.name for method in budget.methods]
+        known = {method.name: [limit.name for limit in method.limits] for method in budget.methods}
+        if budget.uses:
+            known[USE] = [use.name for use in budget.uses]
+        names = list(known)
         if parts and parts[0] not in names:
             raise BudgetError(Problem(path, 0, f"has no method {parts[0]!r}{problems.nearest(parts[0], names)}"))
         if len(parts) > 1:
-            limits = [limit.name for limit in budget.method(parts[0]).limits]
+            limits = known[parts[0]]
             if parts[1] not in limits:
                 near = problems.nearest(parts[1], limits)
                 raise BudgetError(Problem(path, 0, f"{parts[0]} has no limit {parts[1]!r}{near}"))

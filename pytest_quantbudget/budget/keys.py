@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_quantbudget.core import limits
+from pytest_quantbudget.core.budget import USES
 from pytest_quantbudget.core.fields import (
     CAPABILITY,
     FLAG,
@@ -200,6 +201,11 @@ TASKS_SCHEMA = {
 SAME = Field(
     "same_as_source", some_of(*SAME_AS_SOURCE), "What a ready checkpoint must have in common with `model`, or fail."
 )
+BASELINE: Sequence[Field] = (
+    Field("report", TEXT, "A report that an earlier run wrote (--quant-report)."),
+    Field("method", TEXT, "The method in it; by default its only one, or what its methods were compared with."),
+    Field("budget", TEXT, "The budget file in it, where it holds several."),
+)
 FOR_ANCHORS = "x-"  # top-level keys that begin so are not read, as in Compose files
 FILE: Sequence[Field] = (
     Field("model", TEXT, "Hub id, directory, or `builtin`."),
@@ -207,9 +213,10 @@ FILE: Sequence[Field] = (
     Field("extends", TEXT, "Another budget file, whose entries hold where this one is silent."),
     Field(
         "baseline",
-        TEXT,
-        "The method that ratios, speed-ups and drops are against.",
+        nested({"anyOf": [dict(TEXT.schema), {**mapping_schema(BASELINE), "required": ["report"]}]}),
+        "The method that ratios, speed-ups and drops are against: of this file, or of the report of an earlier run.",
     ),
+    Field("use", several(choice(*USES), len(USES)), "What a method is wanted for: one must meet all its limits."),
     Field("workload", nested(mapping_schema(WORKLOAD)), "What memory and speed are measured on."),
     SAME,
     Field("calibration", TEXT, "Texts for methods that quantize the model themselves; `builtin` is shipped."),

@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.budget import keys, limits
+from pytest_quantbudget.budget import keys, limits, uses
 from pytest_quantbudget.budget.adapters import read_adapter
+from pytest_quantbudget.budget.baseline import read_baseline
 from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
@@ -22,7 +23,7 @@ from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.layers import QUANTIZED_BITS
 from pytest_quantbudget.core.limits import Judging, Limit, LimitKind
-from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Problems, nearest
+from pytest_quantbudget.core.problems import BudgetError, Marked, Problem, Problems
 from pytest_quantbudget.core.request import DUMMY, Subject, Text, Workload
 from pytest_quantbudget.judge import metrics, resolution
 from pytest_quantbudget.models import engines, methods
@@ -89,17 +90,23 @@ class _BudgetReader:
         totals = {name: one.total for name, one in declared.items() if one.total is not None}
         text = self.perplexity_text()
         read = self.methods(declared)
-        baseline = self.baseline([method.name for method in read])
-        read = self.against(read, baseline)
-        basis = Basis(Workload(**workload), tasks, text, baseline)
+        timed = Workload(**workload)
+        loads = dict.fromkeys(method.load for method in read if method.load is not None)
+        parts = [part for part in (timed, *tasks.values(), text, *loads) if part is not None]
+        names = [method.name for method in read]
+        baseline, stored = read_baseline(self.file["baseline"], names, self.path, parts, self.paths, self.problems)
+        against = stored.measurement.subject.key if stored is not None else self.key_of(baseline, read)
+        read = tuple(m if m.name == baseline else replace(m, subject=replace(m.subject, against=against)) for m in read)
+        basis = Basis(timed, tasks, text, baseline, stored=stored is not None)
         for method in read:
             for limit in method.limits:
                 own = replace(basis, load=method.load, limits=method.limits)
                 self.check_limit(limit, method, own, totals)
         max_age = self.file["max_age"] or MAX_AGE_S
+        wanted = uses.read_uses(self.root.entries.get("use"), self.file["use"], read, self.problems)
         return Budget(
-            self.path, self.model, baseline, basis.workload, prompt, tasks, read, max_age, text, totals,
-            self.root.entries.get("model"),
+            self.path, self.model, baseline, timed, prompt, tasks, read, max_age, text, totals,
+            self.root.entries.get("model"), stored, wanted,
         )  # fmt: skip
 
     def check_model(self) -> None:
@@ -187,6 +194,7 @@ class _BudgetReader:
             load,
             given_to_engine,
             self.decompressed(node, values["decompressed"]),
+            uses.traits(spec, subject),
         )
 
     def decompressed(self, node: Marked, given: str | None) -> bool:
@@ -252,22 +260,9 @@ class _BudgetReader:
             return GpuNeed()
         return GpuNeed(**keys.read_fields(entry, keys.GPU, "gpu", self.problems))
 
-    def baseline(self, names: Sequence[str]) -> str | None:
-        name: str | None = self.file["baseline"]
-        if name is not None and name not in names:
-            entry = self.root.entries["baseline"]
-            self.problems.add(entry, f"the baseline {name!r} is not among the methods{nearest(name, names)}")
-            return None
-        return name
-
-    def against(self, read: tuple[Method, ...], baseline: str | None) -> tuple[Method, ...]:
-        """The methods, each of which knows its baseline: in a run of several budgets, each judges by its own."""
-        base = next((method.subject for method in read if method.name == baseline), None)
-        if base is None:
-            return read
-        return tuple(
-            m if m.name == baseline else replace(m, subject=replace(m.subject, against=base.key)) for m in read
-        )
+    def key_of(self, baseline: str | None, read: Sequence[Method]) -> str | None:
+        """What the methods' subjects call their baseline: in a run of several budgets, each judges by its own."""
+        return next((method.subject.key for method in read if method.name == baseline), None)
 
     def perplexity_text(self) -> Text | None:
         node: Marked | None = self.file["perplexity"]

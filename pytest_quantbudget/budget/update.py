@@ -12,7 +12,7 @@ from pytest_quantbudget.budget import limits
 from pytest_quantbudget.budget.edit import Document, Unplaced
 from pytest_quantbudget.budget.yaml import MAX_BYTES
 from pytest_quantbudget.core import files
-from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.budget import USE, Budget, Method
 from pytest_quantbudget.core.limits import Limit, Target
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.problems import BudgetError, display_path
@@ -73,7 +73,7 @@ def run(
     updates: dict[str, Update] = {}
     lines: list[Line] = []
     for budget, reports, noise in judged:
-        measured = {m.name: measurements[m.subject.key] for m in budget.methods if m.subject.key in measurements}
+        measured = budget.measured(measurements)
         asked = [_propose(budget, report, measured, noise.values if noise else {}, mode, rate) for report in reports]
         proposals = [proposal for proposal in asked if proposal is not None]
         _refuse_contradictions(budget, proposals)
@@ -101,6 +101,8 @@ def _propose(
     rate: float,
 ) -> _Proposal | None:
     """What one limit would become; None where the mode leaves it alone, or where it would stay the same."""
+    if budget.uses and report.method == USE:
+        return None
     method = budget.method(report.method)
     limit = next(limit for limit in method.limits if limit.name == report.name)
     record = measured.get(method.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pytest_quantbudget.core.request import Task
@@ -113,7 +114,7 @@ class TaskResult:
     questions would have been asked at most (0: those that were), and `stopped` says why fewer were. `name` is the
     answers' name as drafts, where their tokens are not kept. `source` is the state of what the questions came from.
     `chance` is the percent that guessing gets right, where the options are given. `clock` is the time (ISO 8601, UTC)
-    that a chat template was told, empty where it did not ask.
+    that a chat template was told, empty where it did not ask. `tokenizer` is a hash of what made the prompts' tokens.
     """
 
     task: Task
@@ -130,6 +131,7 @@ class TaskResult:
     source: str | None = None
     chance: float | None = None
     clock: str = ""
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a task without answers: it has no accuracy."""
@@ -144,8 +146,12 @@ class TaskResult:
     @property
     def correct(self) -> tuple[bool, ...]:
         """Right or wrong, question by question, under the task's extraction."""
+        return self.right(self.answers)
+
+    def right(self, answers: Iterable[Answer]) -> tuple[bool, ...]:
+        """Right or wrong, under the task's extraction."""
         strict = self.task.extract == "strict"
-        return tuple(a.strict_correct if strict else a.flexible_correct for a in self.answers)
+        return tuple(a.strict_correct if strict else a.flexible_correct for a in answers)
 
     @property
     def accuracy(self) -> float:
@@ -162,6 +168,33 @@ class TaskResult:
         """Answers in which the task's extraction found nothing."""
         strict = self.task.extract == "strict"
         return sum((a.strict if strict else a.flexible) == INVALID for a in self.answers)
+
+
+def by_prompt(answers: Iterable[Answer], prompts: Iterable[str]) -> list[Answer | None]:
+    """For each prompt (a hash) the answer to it, None where there is none.
+
+    A prompt that stands there more than once has as many answers, and each is taken once.
+    """
+    found: dict[str, list[Answer]] = {}
+    for answer in answers:
+        found.setdefault(answer.prompt, []).append(answer)
+    ways = {prompt: iter(each) for prompt, each in found.items() if prompt}
+    return [next(ways[prompt], None) if prompt in ways else None for prompt in prompts]
+
+
+def counterparts(before: TaskResult, after: TaskResult) -> list[Answer | None]:
+    """For each answer that `after` holds, the one that `before` holds to the same prompt; None where it holds none.
+
+    Where not every prompt is known, answers go together by the numbers of their questions.
+    """
+    if all(answer.prompt for answer in (*before.answers, *after.answers)):
+        return by_prompt(before.answers, (answer.prompt for answer in after.answers))
+    known = {answer.question: answer for answer in before.answers}
+    pairs = ((known.get(answer.question), answer) for answer in after.answers)
+    return [
+        None if own is None or (own.prompt and answer.prompt and own.prompt != answer.prompt) else own
+        for own, answer in pairs
+    ]
 
 
 def draft_id(baseline: TaskResult | None) -> str | None:

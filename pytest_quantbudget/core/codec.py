@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -66,6 +67,9 @@ def _read(hint: Any, data: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(data, list):
             raise ValueError(f"{where}: must be a list, not {type(data).__name__}")
+        if args[0] is int and all(type(item) is int for item in data):
+            # Of a report most values are tokens.
+            return tuple(data)
         return tuple(_read(args[0], item, f"{where}[{i}]") for i, item in enumerate(data))
     if origin in (dict, Mapping):
         if dataclasses.is_dataclass(args[0]):
@@ -229,6 +233,14 @@ def _check_text(text: str) -> None:
 
 
 def write_json(path: Path, record: object) -> None:
-    """Write so that a reader sees the old file or the new one, never half of one; NaN is refused (ValueError)."""
+    """Write so that a reader sees the old file or the new one, never half of one; NaN is refused (ValueError).
+
+    A list of numbers takes one line.
+    """
     text = json.dumps(to_builtins(record), indent=1, allow_nan=False, ensure_ascii=False)
+    text = NUMBERS.sub(lambda found: "".join(found[0].split()).replace(",", ", "), text)
     files.write(path, f"{text}\n".encode())
+
+
+# A list of numbers as json writes it with an indent, one a line. In a text, a line break is written otherwise.
+NUMBERS = re.compile(r"\[\n *-?[0-9][-+.0-9eE]*(?:,\n *-?[0-9][-+.0-9eE]*)*\n *\]")

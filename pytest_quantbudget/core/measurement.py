@@ -127,7 +127,8 @@ class Speed:
 class Perplexity:
     """Perplexity of a text: `nll` sums the negative log-likelihoods (nats) of `tokens` scored tokens.
 
-    `each_tokens` and `each_nll` are the parts of single windows. `source` is a hash of the text.
+    `each_tokens` and `each_nll` are the parts of single windows. `source` is a hash of the text, and `tokenizer` of
+    what made its tokens.
     """
 
     text: Text
@@ -137,6 +138,7 @@ class Perplexity:
     each_tokens: tuple[int, ...] = ()
     each_nll: tuple[float, ...] = ()
     source: str | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a sum over nothing, or one that is no number."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from pytest_quantbudget.core.measurement import Perplexity
 from pytest_quantbudget.core.request import Text
 from pytest_quantbudget.engine.base import Engine, NotFinite
+from pytest_quantbudget.tasks import tokenizers
 from pytest_quantbudget.tasks.texts import read_text
 
 
@@ -41,7 +42,8 @@ def measure(engine: Engine, text: Text, state: str | None = None) -> Perplexity:
     if not nll < math.inf:
         raise NotFinite(f"a token of {name} has the probability 0")
     sizes = tuple(end - first for _, first, end in spans)
-    return Perplexity(text, nll, sum(sizes), each_tokens=sizes, each_nll=nlls)
+    tokenizer = tokenizers.state(engine.tokenizer)
+    return Perplexity(text, nll, sum(sizes), each_tokens=sizes, each_nll=nlls, tokenizer=tokenizer)
 
 
 def windows(tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -167,7 +167,7 @@ def _factor(
         raise NoMargin(f"{why}: measure with a `baseline` and --quant-noise {RUNS}")
     share = rate / 2 if strict else rate
     spread = distributions.t_quantile(1 - share, len(runs) - 1) * math.sqrt(2 * len(records)) * _deviation(runs)
-    told = [f"the spread of {len(runs)} runs of {budget.baseline}"]
+    told = [f"the spread of {len(runs)} runs of {budget.repeated.name if budget.repeated is not None else ''}"]
     if strict:
         fewest = min(map(len, repeats))
         if fewest < FEWEST:

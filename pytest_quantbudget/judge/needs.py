@@ -32,6 +32,9 @@ def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = Non
         *texts,
         *loads,
     ]
+    if budget.stored is not None:
+        # A report holds no logits.
+        declared = [part for part in declared if not isinstance(part, DivergenceOf)]
     needed: set[Part] = {Reply(budget.prompt)}
     if limits is None:
         needed.update([LoadTime(), budget.workload, *tasks, *texts, *loads])
@@ -76,14 +79,16 @@ class Needs:
     def add(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Add what `limits` of a method need (everything that the budget declares where None).
 
-        Limits relative to the baseline need the same figures of it; with repeat runs, all limits do.
+        Limits relative to the baseline need the same figures of it, unless it is a stored one; with repeat runs, all
+        limits need those of what is repeated.
         """
         self._unite(budget, request(budget, method, limits))
         if any(self._needs_margin(limit) for limit in limits or ()):
             self.timed.add(budget.path)
-        related = [limit for limit in limits or () if limit.kind.relation or self.times(budget)]
-        if related and budget.baseline is not None:
-            self._unite(budget, request(budget, budget.method(budget.baseline), related))
+        compared = budget.stored is None
+        related = [limit for limit in limits or () if (limit.kind.relation and compared) or self.times(budget)]
+        if related and budget.repeated is not None:
+            self._unite(budget, request(budget, budget.repeated, related))
 
     def _needs_margin(self, limit: Limit) -> bool:
         """Whether a limit is going to be written whose margin is how much runs differ."""

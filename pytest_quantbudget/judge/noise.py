@@ -126,16 +126,15 @@ class Noise:
 
 
 def subjects(budget: Budget, times: int) -> list[Subject]:
-    """What the noise of a budget is measured on: its baseline, and so many repeat runs of it."""
-    if budget.baseline is None:
+    """What the noise of a budget is measured on: what is repeated, and so many repeat runs of it."""
+    if budget.repeated is None:
         return []
-    first = budget.method(budget.baseline).subject
-    return [replace(first, again=number) for number in range(times + 1)]
+    return [replace(budget.repeated.subject, again=number) for number in range(times + 1)]
 
 
 def of(budget: Budget, runs: Sequence[Measurement]) -> Noise:
-    """The noise in `runs`: the baseline's measurement, then its repeat runs, as far as there are any."""
-    name = budget.baseline or ""
+    """The noise in `runs`: the measurement of what is repeated, then its repeat runs, as far as there are any."""
+    name = budget.repeated.name if budget.repeated is not None else ""
     first, again = (runs[0] if runs else None), [run for run in runs[1:] if run.loaded is not None]
     failed = (f"{run.subject.name}: {failure.message}" for run in runs[1:] for failure in run.failures)
     notes = (*failed, *(note for run in runs[1:] for note in run.notes))
@@ -161,12 +160,13 @@ def of(budget: Budget, runs: Sequence[Measurement]) -> Noise:
 
 
 def _why(budget: Budget, first: Measurement | None) -> str:
-    if budget.baseline is None:
+    if budget.repeated is None:
         return "the budget names no baseline"
+    name = budget.repeated.name if budget.stored is not None else f"the baseline {budget.repeated.name}"
     if first is None:
-        return f"the baseline {budget.baseline} was not measured"
+        return f"{name} was not measured"
     fatal = next((failure.message for failure in first.failures if failure.fatal), None)
-    return f"the baseline {budget.baseline}: {fatal}" if fatal else f"no repeat run of {budget.baseline} was made"
+    return f"{name}: {fatal}" if fatal else f"no repeat run of {budget.repeated.name} was made"
 
 
 def _alone_names() -> dict[str, str]:
@@ -181,20 +181,23 @@ def _against_values() -> dict[str, float]:
 
 def _alone(budget: Budget, run: Measurement) -> Iterator[tuple[str, float]]:
     """The figures of one run without comparison."""
+    basis = budget.basis_of(budget.repeated.name if budget.repeated is not None else "")
     for metric in known():
-        value = metric.of_run(budget.basis_of(budget.baseline or ""), run) if metric.noise_name else None
+        value = metric.of_run(basis, run) if metric.noise_name else None
         if value is not None:
             yield metric.name, float(value)
 
 
 def _against(budget: Budget, first: Measurement, run: Measurement) -> Iterator[tuple[LimitKind, Figure]]:
     """What limits on a method would be judged on, were the method a repeat run of the baseline."""
-    measured: Mapping[str, Measurement] = {run.subject.name: run, budget.baseline or "": first}
+    name = budget.repeated.name if budget.repeated is not None else ""
+    measured: Mapping[str, Measurement] = {run.subject.name: run, name: first}
+    basis = replace(budget.basis, baseline=name, stored=False)
     for kind in limit_kinds(budget.tasks).values():
-        if kind.relation in ("against", "flips") and metric_of(kind).lacking(budget.basis) is None:
+        if kind.relation in ("against", "flips") and metric_of(kind).lacking(basis) is None:
             try:
                 limit = Limit(kind, (), budget.path, 0)
-                yield kind, figure(budget.basis, run.subject.name, limit, measured)
+                yield kind, figure(basis, run.subject.name, limit, measured)
             except Unmeasured:
                 continue
 

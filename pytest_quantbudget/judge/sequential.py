@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_quantbudget.core.answers import counterparts
 from pytest_quantbudget.core.gpus import matches
 from pytest_quantbudget.core.request import Request, Rule
 from pytest_quantbudget.core.verdict import UNDECIDED
@@ -74,7 +75,8 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
         return ""
     if intervals.proportion_interval(result.cut_off, n, CERTAIN).low > task.max_truncated:
         return f"too many of the first {n:,} answers were truncated"
-    before = baseline.correct[:n] if baseline is not None else ()
+    pairs = counterparts(baseline, result) if baseline is not None else []
+    before = result.right(pair for pair in pairs if pair is not None)
     for rule, value in mine:
         if value is None or (rule.relation and len(before) < n):
             return ""

@@ -17,7 +17,7 @@ from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, UNDECIDED, WI
 from pytest_quantbudget.judge import sample_size
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics import figure, metric_of
-from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured
+from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured, check_cpu
 from pytest_quantbudget.judge.noise import Noise
 
 
@@ -36,11 +36,16 @@ FOR_UNDECIDED = {
 
 
 def judge(
-    budget: Budget, method: Method, limit: Limit, measured: Mapping[str, Measurement], noise: Noise | None = None
+    budget: Budget,
+    method: Method,
+    limit: Limit,
+    measured: Mapping[str, Measurement],
+    noise: Noise | None = None,
+    cpu: str = "",
 ) -> Verdict:
     """The verdict on one limit, from the measurements of its method and, for a relation, of the baseline.
 
-    The noise changes no outcome; it is told beside it.
+    The noise changes no outcome; it is told beside it. `cpu` is that of the machine on which the method was measured.
     """
     own = measured[method.name]
     name = f"{method.name}: {limit.name}"
@@ -52,6 +57,8 @@ def judge(
         verdict = metric_of(limit.kind).verdict(limit, name, case)
         if verdict is not None:
             return verdict
+        if budget.stored is not None:
+            check_cpu(case, metric_of(limit.kind), cpu, budget.stored.cpu)
         found = figure(basis, method.name, limit, measured)
         if found.more_of:
             # It may be over, and it is never certainly within.

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_quantbudget.core.answers import Agreement, Answer, TaskResult, draft_id
+from pytest_quantbudget.core.answers import Agreement, Answer, TaskResult, by_prompt, draft_id
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.engine.base import Decoded, Ends, Engine
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.judge import sequential
 from pytest_quantbudget.measure.kept_answers import KeptAnswers
-from pytest_quantbudget.tasks import extraction
+from pytest_quantbudget.tasks import extraction, tokenizers
 from pytest_quantbudget.tasks.prompts import Asked, Prompter, prompt_hash
 from pytest_quantbudget.tasks.questions import reference
 
@@ -101,7 +101,8 @@ class _Asking:
         tokens = engine.describe().end_tokens
         self.prompts = self.prompter.tokens(self.texts, tokens)
         engine.check_positions(max(map(len, self.prompts)) + task.max_new_tokens, task.phase)
-        self.drafts = _drafts(baseline, asked, self.texts)
+        self.tokenizer = tokenizers.state(engine.tokenizer)
+        self.drafts = _drafts(baseline, self.texts, self.tokenizer)
         self.ends = Ends(engine.tokenizer, tokens, self.prompter.style.stops, task.max_new_tokens)
         self.batching = Batching(task.batch_size or 0)
         self.recall(earlier)
@@ -117,6 +118,7 @@ class _Asking:
             agreement=_sum([part.agreement for part in parts]),
             planned=len(self.asked),
             clock=self.prompter.told_time,
+            tokenizer=self.tokenizer,
         )
 
     def recall(self, earlier: Sequence[TaskResult]) -> None:
@@ -214,10 +216,9 @@ class _Asking:
         )
 
 
-def _drafts(baseline: TaskResult | None, asked: Sequence[Asked], texts: Sequence[str]) -> list[Answer] | None:
-    """The baseline's answers to these questions, where it has given all of them, to the same prompts."""
-    if baseline is None or [a.question for a in baseline.answers] != [each.question.index for each in asked]:
+def _drafts(baseline: TaskResult | None, texts: Sequence[str], tokenizer: str) -> list[Answer] | None:
+    """The baseline's answers to these prompts, where it has answered all of them, in tokens of this tokenizer."""
+    if baseline is None or baseline.tokenizer not in (None, tokenizer):
         return None
-    if [answer.prompt for answer in baseline.answers] != list(map(prompt_hash, texts)):
-        return None
-    return list(baseline.answers) if all(answer.ids for answer in baseline.answers) else None
+    found = [answer for answer in by_prompt(baseline.answers, map(prompt_hash, texts)) if answer is not None]
+    return found if len(found) == len(texts) and all(answer.ids for answer in found) else None

@@ -189,7 +189,7 @@ class Bench:
             gathered.parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
             return
         keys = self._keys(request)
-        references = self._references(request, drafts, baseline)
+        references = self._references(request, drafts, baseline, gathered)
         # Stored results are never reused for repeat runs: it would hide the noise.
         stored = keys if not subject.again else None
         try:
@@ -213,10 +213,19 @@ class Bench:
         except Timeout:
             gathered.fail(LOAD, f"not begun: {USED_UP}")
 
-    def _references(self, request: Request, drafts: Drafts, baseline: Request | None) -> References:
-        """Where the baseline's logits lie, for the tasks on which the request's subject is compared with it."""
+    def _references(self, request: Request, drafts: Drafts, baseline: Request | None, gathered: Gathered) -> References:
+        """Where the baseline's logits lie, for the tasks on which the request's subject is compared with it.
+
+        Where its engine gives none, nothing is loaded to learn that.
+        """
         tasks = [part.task for part in request.of(DivergenceOf) if part.task in drafts]
         if baseline is None or not tasks:
+            return {}
+        engine = baseline.subject.engine
+        if not engines.spec(engine).logits:
+            why = f"no logits of {baseline.subject.method}: {engine} does not give full logits"
+            lacks = tuple(Failure(task.divergence_phase, "not offered", why, fatal=False) for task in tasks)
+            gathered.parts.append(Measurement(request.subject, failures=lacks))
             return {}
         keys = self._keys(baseline)
         return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantbudget.core import codec
+from pytest_quantbudget.core.answers import counterparts
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.judge import intervals
@@ -48,18 +49,19 @@ def _file(folder: Path) -> Path:
 def _measured(budget: Budget, measured: Mapping[str, Measurement]) -> Iterator[tuple[str, FlipRate]]:
     from pytest_quantbudget.measure.store import now
 
-    base = measured.get(budget.method(budget.baseline).subject.key) if budget.baseline is not None else None
+    by_name = budget.measured(measured)
+    base = by_name.get(budget.baseline) if budget.baseline is not None else None
     for method in budget.methods:
-        own = measured.get(method.subject.key)
+        own = by_name.get(method.name)
         if base is None or own is None or own is base:
             continue
         for task in budget.tasks.values():
             before, after = base.task(task), own.task(task)
             if before is None or after is None or len(after.answers) < FEWEST:
                 continue
-            n = len(after.answers)
-            if [a.question for a in before.answers[:n]] == [a.question for a in after.answers]:
-                paired = intervals.pair(before.correct[:n], after.correct)
+            pairs = [pair for pair in counterparts(before, after) if pair is not None]
+            if len(pairs) == len(after.answers):
+                paired = intervals.pair(after.right(pairs), after.correct)
                 # Few questions tell little of the rate, and a higher one asks for more of them.
                 percent = paired.flips_interval(CONFIDENCE).high
                 yield flip_key(method, task), FlipRate(percent, now().strftime(ISO))

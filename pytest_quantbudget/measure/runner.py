@@ -97,9 +97,14 @@ class Runner:
         return lacks is None and self.too_large(budget, method) is None
 
     def measure(self, budget: Budget, method: Method) -> Measurement:
-        """The measurement of a planned method. A planned baseline is measured first: its answers are the drafts."""
+        """The measurement of a planned method. A planned baseline is measured first: its answers are the drafts.
+
+        Of a stored baseline they are in its report.
+        """
         needed = self.needs.requests[method.subject.key]
-        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        base = budget.base
+        if budget.stored is not None:
+            return self.bench.measure(needed, {result.task: result for result in budget.stored.measurement.tasks})
         if base is None or base.subject.key == method.subject.key:
             return self.bench.measure(needed)
         planned = self.needs.requests.get(base.subject.key)
@@ -131,12 +136,12 @@ class Runner:
         return self._noise[budget.path]
 
     def _repeat_runs(self, budget: Budget) -> list[Measurement]:
-        """The measurement of a budget's baseline, then those of its repeat runs.
+        """The measurement of what is repeated in a budget, its baseline, then those of its repeat runs.
 
         A repeat run is measured as a method is: in a process of its own, with the first run's answers as drafts.
         Empty where no selected limit needs the baseline, where it does not fit, and where its measurement failed.
         """
-        base = budget.method(budget.baseline) if budget.baseline is not None else None
+        base = budget.repeated
         if base is None or base.subject.key not in self.needs.requests or not self._has_room(budget, base):
             return []
         first = self.measure(budget, base)
@@ -160,6 +165,11 @@ class Runner:
     def origin(self, root: Path) -> tuple[Machine, Commit | None, None]:
         """What the measurements hold for: the machine, and the commit of the repository at `root`."""
         return hardware.machine(), hardware.commit(root), None
+
+    @property
+    def cpu(self) -> str:
+        """The CPU of the machine that measures."""
+        return hardware.cpu()
 
     def close(self) -> None:
         """The run is over: remove its folder."""

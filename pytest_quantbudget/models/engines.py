@@ -25,7 +25,8 @@ class EngineSpec:
     one. A method that names no kind, and is not named as one, has the `default` kind, and with a checkpoint the kind
     `ready`. An engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that is
     `like` another runs that one's kinds, and imports their packages. One that `quantizes` makes what it needs of the
-    model; for the others a quantized kind needs a checkpoint.
+    model; for the others a quantized kind needs a checkpoint. One that gives no full `logits` can be no baseline of a
+    divergence.
     """
 
     name: str
@@ -40,6 +41,7 @@ class EngineSpec:
     labels: bool = False
     like: str = ""
     quantizes: bool = False
+    logits: bool = True
 
     def refusal(self, option: str, value: object = None) -> str | None:
         """Why an option is not taken, None where it is; an engine may take the beginning of a name for all of it."""
@@ -87,6 +89,7 @@ SPECS: dict[str, EngineSpec] = {
             refused=vllm_options.REFUSED,
             packages=("transformers",),
             serving=("vllm",),
+            logits=False,
         ),
         EngineSpec(
             OPENAI,
@@ -95,6 +98,7 @@ SPECS: dict[str, EngineSpec] = {
             packages=("transformers",),
             default="served",
             labels=True,
+            logits=False,
         ),
     )
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.budget import USE, Budget, Method, Use
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.problems import at, display_path
 from pytest_quantbudget.core.safetext import quoted, safe
@@ -59,7 +59,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
     run = session.config.stash[SESSION]
-    run.select(item.nodeid for item in session.items if isinstance(item, LimitItem))
+    run.select(item.nodeid for item in session.items if isinstance(item, BudgetItem))
     for item in session.items:
         if "quant_measurement" in getattr(item, "fixturenames", ()):
             pair: tuple[Budget, Method] | None = item.callspec.params.get("quant_method")  # type: ignore[attr-defined]
@@ -88,8 +88,8 @@ class BudgetFile(pytest.File):
 
     fixtures: FuncFixtureInfo | None = None
 
-    def collect(self) -> Iterator[MethodNode]:
-        """One node a method."""
+    def collect(self) -> Iterator[MethodNode | UseNode]:
+        """One node a method, and one for what they are wanted for."""
         budget = self.config.stash[SESSION].budgets.load(self.path)
         for method in budget.methods:
             node: MethodNode = MethodNode.from_parent(self, name=method.name)
@@ -99,6 +99,11 @@ class BudgetFile(pytest.File):
             if method.gpu is not None:
                 node.add_marker(gpu_mark(method.gpu))
             yield node
+        if budget.uses:
+            # Last: what is wanted of them rests on all their limits.
+            uses: UseNode = UseNode.from_parent(self, name=USE)
+            uses.budget = budget
+            yield uses
 
 
 class MethodNode(pytest.Collector):
@@ -120,19 +125,60 @@ class MethodNode(pytest.Collector):
             yield item
 
 
-class LimitItem(pytest.Function):
-    """One line of a budget."""
+class UseNode(pytest.Collector):
+    """What a budget wants a method for."""
+
+    parent: BudgetFile
+    budget: Budget
+
+    def collect(self) -> Iterator[UseItem]:
+        """One test a use."""
+        for use in self.budget.uses:
+            item: UseItem = UseItem.from_parent(self, name=use.name, callobj=_check)
+            item.budget, item.use = self.budget, use
+            item.user_properties += [("quant.method", USE), ("quant.name", use.name)]
+            yield item
+
+
+class BudgetItem(pytest.Function):
+    """One line of a budget that is a test."""
 
     budget: Budget
-    method: Method
-    limit: Limit
     verdict: Verdict | None = None
+
+    def judge(self) -> Verdict:
+        """Measure what is needed, and judge."""
+        raise NotImplementedError
+
+    @property
+    def heading(self) -> str:
+        """What its messages begin with."""
+        raise NotImplementedError
 
     def judged(self, verdict: Verdict) -> None:
         """Keep a verdict, also as properties, which reach the reports; they replace those of an earlier try."""
         self.verdict = verdict
         others = [pair for pair in self.user_properties if pair[0] not in PROPERTIES]
         self.user_properties = others + properties(verdict)
+
+
+class LimitItem(BudgetItem):
+    """A limit of a method."""
+
+    method: Method
+    limit: Limit
+
+    @property
+    def heading(self) -> str:
+        """Method and limit."""
+        return f"{self.method.name}: {self.limit.name}"
+
+    def judge(self) -> Verdict:
+        """The verdict on the limit."""
+        from pytest_quantbudget.plugin.judging import verdict_on
+
+        needs = [gpu_need(mark) for mark in self.iter_markers("gpu")]
+        return verdict_on(self.config.stash[SESSION], self.budget, self.method, self.limit, needs)
 
     def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
         """The line of the budget, where pytest would name that of our own function."""
@@ -141,22 +187,48 @@ class LimitItem(pytest.Function):
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str | TerminalRepr:  # type: ignore[override]
         """The verdict's words and the user's line instead of a traceback through the plugin."""
         if isinstance(excinfo.value, LimitOver | LimitNotJudged) and self.verdict is not None:
-            return explain(excinfo, self.method, self.limit, self.verdict)
+            options = named_options(self.method, self.verdict)
+            message = happened(self.method.name, self.limit.name, self.verdict.message)
+            return explain(excinfo, message, self.limit, self.verdict, options)
+        return super().repr_failure(excinfo)
+
+
+class UseItem(BudgetItem):
+    """What a method is wanted for."""
+
+    use: Use
+
+    @property
+    def heading(self) -> str:
+        """The line."""
+        return f"{USE}: {self.use.name}"
+
+    def judge(self) -> Verdict:
+        """Whether a method meets all its limits that may be taken for the use."""
+        from pytest_quantbudget.plugin.judging import verdict_on_use
+
+        return verdict_on_use(self.config.stash[SESSION], self.budget, self.use)
+
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        """The line of the budget."""
+        return Path(self.use.file), self.use.line - 1, f"{USE}::{self.use.name}"
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str | TerminalRepr:  # type: ignore[override]
+        """The verdict's words and the user's line."""
+        if isinstance(excinfo.value, LimitOver | LimitNotJudged) and self.verdict is not None:
+            return explain(excinfo, self.verdict.message.removeprefix(f"{self.heading}: "), self.use, self.verdict, [])
         return super().repr_failure(excinfo)
 
 
 def _check(request: pytest.FixtureRequest) -> None:
     # The body of every limit's test: measure what is needed, judge, and say so in properties that reach the report.
     # No docstring, because reports print it as the description of every limit.
-    from pytest_quantbudget.plugin.judging import verdict_on
-
     item = request.node
-    needs = [gpu_need(mark) for mark in item.iter_markers("gpu")]
     try:
-        verdict = verdict_on(request.config.stash[SESSION], item.budget, item.method, item.limit, needs)
+        verdict = item.judge()
     except pytest.fail.Exception as error:
         # Another plugin ends the test: its time is over, for example.
-        verdict = Verdict(FAILED, safe(f"{item.method.name}: {item.limit.name} not judged: {error}"))
+        verdict = Verdict(FAILED, safe(f"{item.heading} not judged: {error}"))
     item.judged(verdict)
     if verdict.outcome == SKIPPED:
         pytest.skip(verdict.message)
@@ -167,21 +239,20 @@ def _check(request: pytest.FixtureRequest) -> None:
 
 
 def explain(
-    excinfo: pytest.ExceptionInfo[BaseException], method: Method, limit: Limit, verdict: Verdict
+    excinfo: pytest.ExceptionInfo[BaseException], message: str, place: Limit | Use, verdict: Verdict, more: list[str]
 ) -> TerminalRepr:
-    """A broken limit in words: what happened, the user's lines, and the last lines of the measuring process.
+    """A broken line in words: what happened, the user's lines, and the last lines of the measuring process.
 
     What happened stands in pytest's summary, behind the test's id, as far as there is room.
     """
-    message = happened(method.name, limit.name, verdict.message)
-    lines = [str(at(limit, "this line")), *named_options(method, verdict)]
+    lines = [str(at(place, "this line")), *more]
     parts = [message, *lines, *([quoted(verdict.detail)] if verdict.detail else [])]
     # Not a plain text: where `CI` is set, pytest would repeat all of it in its summary.
     shown = excinfo.getrepr(style="native")
     shown.reprtraceback.reprentries[0].lines = ["\n\n".join(parts), "\n"]
     if shown.reprcrash is not None:
         crash = shown.reprcrash
-        crash.path, crash.lineno, crash.message = display_path(limit.file), limit.line, message
+        crash.path, crash.lineno, crash.message = display_path(place.file), place.line, message
     return shown
 
 

@@ -91,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     marks = list(item.iter_markers("gpu"))
     if marks:
         from pytest_quantbudget.plugin import gpus
-        from pytest_quantbudget.plugin.collect import LimitItem
+        from pytest_quantbudget.plugin.collect import BudgetItem
 
-        for mark in marks if not isinstance(item, LimitItem) else ():
+        for mark in marks if not isinstance(item, BudgetItem) else ():
             gpus.require(item.config, gpus.local_gpus(item.config).lacking(gpus.gpu_need(mark)))

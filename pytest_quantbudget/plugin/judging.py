@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.budget import Budget, Method, Use
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.safetext import printable
-from pytest_quantbudget.core.verdict import FAILED, SKIPPED, Verdict
+from pytest_quantbudget.core.verdict import FAILED, SKIPPED, WITHIN, LimitReport, Verdict
+from pytest_quantbudget.judge import advice
 from pytest_quantbudget.judge.verdict import judge, unjudged
 from pytest_quantbudget.plugin.session import Session
 
@@ -31,12 +32,29 @@ def verdict_on(
     return replace(verdict, message=printable(verdict.message))
 
 
+def verdict_on_use(session: Session, budget: Budget, use: Use) -> Verdict:
+    """Whether a method meets all its limits that may be taken for a use; judges all limits of the budget."""
+    limits: dict[str, list[LimitReport]] = {}
+    measured = {}
+    for method in budget.methods:
+        needs = [method.gpu] if method.gpu is not None else []
+        for limit in method.limits:
+            verdict = verdict_on(session, budget, method, limit, needs)
+            limits.setdefault(method.name, []).append(LimitReport("", limit.name, limit.line, verdict))
+            if verdict.measured is not None or verdict.outcome == WITHIN:
+                measured[method.name] = session.measurer.measure(budget, method)
+    given = advice.advise(budget, limits, measured, session.measurer.noise(budget))
+    assert given is not None
+    verdict = advice.on_use(use.name, budget, limits, given)
+    return replace(verdict, message=printable(verdict.message))
+
+
 def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed]) -> Verdict:
     name = f"{method.name}: {limit.name}"
     why = unjudged(method.subject, limit.kind)
     if why is not None:
         return Verdict(SKIPPED, f"{name} {why}")
-    base = budget.method(budget.baseline) if limit.kind.relation and budget.baseline is not None else None
+    base = budget.base if limit.kind.relation else None
     lacking = _lacking(measurer, budget, method, base, limit, needs)
     measured = {}
     if lacking is None:
@@ -45,7 +63,9 @@ def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, n
             lacking = "needs a GPU; one was found and torch cannot use it"
     if lacking is not None:
         return Verdict(SKIPPED, f"{name} {lacking}", for_want_of_gpu=True)
-    return judge(budget, method, limit, measured, measurer.noise(budget))
+    if budget.stored is not None:
+        measured[budget.stored.name] = budget.stored.measurement
+    return judge(budget, method, limit, measured, measurer.noise(budget), measurer.cpu)
 
 
 def _lacking(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_quantbudget.budget.find import Budgets
-from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.budget import USE, Budget, Method
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.verdict import NOT_RUN, LimitReport, Verdict
 from pytest_quantbudget.judge.needs import Needs
@@ -69,10 +69,15 @@ class Session:
             name, _, limit_name = rest.partition("::")
             limits = [limit for m in self.budgets.loaded[path].methods if m.name == name for limit in m.limits]
             limit = next((limit for limit in limits if limit.name == limit_name), None)
+            use = next((use for use in self.budgets.loaded[path].uses if (name, limit_name) == (USE, use.name)), None)
             verdict = Verdict(NOT_RUN, "selected and never judged")
-            self.limits[id_] = LimitReport(id_, limit_name, limit.line if limit else 0, verdict)
+            place = limit or use
+            self.limits[id_] = LimitReport(id_, limit_name, place.line if place else 0, verdict)
             if limit is not None:
                 chosen.setdefault((path, name), []).append(limit)
+            for method in self.budgets.loaded[path].methods if use is not None else ():
+                # It rests on all limits, whichever of them have tests in this run.
+                chosen.setdefault((path, method.name), []).extend(method.limits)
         for (path, name), limits in chosen.items():
             budget = self.budgets.loaded[path]
             self.plan(budget, budget.method(name), limits)

@@ -51,6 +51,7 @@ def start(config: pytest.Config) -> None:
         _register_recorder(config, session, options)
     with _usage_errors():
         add_budgets(config, budgets)
+        _spare_baselines(budgets, options)
         if controller:
             _doubt(config, budgets, options)
 
@@ -102,6 +103,13 @@ def estimate(config: pytest.Config) -> int:
     if problems:
         raise pytest.UsageError(*problems)
     return 0
+
+
+def _spare_baselines(budgets: Budgets, options: Options) -> None:
+    """Raise pytest.UsageError where the run's report would take the place of one that is a baseline."""
+    for budget in budgets.loaded.values():
+        if budget.stored is not None and options.report is not None and budget.stored.file == options.report.resolve():
+            raise pytest.UsageError(f"--quant-report would overwrite the baseline of {budget.path.name}")
 
 
 def _budgets(options: Options) -> Budgets:

@@ -72,10 +72,10 @@ class Stored:
                 self._states[what, name] = None
         return self._states[what, name]
 
-    def noise(self, file: str, baseline: str | None) -> Noise | None:
-        """What repeat runs of the baseline showed, if the report's run made any for a budget of that file name."""
-        found = [b.noise for b in self.report.budgets if Path(b.file).name == file and b.baseline == baseline]
-        return next((noise for noise in found if noise is not None), None)
+    def noise(self, file: str, repeated: str | None) -> Noise | None:
+        """What repeat runs of a method showed, if the report's run made any for a budget of that file name."""
+        found = [budget.noise for budget in self.report.budgets if Path(budget.file).name == file]
+        return next((noise for noise in found if noise is not None and noise.method == repeated), None)
 
     def measure(self, request: Request, file: str) -> Measurement:
         """The stored measurement of what a request asks for, as if it had been made now.
@@ -160,8 +160,8 @@ class Stored:
                     return Failure(LOAD, kind, f"skipped in {self.name}: {why}")
         return Failure(LOAD, "error", f"{self.name} holds no measurement of it")
 
-    def _subject(self, ours: Subject, measured: Measurement) -> _Comparison:
-        theirs, compared = measured.subject, _Comparison(self)
+    def _subject(self, ours: Subject, measured: Measurement) -> Comparison:
+        theirs, compared = measured.subject, Comparison(self)
         compared.weights("model", (ours.model, ours.revision), (theirs.model, theirs.revision), measured.revision)
         checkpoints = (ours.checkpoint, None), (theirs.checkpoint, None)
         compared.weights("checkpoint", *checkpoints, measured.checkpoint_revision)
@@ -178,9 +178,9 @@ class Stored:
         compared.values(_served(ours.server), _served(theirs.server))
         return compared
 
-    def _part(self, ours: Part, theirs: Part, result: Any) -> _Comparison:
+    def _part(self, ours: Part, theirs: Part, result: Any) -> Comparison:
         """Two parts of one kind, setting by setting and file by file."""
-        compared = _Comparison(self)
+        compared = Comparison(self)
         source = getattr(result, "source", None)
         if isinstance(ours, Task) and isinstance(theirs, Task):
             hashes = _hashes(theirs, result)
@@ -211,7 +211,7 @@ def _hashes(task: Task, result: TaskResult | None) -> dict[str, str | None]:
 
 
 @dataclass
-class _Comparison:
+class Comparison:
     """What differs between a budget and a report, and what could only be compared by its name, in words."""
 
     stored: Stored

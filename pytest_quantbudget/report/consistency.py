@@ -115,6 +115,8 @@ def _task(result: TaskResult) -> Iterator[str]:
 
 def _answer(answer: Answer) -> Iterator[str]:
     where = f"the answer to question {answer.question}"
+    if min(answer.ids, default=0) < 0:
+        yield f"{where} has the token {min(answer.ids)}"
     if answer.question < 0 or answer.tokens < 0 or not 0 <= answer.seconds < math.inf:
         yield f"{where} has {answer.tokens} tokens and took {answer.seconds:g} s"
     if answer.logprob is not None and not -math.inf < answer.logprob <= 0:

@@ -12,20 +12,21 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import draft_id
-from pytest_quantbudget.core.budget import Basis, Budget, Method
+from pytest_quantbudget.core.budget import USE, Basis, Budget, Method
 from pytest_quantbudget.core.gpus import Commit, Machine
 from pytest_quantbudget.core.limits import Limit, Target
 from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import REAL, Task, Text, Workload
 from pytest_quantbudget.core.verdict import LimitReport
-from pytest_quantbudget.judge import intervals, metrics
+from pytest_quantbudget.judge import advice, intervals, metrics
+from pytest_quantbudget.judge.advice import Advice
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.memory import Estimate
 
 VERSION = 1
-MAX_BYTES = 100_000_000
+MAX_BYTES = 200_000_000
 MAX_COLUMNS = MAX_ROWS = 100  # of one table
 
 
@@ -65,8 +66,26 @@ class MethodReport:
 
 
 @dataclass(frozen=True)
+class StoredFrom:
+    """Where a baseline comes from that an earlier run measured: the report's file, and the budget and method in it.
+
+    It was `measured` then, with this `cpu`.
+    """
+
+    file: str
+    budget: str
+    method: str
+    measured: str
+    cpu: str
+
+
+@dataclass(frozen=True)
 class BudgetReport:
-    """One budget file; `noise` is that of its baseline, where repeat runs of it were asked for."""
+    """One budget file; `noise` is that of its baseline, where repeat runs of it were asked for.
+
+    With a `stored` baseline, the first of the methods is that one, which has no limits. `uses` are what a method is
+    wanted for, each a test, and `advice` says what the numbers say of that.
+    """
 
     file: str
     model: str
@@ -80,13 +99,16 @@ class BudgetReport:
     together: tuple[Together, ...] = ()
     noise: Noise | None = None
     load_format: str = REAL
+    stored: StoredFrom | None = None
+    uses: tuple[LimitReport, ...] = ()
+    advice: Advice | None = None
 
     @property
     def basis(self) -> Basis:
         """What its figures were taken on."""
-        tasks = {task.name: task for task in self.tasks}
+        tasks, stored = {task.name: task for task in self.tasks}, self.stored is not None
         decompressed = tuple(method.name for method in self.methods if method.decompressed)
-        return Basis(self.workload, tasks, self.text, self.baseline, decompressed=decompressed)
+        return Basis(self.workload, tasks, self.text, self.baseline, decompressed=decompressed, stored=stored)
 
     def basis_of(self, method: MethodReport) -> Basis:
         """What the figures of one method were taken on."""
@@ -139,7 +161,7 @@ def build(
     `judged` are the budgets with their selected limits and the noise of their baseline; `measurements` are by subject;
     the budgets' paths are written relative to `root`.
     """
-    shown = {key: _without_ids(measured) for key, measured in measurements.items()}
+    shown = {key: _named(measured) for key, measured in measurements.items()}
     return Report(
         version=VERSION,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -150,13 +172,9 @@ def build(
     )
 
 
-def _without_ids(measured: Measurement) -> Measurement:
-    """A measurement without the tokens of its answers, which only serve what is measured later; their name stays."""
-    tasks = (
-        replace(task, name=draft_id(task), answers=tuple(replace(answer, ids=()) for answer in task.answers))
-        for task in measured.tasks
-    )
-    return replace(measured, tasks=tuple(tasks))
+def _named(measured: Measurement) -> Measurement:
+    """A measurement whose answers have the name under which others were compared with them."""
+    return replace(measured, tasks=tuple(replace(task, name=draft_id(task)) for task in measured.tasks))
 
 
 def measurements(report: Report) -> Iterator[Measurement]:
@@ -183,6 +201,9 @@ def _budget(
         for method in budget.methods
         if method.subject.key in measurements or method.name in by_method
     ]
+    stored = budget.stored
+    if stored is not None:
+        methods.insert(0, MethodReport(stored.name, _named(stored.measurement), ()))
     return BudgetReport(
         file=os.path.relpath(budget.path, root),
         model=budget.model,
@@ -196,6 +217,11 @@ def _budget(
         together=_together(limits),
         noise=noise,
         load_format=budget.methods[0].subject.load_format,
+        stored=StoredFrom(os.path.relpath(stored.file, root), stored.budget, stored.method, stored.measured, stored.cpu)
+        if stored is not None
+        else None,
+        uses=tuple(by_method.get(USE, ())) if budget.uses else (),
+        advice=advice.advise(budget, by_method, budget.measured(measurements), noise),
     )
 
 

@@ -37,12 +37,17 @@ class StoredRun:
 
     def noise(self, budget: Budget, measurements: Mapping[str, Measurement] | None = None) -> Noise | None:
         """How much repeat runs of a budget's baseline differed; None where the report's run made none."""
-        return self.stored.noise(budget.path.name, budget.baseline)
+        return self.stored.noise(budget.path.name, budget.repeated.name if budget.repeated is not None else None)
 
     def measurements(self) -> dict[str, Measurement]:
         """What everything that is planned is judged on, by subject."""
         requests = self.needs.requests.items()
         return {key: self.stored.measure(request, self.needs.files[key]) for key, request in requests}
+
+    @property
+    def cpu(self) -> str:
+        """The CPU of the machine that measured."""
+        return self.stored.report.machine.cpu
 
     def origin(self, root: Path) -> tuple[Machine, Commit | None, JudgedFrom]:
         """What the measurements hold for: the machine and the commit of the measured run, and the report itself."""

@@ -16,9 +16,9 @@ from pytest_quantbudget.core.units import format_value, sizes_apart
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, happened
 from pytest_quantbudget.judge import noise
 from pytest_quantbudget.judge.metrics import known, metric_of
-from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_devices
+from pytest_quantbudget.judge.metrics.base import Case, Column, Unmeasured, check_cpu, check_devices
 from pytest_quantbudget.judge.metrics.memory import Vram, Weights
-from pytest_quantbudget.report import layout
+from pytest_quantbudget.report import advised, layout
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.report.layout import Cells
 
@@ -49,7 +49,7 @@ def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
     for budget in report.budgets:
         weights = " (dummy weights)" if budget.load_format == DUMMY else ""
         yield Line(f"quantization budget {budget.file}{weights}", title=True)
-        yield from _table(budget, room)
+        yield from _table(budget, room, report.machine.cpu)
         if replies:
             yield from _receipts(budget)
             yield from _replies(budget)
@@ -61,10 +61,10 @@ def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
         yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
 
 
-def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
+def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
     names = Cells("method", [printable(method.name) for method in budget.methods])
     verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
-    columns = [names, *_formats(budget), *_figures(budget), verdicts]
+    columns = [names, *_formats(budget), *_figures(budget, cpu), verdicts]
     shown, left_out = layout.fit(columns, room)
     head, *rows = layout.rows(shown)
     yield Line(head)
@@ -75,12 +75,14 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
         yield Line(f"without {', '.join(column.head for column in left_out)}: {needed} columns show all")
     yield from _named(budget)
     heads = {column.head for column in columns}
-    device = next((record.device for record in budget.measured.values() if record.device), None)
+    own = [record for name, record in budget.measured.items() if budget.stored is None or name != budget.baseline]
+    device = next((record.device for record in own if record.device), None)
     if device is not None:
         # Of a server on another machine they are not known.
         threads = f", {device.threads} thread{'s' if device.threads != 1 else ''}" if device.threads else ""
         compiled = "decoding compiled" if budget.workload.compile else ""
-        relation = f"ratio, speed-up and drop against {budget.baseline}" if budget.baseline else ""
+        when = f", measured {budget.stored.measured}" if budget.stored else ""
+        relation = f"ratio, speed-up and drop against {budget.baseline}{when}" if budget.baseline else ""
         text = f"perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
         yield Line("; ".join(filter(None, (f"on {device.name}{threads}", compiled, relation, text))))
     yield from _unforeseen(budget)
@@ -91,6 +93,7 @@ def _table(budget: BudgetReport, room: float) -> Iterator[Line]:
     yield from _together(budget)
     yield from _reused(budget)
     yield from _noise(budget)
+    yield from advised.lines(budget)
 
 
 def _formats(budget: BudgetReport) -> Iterator[Cells]:
@@ -100,10 +103,10 @@ def _formats(budget: BudgetReport) -> Iterator[Cells]:
         yield Cells("checkpoint", [printable(each.label) if each else NONE for each in packings], FORMAT_STAYS)
 
 
-def _figures(budget: BudgetReport) -> Iterator[Cells]:
+def _figures(budget: BudgetReport, cpu: str) -> Iterator[Cells]:
     """The columns of figures; optional ones only where some method has one."""
     for column in _columns(budget):
-        cells = [printable(_cell(column, method, budget)) for method in budget.methods]
+        cells = [printable(_cell(column, method, budget, cpu)) for method in budget.methods]
         if not column.optional or set(cells) != {NONE}:
             yield Cells(column.head, cells, column.stays)
 
@@ -124,7 +127,7 @@ def _wanted(column: Column, budget: BudgetReport) -> bool:
     return not column.limited or column.kind.name in limits
 
 
-def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
+def _cell(column: Column, method: MethodReport, budget: BudgetReport, cpu: str) -> str:
     """What a column shows of a method: the figure that a limit on it is judged on, where there is one."""
     measured, is_baseline = budget.measured, method.name == budget.baseline
     if method.name not in measured or (is_baseline and not column.shown):
@@ -135,6 +138,8 @@ def _cell(column: Column, method: MethodReport, budget: BudgetReport) -> str:
     try:
         if column.kind.relation:
             check_devices(case, metric_of(column.kind))
+            if budget.stored is not None:
+                check_cpu(case, metric_of(column.kind), cpu, budget.stored.cpu)
         return column.cell(case)
     except Unmeasured:
         return NONE

@@ -341,10 +341,10 @@ def test_a_failed_baseline_fails_what_is_taken_against_it_by_name(load: Load) ->
 
 def test_answers_to_different_questions_are_not_compared(load: Load) -> None:
     budget = load("max_gsm8k_drop: 10")
-    swapped = TaskResult(budget.tasks["gsm8k"], answers((579, True), (421, False))[::-1], 1.0)
-    found = verdict(budget, measured(budget, "nf4", tasks=(swapped,)))
+    others = tuple(replace(answer, question=answer.question + 3) for answer in answers((579, True), (421, False)))
+    found = verdict(budget, measured(budget, "nf4", tasks=(TaskResult(budget.tasks["gsm8k"], others, 1.0),)))
     assert found.outcome == FAILED
-    assert "fp16 and nf4 were asked different questions" in found.message
+    assert "fp16 and nf4 were asked different questions: 3 of 1,000 differ" in found.message
 
 
 def test_a_drop_that_the_baseline_does_not_have_is_no_promise(load: Load) -> None:

@@ -60,6 +60,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "twice": (answers(lambda held: (*held[:9], held[0])), "question 0 was answered 2 times"),
     "seconds": (answers(lambda held: (replace(held[0], seconds=-1.0), *held[1:])), "took -1 s"),
     "log-probability": (answers(lambda held: (replace(held[0], logprob=1.0), *held[1:])), "has the log-probability 1"),
+    "token": (answers(lambda held: (replace(held[0], ids=(3, -1)), *held[1:])), "question 0 has the token -1"),
     "right about nothing": (
         answers(lambda held: (replace(held[0], strict="[invalid]"), *held[1:])),
         "the answer to question 0 is right, and no answer was found in it",

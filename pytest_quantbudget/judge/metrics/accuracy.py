@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.answers import counterparts
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
@@ -15,7 +16,7 @@ from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import Case, Column, Extremes, Figure, Metric
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.answers import TaskResult
+    from pytest_quantbudget.core.answers import Answer, TaskResult
 
 SHARE = number(0, 100, closed="high")
 CERTAIN = 0.95  # that a baseline is better than chance
@@ -75,7 +76,7 @@ class Accuracy(Metric):
         remark = f"{n:,} of {after.total:,} questions asked: {after.stopped or 'they were not finished'}"
         common: dict[str, Any] = {"n": n, "of": "questions", "remark": remark if n < after.total else ""}
         level = sequential.confidence(after, case.confidence)
-        before = _same_questions(case, task, theirs, after) if theirs is not None else ()
+        before = same_questions(case, task, theirs, after) if theirs is not None else ()
         clusters = sequential.clusters_of(after)
 
         def more(times: float) -> Interval:
@@ -131,16 +132,41 @@ def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
     return f"answers {share} right, and guessing {chance}: there is nothing to lose"
 
 
-def _same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:
-    """The baseline's outcomes on the questions that the method was asked: all, or of a growing task the first."""
+def same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:
+    """The baseline's outcomes on the questions that the method was asked: all, or of a growing task the first.
+
+    A stored baseline may have been asked more. Raises Unmeasured, saying how many questions are others.
+    """
     if before.metric != after.metric:
         names = f"{case.baseline} was judged by {before.metric} and {case.method} by {after.metric}"
         raise case.unmeasured(task.phase, f"{names}; name a `metric`")
-    n = len(after.answers) if task.start is not None else len(before.answers)
-    if [a.question for a in before.answers[:n]] != [a.question for a in after.answers]:
-        raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were asked different questions")
-    if any(
-        x.prompt != y.prompt for x, y in zip(before.answers[:n], after.answers, strict=True) if x.prompt and y.prompt
-    ):
-        raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were asked in other words")
-    return before.correct[:n]
+    if case.basis.stored and not all(answer.prompt for answer in before.answers):
+        why = f"{case.baseline} does not tell what was asked: an earlier release wrote its report"
+        raise case.unmeasured(task.phase, why)
+    found, n = counterparts(before, after), len(after.answers)
+    pairs = [pair for pair in found if pair is not None]
+    if len(pairs) < n:
+        raise case.unmeasured(task.phase, _apart(case, before, after, n - len(pairs)))
+    if not case.basis.stored and task.start is None and len(before.answers) > n:
+        why = f"asked different questions: {len(before.answers):,} and {n:,}"
+        raise case.unmeasured(task.phase, f"{case.baseline} and {case.method} were {why}")
+    other = sum(map(_judged_otherwise, pairs, after.answers)) if case.basis.stored and task.harness is None else 0
+    if other:
+        why = f"{other:,} of {n:,} questions have another right answer than when {case.baseline} was asked"
+        raise case.unmeasured(task.phase, why)
+    return after.right(pairs)
+
+
+def _apart(case: Case, before: TaskResult, after: TaskResult, missing: int) -> str:
+    """In words, that a baseline was not asked so many of the questions."""
+    n = len(after.answers)
+    known = {answer.question for answer in before.answers}
+    same = all(answer.question in known for answer in after.answers)
+    what = "in other words" if same else "different questions"
+    return f"{case.baseline} and {case.method} were asked {what}: {missing:,} of {n:,} differ"
+
+
+def _judged_otherwise(before: Answer, after: Answer) -> bool:
+    """Whether the same answer was right for one and wrong for the other."""
+    strict = before.strict == after.strict and before.strict_correct != after.strict_correct
+    return strict or (before.flexible == after.flexible and before.flexible_correct != after.flexible_correct)

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_quantbudget.core.answers import draft_id
 from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.fields import number
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.request import Part, Task
 from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge import intervals, sequential
-from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers
+from pytest_quantbudget.judge.metrics.accuracy import SHARE, answers, same_questions
 from pytest_quantbudget.judge.metrics.base import (
     Case,
     Column,
@@ -26,7 +27,7 @@ from pytest_quantbudget.judge.metrics.base import (
 )
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.answers import Agreement
+    from pytest_quantbudget.core.answers import Agreement, TaskResult
 
 
 class _OnAnswers(Metric):
@@ -44,13 +45,14 @@ class _OnAnswers(Metric):
 
     def figure(self, case: Case) -> Figure:
         """The figure over the tokens of all answers, with bounds by answer."""
-        from pytest_quantbudget.core.answers import draft_id
-
         agreements, levels = [], []
         for task in _tasks(case.basis):
             before, after = answers(case.of_baseline(), task), answers(case, task)
+            if case.basis.stored:
+                _check_stored(case, task, before, after)
             if after.agreement is None:
                 case.check_told("agreement", task.phase)
+                case.of_baseline().check_told("agreement", task.phase)
                 why = "the model cannot be fed the baseline's answers (see docs/metrics.md)"
                 raise case.unmeasured(task.phase, why)
             if after.agreement.against != draft_id(before):
@@ -64,6 +66,16 @@ class _OnAnswers(Metric):
     def over(self, case: Case, agreements: Sequence[Agreement], sizes: Sequence[int], common: Any) -> Figure:
         """The figure from the agreements on the tasks, `sizes` in tokens an answer."""
         raise NotImplementedError
+
+
+def _check_stored(case: Case, task: Task, before: TaskResult, after: TaskResult) -> None:
+    """Raise Unmeasured where a stored baseline's tokens mean nothing to the method, or are not there."""
+    same_questions(case, task, before, after)
+    if before.tokenizer is None or draft_id(before) is None:
+        why = f"{case.baseline} holds answers to {task.name} as texts alone: an earlier release wrote its report"
+        raise case.unmeasured(task.phase, why, "not offered")
+    if before.tokenizer != after.tokenizer:
+        raise case.unmeasured(task.phase, f"{case.baseline} has answered with another tokenizer: its tokens are others")
 
 
 def _tasks(basis: Basis) -> tuple[Task, ...]:

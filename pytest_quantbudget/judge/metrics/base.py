@@ -245,15 +245,26 @@ def tidy(figure: Figure, confidence: float) -> Figure:
 
 
 def check_devices(case: Case, metric: Metric) -> None:
-    """Raise Unmeasured for figures of unlike devices. Workers of one run may use several GPUs of one name."""
+    """Raise Unmeasured for figures of unlike devices. Workers of one run may use several GPUs of one name.
+
+    With the answers of a stored baseline, answers are compared wherever it was measured.
+    """
     own, other = case.record.device, case.measured[case.baseline].device
     if own is None or other is None:
         return
     # Of a server on another machine answers are compared, whatever it runs on; its speed and memory are not.
-    if metric.quality and 0 in (own.threads, other.threads):
+    if metric.quality and (case.basis.stored or 0 in (own.threads, other.threads)):
         return
     if own.name != other.name:
         raise case.unmeasured(LOAD, f"measured on {own.name}, and {case.baseline} on {other.name}")
+
+
+def check_cpu(case: Case, metric: Metric, here: str, there: str) -> None:
+    """Raise Unmeasured for timings on unlike CPUs, the method's and a stored baseline's: all are the device `cpu`."""
+    devices = [record.device for record in (case.record, case.measured.get(case.baseline)) if record is not None]
+    on_cpus = all(device is not None and device.name == "cpu" for device in devices)
+    if case.kind.relation and metric.margin == FACTOR and on_cpus and here != there:
+        raise case.unmeasured(LOAD, f"timed on {here}, and {case.baseline} on {there}")
 
 
 def bounded(more: Callable[[float], Interval], sizes: Sequence[int]) -> dict[str, Any]:

@@ -36,6 +36,9 @@ class _OnLogits(Metric):
         """The figure over the tokens of all answers, with bounds by answer."""
         divergences = []
         for task in _tasks(case.basis):
+            if case.basis.stored:
+                why = f"{case.baseline} has no logits, which no report holds: name a method of this budget as baseline"
+                raise case.unmeasured(task.divergence_phase, why, "not offered")
             answers(case.of_baseline(), task)
             after = answers(case, task)
             divergence = case.need(after.divergence, task.divergence_phase)

@@ -14,7 +14,11 @@ from pytest_quantbudget.core.request import PERPLEXITY, Part
 from pytest_quantbudget.judge.metrics.base import Case, Column, Figure, Metric, bounded, column, exponential_mean
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.measurement import Measurement
+    from pytest_quantbudget.core.measurement import Measurement, Perplexity
+
+
+def _of(case: Case) -> Perplexity | None:
+    return case.record.perplexity(case.basis.text) if case.basis.text else None
 
 
 class TextPerplexity(Metric):
@@ -45,14 +49,20 @@ class TextPerplexity(Metric):
 
     def absolute(self, case: Case) -> Figure:
         """The perplexity under one method."""
-        record = case.record.perplexity(case.basis.text) if case.basis.text else None
-        text = case.need(record, PERPLEXITY)
+        text = case.need(_of(case), PERPLEXITY)
         return Figure(text.value, f"{text.tokens:,} tokens")
+
+    def figure(self, case: Case) -> Figure:
+        """The ratio. Raises Unmeasured where a stored baseline has split the text into other tokens."""
+        own, other = _of(case), _of(case.of_baseline())
+        if case.basis.stored and own is not None and other is not None and own.tokenizer != other.tokenizer:
+            why = f"{case.baseline} has split the text with another tokenizer: its tokens are others"
+            raise case.unmeasured(PERPLEXITY, why)
+        return super().figure(case)
 
     def bounded(self, case: Case, ratio: Figure, own: Figure, other: Figure) -> Figure:
         """Bounds by window: the windows of the text are the same for both sides, and are compared one by one."""
-        assert case.basis.text is not None
-        ours, theirs = (record.perplexity(case.basis.text) for record in (case.record, case.measured[case.baseline]))
+        ours, theirs = _of(case), _of(case.of_baseline())
         if ours is None or theirs is None or not ours.each_tokens or ours.each_tokens != theirs.each_tokens:
             return ratio
         lost = [x - y for x, y in zip(ours.each_nll, theirs.each_nll, strict=True)]

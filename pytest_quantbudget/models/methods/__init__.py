@@ -113,7 +113,7 @@ class Spec:
     cannot run the method with such options, where it has to be asked. `adapters` are the engines that run a LoRA
     adapter beside its weights, and with `merges` PEFT merges one into a ready checkpoint of its format. A kind that is
     whatever its checkpoint says has a `resolve`: what loads one, by its `quantization_config` and the type of what is
-    not quantized.
+    not quantized. On one that `trains`, adapters can be trained: it is quantized, and passes gradients on.
     """
 
     name: str
@@ -138,6 +138,7 @@ class Spec:
     adapters: Sequence[str] = ()
     merges: bool = False
     resolve: Callable[[Mapping[str, Any], str | None], Spec] | None = None
+    trains: bool = False
 
     def filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with defaults for those that are not given."""

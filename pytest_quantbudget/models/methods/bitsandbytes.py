@@ -159,6 +159,7 @@ SPECS = {
         adapters=(TRANSFORMERS,),
         merges=True,
         told=told,
+        trains=True,
     ),
     "nf4": Spec(
         "nf4",
@@ -179,5 +180,6 @@ SPECS = {
         adapters=(TRANSFORMERS,),
         merges=True,
         told=told,
+        trains=True,
     ),
 }
