@@ -22,9 +22,15 @@ tasks:
   grown: {{file: builtin, questions: {{start: 40, max: 120}}}}
 methods:
   fp32: {{budget: {{min_wordmath: 50}}}}
+  bf16: {{budget: {{max_weights_ratio: 0.51, max_wordmath_drop: 20}}}}
+  fp16: {{budget: {{max_wordmath_drop: 20}}}}
   int8: {{budget: {{max_wordmath_drop: 20}}}}
   nf4: {{budget: {{max_wordmath_drop: 20}}}}
   gptq-int4: {{options: {{texts: 16}}, budget: {{max_wordmath_drop: 30}}}}
+  awq-int4: {{options: {{texts: 16}}, budget: {{max_wordmath_drop: 30}}}}
+  torchao-int8: {{budget: {{max_wordmath_drop: 20}}}}
+  torchao-int4: {{options: {{group_size: 32}}, budget: {{max_wordmath_drop: 30}}}}
+  torchao-fp8: {{budget: {{max_wordmath_drop: 20}}}}
   gguf-q8_0: {{budget: {{max_weights_ratio: 0.3, min_token_agreement: 90, max_kl: 0.1, max_wordmath_drop: 20}}}}
   gguf-q4_0: {{budget: {{max_weights_ratio: 0.2, max_wordmath_drop: 20}}}}
   grown:
@@ -81,7 +87,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_builtin(tmp_path_factory.mktemp("gguf") / "served.gguf")
 
 
-def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> None:
+def test_one_budget_over_many_methods_of_three_engines(gguf: Path, pytester: pytest.Pytester) -> None:
     (pytester.path / "served.gguf").write_bytes(gguf.read_bytes())
     with scripted({"/v1/models": json_reply({"data": [{"id": "q"}]})}) as other, scripted({}) as stranger:
         text = BUDGET.format(served=words(command(Path("served.gguf"))), other=other, stranger=stranger)
@@ -89,7 +95,7 @@ def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> 
         result = pytester.runpytest(
             "--quant-budget", "b.yaml", "--quant-allow-commands", "--quant-report", "r.json", "--quant-cache", "c"
         )
-    assert outcomes(result) == {"passed": 14, "failed": 4, "skipped": 2}
+    assert outcomes(result) == {"passed": 21, "failed": 4, "skipped": 2}
     report = json.loads((pytester.path / "r.json").read_text())
     methods = {method["name"]: method for method in report["budgets"][0]["methods"]}
     verdicts = {f"{name}::{limit['name']}": limit["verdict"] for name, m in methods.items() for limit in m["limits"]}
@@ -114,7 +120,7 @@ def test_one_budget_over_four_engines(gguf: Path, pytester: pytest.Pytester) -> 
         "--quant-budget", "b.yaml", "--quant-allow-commands", "--quant-report", "r.json", "--quant-cache", "c",
         "-k", "(prod or q8_0) and drop",
     )  # fmt: skip
-    assert outcomes(again) == {"passed": 2, "deselected": 18}
+    assert outcomes(again) == {"passed": 2, "deselected": 25}
     report = json.loads((pytester.path / "r.json").read_text())
     reused = {
         method["name"]: [bool(task["origin"]["reused"]) for task in method["measurement"]["tasks"]]
