@@ -14,6 +14,7 @@ from typing import Any
 
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models.quantization import strange
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -263,6 +264,8 @@ def refuse_code(name: str, found: dict[str, Any]) -> None:
             if key in KERNELS and "/" in str(value)
             else "a module to be imported"
             if key == "tokenizer_class" and "." in str(value)
+            else f"{strange(value)!r}, which a library would look up and call"
+            if key == "quantization_config" and isinstance(value, dict) and strange(value) is not None
             else ""
         )
         if what:

@@ -101,6 +101,11 @@ def test_a_models_code_runs_only_where_the_command_line_says_so(
     assert mark.exists()
 
 
+# A configuration that names what torchao would call.
+AO = {"quant_method": "torchao", "quant_type": {"default": {"_type": "exec", "_data": {}}}}
+CALLED = "'exec', which a library would look up and call (quantization_config)"
+
+
 @pytest.mark.model
 @pytest.mark.parametrize(
     ("file", "entries", "what"),
@@ -111,6 +116,8 @@ def test_a_models_code_runs_only_where_the_command_line_says_so(
         ("config.json", {"attn_implementation": "someone/kernel"}, "a kernel to be downloaded (attn_implementation)"),
         ("config.json", {"_attn_implementation": {"": "a/b"}}, "a kernel to be downloaded (_attn_implementation)"),
         ("tokenizer_config.json", {"tokenizer_class": "evil.Tokenizer"}, "a module to be imported (tokenizer_class)"),
+        ("config.json", {"quantization_config": AO}, CALLED),
+        ("config.json", {"text_config": {"quantization_config": AO}}, CALLED),
     ],
 )
 def test_other_ways_to_name_code_are_refused(

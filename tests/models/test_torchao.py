@@ -138,7 +138,7 @@ def test_a_name_that_torchao_would_call_is_refused_before_loading(
     config["quantization_config"]["quant_type"]["default"]["_data"]["granularity"] = {"_type": "quantize_", "_data": {}}
     (folder / "config.json").write_text(json.dumps(config))
     mine = subject("torchao-int8", checkpoint=str(folder), load_format=load_format)
-    with pytest.raises(ValueError, match="names 'quantize_', which is not known of its format"):
+    with pytest.raises(ValueError, match="names 'quantize_', which a library would look up and call"):
         load.load(mine, None)
 
 

@@ -29,9 +29,6 @@ def check_known(packed: Mapping[str, Any], name: str) -> None:
     if not packed:
         return
     label, done = quantization.read(packed).label, quantization.run(packed, TRANSFORMERS)
-    strange = quantization.strange(packed)
-    if strange is not None:
-        raise ValueError(f"the quantization_config of {name} names {strange!r}, which is not known of its format")
     if done is None:
         import transformers
         from transformers.quantizers.auto import AutoHfQuantizer

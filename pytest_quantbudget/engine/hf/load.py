@@ -113,7 +113,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     packing = None if subject.checkpoint is None else quantization.read(packed, dtype)
     if spec.resolve is not None:
         spec = spec.resolve(packed, dtype)
-    formats.check_known(packed, source.name)
+        formats.check_known(packed, source.name)
     settle(spec)
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
