@@ -47,6 +47,45 @@ def save(folder: Path, kind: str, **more: Any) -> Path:
 
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config_of(kind, **more)).save_pretrained(folder)
+    return _with_tokenizer(folder)
+
+
+VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def save_vision(folder: Path, kind: str) -> Path:
+    """A random model of two small layers that reads images, with the built-in model's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    text = {**SMALL, "head_dim": 16}
+    if kind == "qwen2_5_vl":
+        rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
+        vision = {
+            "depth": 1,
+            "hidden_size": 64,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": SMALL["hidden_size"],
+        }
+        more: dict[str, Any] = {
+            "text_config": {**text, "rope_parameters": rope}, "vision_config": vision, "vision_start_token_id": 630,
+            "image_token_id": 631, "video_token_id": 632,
+        }  # fmt: skip
+    elif kind == "gemma3":
+        vision = {**VISION, "image_size": 28, "patch_size": 14, "vision_use_head": False}
+        more = {"text_config": {**text, "sliding_window": 64}, "vision_config": vision, "mm_tokens_per_image": 4}
+        more |= {"image_token_index": 631, "boi_token_index": 632, "eoi_token_index": 633}
+    else:
+        tower = {**VISION, "image_size": 28, "patch_size": 14, "model_type": "clip_vision_model"}
+        more = {"text_config": {**text, "model_type": "llama"}, "vision_config": tower, "image_token_index": 631}
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **more))
+    model.save_pretrained(folder)
+    return _with_tokenizer(folder)
+
+
+def _with_tokenizer(folder: Path) -> Path:
     for path in BUILTIN_DIR.glob("token*.json"):
         shutil.copy(path, folder)
     return folder

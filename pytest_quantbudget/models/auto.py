@@ -1,11 +1,15 @@
-"""Which of transformers' classes a model is loaded with, by its configuration."""
+"""What transformers makes of a model's configuration: the class that loads it, and its layers without their values."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pytest_quantbudget.core import files
 from pytest_quantbudget.core.request import NO_TRUST, Trust
+from pytest_quantbudget.models import checkpoint
 
 CAUSAL = "AutoModelForCausalLM"
 
@@ -27,3 +31,21 @@ def model_class(config: Mapping[str, Any], trust: Trust = NO_TRUST) -> Any:
         ):
             return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM
+
+
+def skeleton(folder: Path, trust: Trust = NO_TRUST) -> Any:
+    """The unquantized model of a directory, without memory; made once, because that takes a while for large ones."""
+    return _skeleton(folder, trust, files.read(folder / "config.json", checkpoint.MAX_JSON))
+
+
+@functools.lru_cache(maxsize=1)
+def _skeleton(folder: Path, trust: Trust, told: bytes) -> Any:
+    """As `skeleton`; what the configuration has `told` is another one once it has been written anew."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust.remote_code)
+    config.quantization_config = None
+    with torch.device("meta"):
+        known = model_class(checkpoint.config(folder), trust)
+        return known.from_config(config, trust_remote_code=trust.remote_code)

@@ -55,7 +55,7 @@ class Dummy:
     @property
     def parameters(self) -> int:
         """Number of weights, before quantization."""
-        return sum(parameter.numel() for parameter in self._skeleton("float16").parameters())
+        return sum(parameter.numel() for parameter in self.skeleton("float16").parameters())
 
     def build(self, device_map: Any, where: str, dtype: Any, quantization_config: Any = None) -> PreTrainedModel:
         """The model, loaded by transformers from a checkpoint that does not exist; tensors are made on `where`.
@@ -64,7 +64,7 @@ class Dummy:
         """
         from transformers.quantizers.auto import AutoQuantizationConfig, get_hf_quantizer
 
-        skeleton = self._skeleton(dtype)
+        skeleton = self.skeleton(dtype)
         config: Any = skeleton.config
         packed = self.config.get("quantization_config") or {}
         if self.format in WHILE_LOADING:
@@ -92,7 +92,7 @@ class Dummy:
         )
         return model
 
-    def _skeleton(self, dtype: Any) -> Any:
+    def skeleton(self, dtype: Any) -> Any:
         """The unquantized model without memory. Raises ValueError where transformers does not know it."""
         import torch
         import transformers

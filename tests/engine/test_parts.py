@@ -1,13 +1,11 @@
 """Mixtures of experts and models that read images: what is counted as quantized, what is loaded, and what answers."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_models
 
-from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import EXPERTS, LINEAR
 from pytest_quantbudget.core.request import DUMMY, REAL, Subject, Workload
 from pytest_quantbudget.models import methods
@@ -63,7 +61,7 @@ def test_experts_that_are_left_alone_are_counted_so(
     assert f"experts {experts:,} in {bits} bits" in told.receipt.kept
     (note,) = told.notes
     share = f"{experts:,} of {every:,} parameters ({100 * experts / every:.1f} %)"
-    assert note.startswith(f"{method}: the experts, {share}, stay in {bits} bits")
+    assert note.startswith(f"the experts, {share}, stay in {bits} bits")
     assert told.weights == memory.estimate(asked, WORKLOAD).weights
     assert loaded.time(WORKLOAD).median_tokens_per_s > 0
 
@@ -76,37 +74,51 @@ def test_nothing_is_said_of_experts_in_a_method_that_quantizes_nothing(tmp_path:
     assert found.receipt.unpacked_experts  # it is the method that decides whether that is worth a word
 
 
-# Models that read images
-
-VISION = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+# What gptqmodel packs otherwise than transformers
 
 
-def vlm(folder: Path, kind: str) -> Path:
-    """A random model of two small layers that reads images, with the built-in model's tokenizer."""
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("mixtral", "experts"), ("phi3", "gate_up_proj"), ("falcon", "FalconLinear"), ("gpt2", "Conv1D"), ("opt", "")],
+)
+def test_there_are_no_dummy_weights_of_what_gptqmodel_packs_otherwise(kind: str, part: str, tmp_path: Path) -> None:
+    from pytest_quantbudget.models import dummy
+    from pytest_quantbudget.models.methods import _gptqmodel
+
+    tiny_models.config_of(kind).save_pretrained(tmp_path)
+    found = dummy.find(subject(tmp_path, "gptq-int4", DUMMY))
+    if not part:
+        _gptqmodel._check_dummy(found)
+        return
+    with pytest.raises(ValueError, match=f"there are no dummy weights of it in this method: gptqmodel packs .*{part}"):
+        _gptqmodel._check_dummy(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "own"),
+    [
+        ("llama", "model.layers.0.mlp.up_proj", False),
+        ("llama", "model.language_model.layers.0.mlp.up_proj", False),  # transformers renames what stands before
+        ("mixtral", "model.layers.0.self_attn.q_proj", False),
+        ("mixtral", "model.layers.0.mlp.experts.0.up_proj", True),
+        ("phi3", "model.layers.0.mlp.up_proj", True),
+        ("falcon", "transformer.h.0.self_attention.dense", True),
+    ],
+)
+def test_a_checkpoint_is_loaded_by_the_library_that_reads_its_layers(
+    kind: str, layer: str, own: bool, tmp_path: Path
+) -> None:
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from safetensors.torch import save_file
 
-    text = {**tiny_models.SMALL, "head_dim": 16}
-    if kind == "qwen2_5_vl":
-        rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
-        vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": H}
-        more: dict[str, Any] = {
-            "text_config": {**text, "rope_parameters": rope}, "vision_config": vision, "vision_start_token_id": 630,
-            "image_token_id": 631, "video_token_id": 632,
-        }  # fmt: skip
-    elif kind == "gemma3":
-        vision = {**VISION, "image_size": 28, "patch_size": 14, "vision_use_head": False}
-        more = {"text_config": {**text, "sliding_window": 64}, "vision_config": vision, "mm_tokens_per_image": 4}
-        more |= {"image_token_index": 631, "boi_token_index": 632, "eoi_token_index": 633}
-    else:
-        tower = {**VISION, "image_size": 28, "patch_size": 14, "model_type": "clip_vision_model"}
-        more = {"text_config": {**text, "model_type": "llama"}, "vision_config": tower, "image_token_index": 631}
-    torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **more))
-    model.save_pretrained(folder)
-    for path in BUILTIN_DIR.glob("token*.json"):
-        shutil.copy(path, folder)
-    return folder
+    from pytest_quantbudget.models.methods import _gptqmodel
+
+    tiny_models.config_of(kind, quantization_config={"quant_method": "gptq", "bits": 4}).save_pretrained(tmp_path)
+    save_file({f"{layer}.qweight": torch.zeros(1, 1, dtype=torch.int32)}, tmp_path / "model.safetensors")
+    assert _gptqmodel.only_its_own(tmp_path) is own
+
+
+# Models that read images
 
 
 @pytest.mark.parametrize("load_format", [REAL, DUMMY])
@@ -117,12 +129,12 @@ def test_a_model_that_reads_images_is_measured_by_its_language_part(
     from pytest_quantbudget.engine.hf import engine, roofline
     from pytest_quantbudget.engine.hf import memory as counted
 
-    folder = vlm(tmp_path, kind)
+    folder = tiny_models.save_vision(tmp_path, kind)
     for method in ("fp32", "nf4"):
         loaded = engine.load(subject(folder, method, load_format))
         told = loaded.describe()
         (note,) = told.notes
-        assert note.startswith(f"{method}: its weights include parts that no text passes through: ")
+        assert note.startswith("its weights include parts that no text passes through: ")
         outside = sum(tensor.numel() for name, tensor in loaded.model.named_parameters() if _reads_images(name))
         assert outside > 0
         if method == "fp32":  # in others the first pass moves scales out of sight

@@ -165,7 +165,7 @@ def _load(
         raise ValueError(f"{spec.name} has {spec.bits:g} bits, and most of what was loaded has {receipt.main_bits}")
     experts = receipt.unpacked_experts if spec.bits < 16 and not held.decompressed else ""
     told = (experts, parts.in_words(parts.besides_text(model)))
-    notes = (*notes, *prepared.notes, *held.notes, *(f"{subject.method}: {words}" for words in told if words))
+    notes = (*notes, *prepared.notes, *held.notes, *filter(None, told))
     weights = memory.weight_bytes(model)
     # Of one that is merged into a ready checkpoint, its file is still needed.
     extra = found.adapter.size if found.adapter is not None and not engines.merged_first(subject) else 0
@@ -229,19 +229,13 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bo
 
     Raises ValueError where the files of unquantized weights do not hold the model's tensors.
     """
-    import torch
-    from transformers import AutoConfig
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     for package in (*spec.packages, *([methods.PEFT] if adapter else [])):
         importlib.import_module(package)
     if isinstance(source, Dummy):
         return None  # its parameters have been counted, which imports the model's code
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
-    config.quantization_config = None
-    with torch.device("meta"):
-        known = auto.model_class(checkpoint.config(source), trust)
-        skeleton = known.from_config(config, trust_remote_code=trust.remote_code)
+    skeleton = auto.skeleton(source, trust)
     if not checkpoint.quantization(source) and not get_model_conversion_mapping(skeleton, add_legacy=False):
         tensors.check_headers(source, skeleton, trust)
     return int(sum(parameter.numel() for parameter in skeleton.parameters()))

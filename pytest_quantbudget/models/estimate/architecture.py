@@ -26,7 +26,10 @@ class UnknownModel(Unknown):
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` equal linear layers: weights of shape (outputs, inputs), with a bias of `outputs` values or without."""
+    """`count` equal linear layers: weights of shape (outputs, inputs), with a bias of `outputs` values or without.
+
+    `joined` is of how many layers gptqmodel makes one of them.
+    """
 
     kind: str
     inputs: int
@@ -34,6 +37,7 @@ class Matrix:
     bias: bool = False
     count: int = 1
     layer: str = LINEAR
+    joined: int = 1
 
     @property
     def values(self) -> int:

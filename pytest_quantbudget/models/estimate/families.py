@@ -84,7 +84,11 @@ def _gated(
         shapes += [(ATTENTION, "q", hidden, query), (ATTENTION, "k", hidden, key), (ATTENTION, "v", hidden, key)]
         shapes += [(MLP, "g", hidden, inner), (MLP, "u", hidden, inner)]
     counts = {ATTENTION: layers, MLP: layers - blocks}
-    matrices = [Matrix(kind, i, o, name in biased, counts[kind]) for kind, name, i, o in shapes if counts[kind]]
+    matrices = [
+        Matrix(kind, i, o, name in biased, counts[kind], joined=2 if fused and name == "g" else 1)
+        for kind, name, i, o in shapes
+        if counts[kind]
+    ]
     plain = {
         NORMS: (norms * layers + 1) * hidden + 2 * size * layers * head_norms,
         ROUTER: blocks * number * (hidden + expert_bias),

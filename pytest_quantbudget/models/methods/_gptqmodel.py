@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantbudget.core.fields import Field, one_of, whole
 from pytest_quantbudget.core.request import NO_TRUST, Trust
-from pytest_quantbudget.models import checkpoint, tensors
+from pytest_quantbudget.models import auto, checkpoint, tensors
 from pytest_quantbudget.models.dummy import Dummy
-from pytest_quantbudget.models.estimate.architecture import CONV1D, LINEAR, OWN, Matrix, Unknown
+from pytest_quantbudget.models.estimate.architecture import OUTSIDE, Matrix, Unknown
 from pytest_quantbudget.models.estimate.formats import Format
 from pytest_quantbudget.models.methods import BALANCED, from_source
 
@@ -33,6 +33,9 @@ ENVIRON = {
 INPUTS = (
     "hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_dim", "ffn_hidden_size", "n_embd", "n_inner",
 )  # fmt: skip
+WEIGHT = ".qweight"
+STACKED = 3  # dimensions of a tensor of several experts
+JOINED = ".gate_up_proj"  # a layer that gptqmodel takes apart
 OPTIONS = (
     Field("bits", one_of(4), "Bits of a weight.", 4),
     Field(
@@ -60,8 +63,8 @@ class Packed(Format):
         return 4
 
     def packs(self, matrix: Matrix) -> bool:
-        """The blocks' layers, whatever class a model derives for them."""
-        return matrix.layer in (LINEAR, CONV1D, OWN)
+        """The blocks' layers, whatever class a model derives for them, and experts: gptqmodel takes them apart."""
+        return matrix.layer != OUTSIDE
 
     def values(self, matrix: Matrix) -> int:
         """Half a byte each."""
@@ -75,7 +78,7 @@ class Packed(Format):
             name = "gptq-int4" if self.indexed else "awq-int4"
             raise ValueError(f"{name} in groups of {group} cannot hold {shape}")
         scales = matrix.inputs // group * matrix.outputs * 5 // 2
-        return scales + (4 * matrix.inputs + 32 if self.indexed else 0)
+        return scales + (matrix.joined * (4 * matrix.inputs + 32) if self.indexed else 0)
 
     def of_checkpoint(self, config: Mapping[str, Any]) -> Format:
         """With the checkpoint's group size. Raises Unknown for other bits."""
@@ -96,27 +99,58 @@ def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: T
     from transformers.quantizers.auto import AutoQuantizationConfig
 
     backend = options["backend"]
-    if isinstance(source, Path) and only_its_own(source):
+    if isinstance(source, Path) and only_its_own(source, trust):
         return _load_own(source, backend, device, trust)
 
     told = source.config["quantization_config"] if isinstance(source, Dummy) else checkpoint.quantization(source)
     if isinstance(source, Dummy):
         check_group_size(source.config, told.get("group_size", -1))
+        _check_dummy(source)
     config: Any = AutoQuantizationConfig.from_dict(dict(told))
     # Not given to the class: AWQ's refuses names that gptqmodel, which gets it, knows.
     config.backend = backend
     return from_source(source, device, trust, dtype=torch.float16, quantization_config=config)
 
 
-def only_its_own(source: Path | Dummy) -> bool:
+def only_its_own(source: Path | Dummy, trust: Trust = NO_TRUST) -> bool:
     """Whether only gptqmodel reads a checkpoint: transformers packs all layers alike, whatever `dynamic` says.
 
-    It would fill a layer that is not packed, and an output layer that is, with uninitialized memory.
+    It would fill a layer that is not packed, and an output layer that is, with uninitialized memory. And it packs
+    linear layers only: not experts that it stacks into one tensor, matrices that it joins, and classes of a model's
+    own, all of which gptqmodel takes apart.
     """
     if isinstance(source, Dummy):
         return False
     told = checkpoint.quantization(source)
-    return bool(told.get("dynamic") or told.get("lm_head")) or checkpoint.is_old_form(source)
+    if told.get("dynamic") or told.get("lm_head") or checkpoint.is_old_form(source):
+        return True
+    packed = {_in_blocks(name.removesuffix(WEIGHT)) for name in checkpoint.tensors(source, trust) if WEIGHT in name}
+    return not packed <= {_in_blocks(name) for name in _linear(auto.skeleton(source, trust))}
+
+
+def _in_blocks(name: str) -> str:
+    """A layer's name from its block on: what stands before, a checkpoint may name otherwise."""
+    return name[max(0, name.find("layers.")) :]
+
+
+def _linear(skeleton: Any) -> list[str]:
+    """The names of a model's layers of torch's own linear class."""
+    from torch import nn
+
+    return [name for name, module in skeleton.named_modules() if type(module) is nn.Linear]
+
+
+def _check_dummy(source: Dummy) -> None:
+    """Raise ValueError where gptqmodel would pack a model otherwise than transformers, which builds it here."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name, module in source.skeleton("float16").named_modules():
+        derived = isinstance(module, nn.Linear | Conv1D) and type(module) is not nn.Linear
+        stacked = any(tensor.ndim == STACKED for tensor in module.parameters(recurse=False))
+        if derived or stacked or name.endswith(JOINED):
+            packs = f"packs {name} ({type(module).__name__}) otherwise than transformers, which builds it"
+            raise ValueError(f"{source.name}: there are no dummy weights of it in this method: gptqmodel {packs}")
 
 
 def _load_own(source: Path, backend: str, device: str, trust: Trust) -> nn.Module:

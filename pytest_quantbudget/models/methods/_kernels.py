@@ -64,7 +64,7 @@ def prepare(source: Path | Dummy, options: Mapping[str, Any], device: str, trust
         if reason is None:
             note = f"its kernels are {_short(name)}; tried before, and unusable here: {_listed(failed)}"
             # Whose layers differ in their bits has gptqmodel choose for each layer.
-            chosen = {} if wanted == AUTO and not failed and only_its_own(source) else {"backend": name}
+            chosen = {} if wanted == AUTO and not failed and only_its_own(source, trust) else {"backend": name}
             return Prepared(chosen, (note,) if failed else ())
         failed[name] = reason
     if wanted != AUTO:
