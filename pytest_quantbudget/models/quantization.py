@@ -37,9 +37,9 @@ class Form:
 
     `read` gives its label and bits. `kept` are the keys under which it lists modules that it leaves alone. `engines`
     says what those do with it that are known to. `kinds` are the kinds of methods whose checkpoints may be of it.
-    transformers needs `packages` for it, which the project's `extra` brings. With `counted`, all that transformers
-    holds of a layer is in its parameters and buffers. `names` are those that a library may be given which looks them
-    up in its modules and calls what it finds.
+    transformers needs `packages` for it, which the project's `extra` brings, and a GPU where it does not run `on_cpu`.
+    With `counted`, all that transformers holds of a layer is in its parameters and buffers. `names` are those that a
+    library may be given which looks them up in its modules and calls what it finds.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Form:
     packages: Sequence[str] = ()
     extra: str | None = None
     counted: bool = True
+    on_cpu: bool = True
     aliases: Sequence[str] = ()
     names: Sequence[str] | None = None
 
@@ -289,6 +290,7 @@ FORMS: Mapping[str, Form] = {
             kept=("skip_modules",),
             packages=("hqq",),
             counted=False,
+            on_cpu=False,
         ),
         Form(
             "gguf",

@@ -11,10 +11,12 @@ from ct_models import KEPT, made, says
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import DUMMY, Subject, Workload
+from pytest_quantbudget.engine.base import Lacking
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.hf import logits, memory
 from pytest_quantbudget.engine.hf.load import Loaded
 from pytest_quantbudget.measure import bench
+from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.estimate.memory import estimate
 
 pytestmark = pytest.mark.model
@@ -125,6 +127,21 @@ def test_what_is_decompressed_takes_at_least_what_its_files_do(compressed: tuple
     assert 0.5 * found.description.disk < bound.weights < found.description.weights
 
 
+def test_there_has_to_be_room_for_what_is_decompressed(
+    compressed: tuple[str, Path, Loaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, found = compressed
+    spec = methods.resolved(subject(folder))
+    disk, held = found.description.disk, found.description.weights
+    assert disk is not None
+    assert held is not None
+    monkeypatch.setattr(memory, "free_ram", lambda: (disk + held) // 2)
+    with pytest.raises(Lacking, match="too little free memory: the weights take 1"):
+        loading.check_room(spec, folder, "cpu")
+    monkeypatch.setattr(memory, "free_ram", lambda: held + 50_000)
+    loading.check_room(spec, folder, "cpu")
+
+
 def test_a_checkpoint_that_lies_is_refused(copy: Path, tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors")
     config = json.loads((made(tmp_path / "made", "W4A16") / "config.json").read_text())
@@ -167,6 +184,50 @@ def test_weights_in_8_bits_that_lie_in_16_here_are_seen(tmp_path: Path) -> None:
     assert told.weights == 2 * PARAMETERS + ROTARY
     dense = loading.load(Subject(str(BUILTIN_DIR), None, "fp32", None, {}, None), None)
     assert 1e-7 < kl(answered(dense.model), answered(found.model)) < 0.01
+
+
+def test_experts_in_mxfp4_that_lie_in_16_bits_here_are_seen(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, GptOssConfig
+
+    full = ["full_attention"]
+    sizes: dict[str, Any] = {
+        "vocab_size": 640,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "head_dim": 16,
+        "num_hidden_layers": 1,
+    }
+    heads: dict[str, Any] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "layer_types": full,
+    }
+    config = GptOssConfig(**sizes, **heads, dtype="bfloat16", architectures=["GptOssForCausalLM"])
+    dense = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    tensors = {}
+    for name, tensor in dense.state_dict().items():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            count, inputs, outputs = tensor.shape
+            # Two values a byte, and an exponent for 32 of them.
+            tensors[f"{name}_blocks"] = torch.full((count, outputs, inputs // 32, 16), 0x2A, dtype=torch.uint8)
+            tensors[f"{name}_scales"] = torch.full((count, outputs, inputs // 32), 120, dtype=torch.uint8)
+        else:
+            tensors[name] = tensor
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    says(tmp_path, {"quant_method": "mxfp4", "modules_to_not_convert": [KEPT]})
+    found = load(tmp_path)
+    told = found.description
+    assert told.packing == Packing("mxfp4", "mxfp4", 4, (KEPT,))
+    assert (told.decompressed or "").startswith("transformers runs mxfp4 packed on a GPU, with Triton and the package")
+    parameters = sum(tensor.numel() for tensor in dense.parameters())
+    assert (told.receipt.parameters, told.receipt.quantized) == (parameters, 0)
+    held = found.model.state_dict()["model.layers.0.mlp.experts.down_proj"]
+    # 0xA is -1 in FP4, and 0x2 is 1: the sign stands in front of 2 exponent bits and 1 of the fraction.
+    assert set(held.float().flatten().tolist()) == {-(2.0**-7), 2.0**-7}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +305,10 @@ def test_weights_that_are_not_packed_are_loaded_in_their_own_type(copy: Path) ->
         ),
         ({"quant_method": "gguf"}, "the checkpoint in model is gguf: a GGUF file is for `engine: llama.cpp`, with `ki"),
         ([4], "model/config.json: quantization_config is not an object"),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "quantize_", "_data": {"model": 1}}}},
+            "model/config.json names 'quantize_', which a library would look up and call (quantiz",
+        ),
     ],
 )
 def test_what_transformers_would_load_wrongly_is_not_loaded(
@@ -256,6 +321,12 @@ def test_what_transformers_would_load_wrongly_is_not_loaded(
     with pytest.raises(ValueError, match="model") as error:
         load(copy)
     assert str(error.value)[: len(message)] == message
+
+
+def test_what_runs_on_a_gpu_alone_is_skipped_without_one(copy: Path) -> None:
+    says(copy, {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}})
+    with pytest.raises(Lacking, match="transformers runs hqq 4-bit g64 on a GPU alone"):
+        load(copy)
 
 
 def test_modelopts_own_file_is_not_overlooked(copy: Path) -> None:

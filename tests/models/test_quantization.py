@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.packing import Packing
-from pytest_quantbudget.core.request import Subject
+from pytest_quantbudget.core.request import NO_TRUST, Request, Subject
+from pytest_quantbudget.engine.llama_cpp import receipt
+from pytest_quantbudget.measure import keys
 from pytest_quantbudget.models import checkpoint, engines, methods, quantization
 
 INT4 = {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 128}
@@ -144,6 +146,17 @@ def test_a_name_that_a_library_would_look_up_and_call_is_seen(config: dict[str, 
     assert quantization.strange(config) == name
 
 
+def test_a_gguf_file_is_of_its_kinds_type_or_of_most_of_its_matrices() -> None:
+    held = [
+        receipt.Tensor("blk.0.ffn_up.weight", "q4_k", 256, 512),
+        receipt.Tensor("token_embd.weight", "f32", 8, 9999),
+    ]
+    assert receipt.packing(held, "gguf-q4_k_m") == Packing("gguf", "gguf q4_k_m", 4)
+    held.append(receipt.Tensor("blk.0.attn_q.weight", "q5_0", 32, 1024))
+    assert receipt.packing(held, "gguf") == Packing("gguf", "gguf mostly q5_0", 5)
+    assert receipt.packing([], "gguf").bits == 0
+
+
 def test_engines_that_run_it_packed_are_known() -> None:
     assert quantization.packed_in({"quant_method": "gptq"}) == [TRANSFORMERS, VLLM]
     assert quantization.packed_in(tensors()) == [VLLM]
@@ -246,3 +259,23 @@ def test_a_missing_library_of_the_format_is_named_with_its_command(
     assert lacking(told) == ("x needs compressed_tensors: pip install 'pytest-quantbudget[compressed-tensors]'")
     assert lacking({"quant_method": "auto-round"}) == "x needs auto_round: pip install auto-round"
     assert lacking({}) is None
+
+
+def test_figures_are_kept_under_the_versions_of_what_formats_need(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "model.safetensors").write_bytes(b"")
+
+    def kept(kind: str) -> dict[str, str]:
+        subject = Subject(str(folder), None, "x", str(folder), {}, None, kind=kind)
+        found = keys.keys_of(Request(subject), [], NO_TRUST, tmp_path / "memo")
+        assert found is not None
+        return dict(found.base["libraries"])
+
+    there = dict.fromkeys((*quantization.packages(), *methods.library_names()), "1.0")
+    monkeypatch.setattr("pytest_quantbudget.core.versions.installed", lambda names: there)
+    assert set(quantization.packages()) <= kept("checkpoint").keys()
+    assert "compressed_tensors" not in kept("nf4")
+    before = kept("checkpoint")
+    there["compressed_tensors"] = "1.1"
+    assert kept("checkpoint") != before

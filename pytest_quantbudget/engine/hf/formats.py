@@ -44,6 +44,13 @@ def check_known(packed: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"the checkpoint in {name} is {label}: {done.why}{hint}")
 
 
+def lacking(packed: Mapping[str, Any], device: str) -> str | None:
+    """Why this device cannot run a checkpoint, None where it can."""
+    form = quantization.form_of(packed)
+    unable = form is not None and not form.on_cpu and device == "cpu"
+    return f"transformers runs {quantization.read(packed).label} on a GPU alone" if unable else None
+
+
 @dataclass(frozen=True)
 class Held:
     """How transformers holds a checkpoint: `decompressed`, in words, or in a form that is `untold`, in words."""

@@ -118,7 +118,7 @@ def find(subject: Subject, quantized: str | None, trust: Trust, pins: tuple[str,
     made_with = None if subject.checkpoint is None else made_as(spec, source, subject.options)
     known = {name: value for name, value in (made_with or {}).items() if name in spec.filled({})}
     options = {**spec.filled(subject.options), **known}
-    lacks = spec.lacking(options, device) if spec.lacking else None
+    lacks = spec.lacking(options, device) if spec.lacking else formats.lacking(packed, device)
     if lacks:
         raise Lacking(lacks)
     return Found(spec, device, own, source, revision, options, made_with, packed, packing, found)

@@ -88,6 +88,7 @@ def load(
         positions=positions,
         end_tokens=tuple(_end_tokens(own, shape)),
         disk=size,
+        packing=receipt.packing(tensors, subject.kind) if subject.checkpoint else None,
         facts=EngineFacts(
             LLAMA_CPP,
             f"{llama.__version__}",

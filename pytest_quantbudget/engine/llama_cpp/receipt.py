@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_quantbudget.core.layers import ADAPTER, EMBEDDING, LINEAR, LM_HEAD, NORM, OTHER, Layers, Receipt
+from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.models.methods import _gguf_types as kinds
+from pytest_quantbudget.models.methods import gguf
 
 BITS = re.compile(r"\d+")
 MATRICES = (".lora_a", ".lora_b")
@@ -69,19 +71,30 @@ def receipt(tensors: Sequence[Tensor], repacked: Mapping[str, str]) -> Receipt:
     return Receipt(tuple(sorted(found, key=lambda layers: (-layers.parameters, layers.kind, layers.name, layers.bits))))
 
 
+def packing(tensors: Sequence[Tensor], kind: str) -> Packing:
+    """What a ready file is: of the file type that its kind names, else of the type of most of its matrices' values."""
+    main = _main(tensors)
+    told = kind.removeprefix(kinds.PREFIX) if kind in kinds.DOMINANT else f"mostly {main}"
+    return Packing(gguf.FORMAT, f"{gguf.FORMAT} {told}", max((t.bits for t in tensors if t.type == main), default=0))
+
+
+def _main(tensors: Sequence[Tensor]) -> str:
+    """The type of most values of the matrices."""
+    values: Counter[str] = Counter()
+    for tensor in tensors:
+        if tensor.kind == LINEAR:
+            values[tensor.type] += tensor.values
+    return max(values, key=values.__getitem__, default="no matrix")
+
+
 def check(tensors: Sequence[Tensor], kind: str, name: str) -> None:
     """Raise ValueError where most values of the matrices are not of the type that a kind stands for.
 
     The message counts the matrices of each type, and names the kinds that fit.
     """
     wanted = kinds.DOMINANT.get(kind)
-    values: Counter[str] = Counter()
-    matrices: Counter[str] = Counter()
-    for tensor in tensors:
-        if tensor.kind == LINEAR:
-            values[tensor.type] += tensor.values
-            matrices[tensor.type] += 1
-    main = max(values, key=values.__getitem__, default="no matrix")
+    matrices = Counter(tensor.type for tensor in tensors if tensor.kind == LINEAR)
+    main = _main(tensors)
     if wanted is None or main == wanted:
         return
     told = ", ".join(f"{count} {type_}" for type_, count in matrices.most_common())
