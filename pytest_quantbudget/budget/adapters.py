@@ -25,8 +25,10 @@ def read_adapter(
         if values["merge"]:
             problems.add(node.entries["merge"], "merge: there is no `adapter` to merge")
         return None
+    known = len(problems.found)
     name = paths.model(node, "adapter")
-    if name is None:
+    if name is None or len(problems.found) > known:
+        # What is refused is not looked at.
         return None
     merge = bool(values["merge"])
     why = _refusal(node, spec, engine, merge=merge)
@@ -36,7 +38,7 @@ def read_adapter(
     own = [option for option in OWN_OPTIONS if option in options]
     if own and not merge:
         problems.add(node.entries["engine_options"], f"engine_options: {own[0]} is set by the plugin for the `adapter`")
-    if Path(name).is_dir():
+    if Path(name).is_absolute() and Path(name).is_dir():
         try:
             found = lora.unfit(lora.config_in(Path(name)), engine.name, plain=engine.name != TRANSFORMERS and not merge)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The whole way with adapters: one budget, its report, the same figures from the store, and what is told in words."""
+"""The whole way with adapters: one budget, its report, judged again, and what is told in words."""
 
 import importlib.util
 import json
@@ -50,9 +50,6 @@ def test_a_budget_with_adapters(pytester: pytest.Pytester, own: Path) -> None:
     assert "adapter" in kinds
     assert measured["merged"]["quantized"].startswith("merged-")
     assert measured["merged"]["receipt"] == measured["base"]["receipt"]
-    again, reused = run(pytester)
-    again.assert_outcomes(passed=6, failed=1)
-    assert all(reused[name]["loaded"]["reused"] for name in ("base", "beside", "merged"))
     stored = pytester.runpytest_subprocess(
         "-p", "no:cacheprovider", "--quant-budget", "b.yaml", "--quant-from", "r.json"
     )

@@ -169,6 +169,7 @@ NAMING = {
     "extends": "extends: {}\n",
     "model": "model: {}\nmethods: {{fp32: {{}}}}\n",
     "checkpoint": "model: m\nmethods: {{gptq-int4: {{checkpoint: {}}}}}\n",
+    "adapter": "model: m\nmethods: {{nf4: {{adapter: {}}}}}\n",
     "file": "model: m\nmethods: {{fp32: {{}}}}\ntasks: {{t: {{file: {}}}}}\n",
     "engine_options": "model: m\nmethods: {{fp32: {{engine: vllm, engine_options: {{lora_modules: {}}}}}}}\n",
     "calibration": "model: m\ncalibration: {}\nmethods: {{gptq-int4: {{options: {{texts: 1}}}}}}\n",

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import adapters
 import pytest
 
 from pytest_quantbudget.core.files import BUILTIN_DIR
@@ -106,3 +107,19 @@ def test_an_interpreter_without_vllm_is_a_skip_in_words(room: pytest.Pytester, t
     result, _ = run(room, BUDGET.format("fp32", "", QUICK, "max_weights: 3 MiB"))
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines("*own needs vllm in *bare/bin/python: *bare/bin/python -m pip install vllm*")
+
+
+def test_an_adapter_is_served_as_peft_runs_it(room: pytest.Pytester) -> None:
+    adapters.random(room.path / "own", r=12)
+    limits = "max_wordmath_flips: 10, min_token_agreement: 95, max_weights: 3 MiB"
+    budget = BUDGET.format("fp32", "adapter: own, ", QUICK, limits).replace("fp32: {}", "fp32: {adapter: own}")
+    own_line = budget.splitlines()[-1]
+    merged = own_line.replace("own:", "merged:").replace("adapter: own", "adapter: own, merge: true")
+    result, measured = run(room, f"{budget}{merged}\n")
+    result.assert_outcomes(passed=6)
+    own, theirs = measured["own"], measured["fp32"]
+    assert own["tasks"][0]["agreement"]["agreed"] == own["tasks"][0]["agreement"]["tokens"]
+    assert own["weights"] == 2_298_112 + (room.path / "own" / "adapter_model.safetensors").stat().st_size
+    assert own["adapter_revision"] == theirs["adapter_revision"]
+    assert measured["merged"]["weights"] == 2_298_112
+    assert measured["merged"]["quantized"].startswith("merged-")

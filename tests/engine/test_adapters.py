@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pytest_quantbudget import engine as engines
-from pytest_quantbudget.core.engines import LLAMA_CPP, Adapter
+from pytest_quantbudget.core.engines import LLAMA_CPP, VLLM, Adapter
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.layers import ADAPTER
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Workload
@@ -157,7 +157,8 @@ def test_what_was_merged_is_kept_for_the_adapter_and_the_model_that_it_was_made_
 ) -> None:
     first = made(subject("fp32", own, merge=True), tmp_path / "cache", tmp_path, monkeypatch)
     assert made(subject("nf4", own, merge=True), tmp_path / "cache", tmp_path, monkeypatch) == first
-    assert made(subject("bf16", own, merge=True), tmp_path / "cache", tmp_path, monkeypatch) == first
+    served = subject("bf16", own, merge=True, engine=VLLM)
+    assert made(served, tmp_path / "cache", tmp_path, monkeypatch) == first
     other = adapters.random(tmp_path / "other", r=2)
     assert made(subject("fp32", other, merge=True), tmp_path / "cache", tmp_path, monkeypatch) != first
     weights = Path(first) / "model.safetensors"

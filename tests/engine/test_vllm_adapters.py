@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import pytest
 from pytest_quantbudget.core.engines import Adapter
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import DUMMY, Subject
+from pytest_quantbudget.engine.base import Scored, Sequences
+from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.vllm import engine
 from pytest_quantbudget.engine.vllm.source import find
 from pytest_quantbudget.models import engines
@@ -41,6 +45,29 @@ def test_a_methods_adapter_is_what_is_measured(tmp_path: Path) -> None:
     assert not any("lora" in word for word in engine.command(of, plain))
     assert not engines.makes_first(of)
     assert engines.missing(replace(of, python="/venv/bin/python"), ["vllm"]) is None
+
+
+def test_on_a_cpu_prompts_are_scored_one_by_one_beside_an_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def score(self: OpenAI, sequences: Sequences) -> Iterator[list[Scored]]:
+        asked.append(len(sequences))
+        yield from ([Scored(0.0, True)] for _ in sequences)
+
+    monkeypatch.setattr(OpenAI, "score", score)
+    server = engine.VLLMServer.__new__(engine.VLLMServer)
+    server.gpus = Gpus({})
+    found = find(subject(Adapter(str(adapters.write(tmp_path / "own")))))
+    for server.source, server.subject, sizes in (
+        (found, subject(None), [1, 1, 1]),
+        (replace(found, adapter=None), subject(None), [3]),
+        (replace(found, adapter=None), subject(None, enable_lora=True), [1, 1, 1]),
+    ):
+        asked.clear()
+        assert len(list(server.score([([1, 2], 1)] * 3))) == 3
+        assert asked == sizes
 
 
 def test_merged_weights_are_served_as_the_model(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ MOST_BOXES = 60
 BATCH = 32
 RATE, WARMUP_STEPS = 2e-3, 20
 QUESTIONS, QUESTIONS_SEED = 1_000, 21
-LORA = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def boxes_taken(rng: Random) -> Draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from typing import Any
 
@@ -9,6 +10,14 @@ from pytest_quantbudget.models import lora
 from pytest_quantbudget.models.lora import Lora
 
 UNTOLD = "Found missing adapter keys"  # how PEFT warns of layers that are left without their weights
+
+
+def import_ahead() -> None:
+    """Import PEFT, and what it imports itself with the first layer: gptqmodel, where it is, whatever the layer."""
+    from peft.import_utils import is_gptqmodel_available
+
+    if is_gptqmodel_available():
+        importlib.import_module("gptqmodel.nn_modules.qlinear")
 
 
 def beside(model: Any, found: Lora) -> Any:

@@ -231,8 +231,12 @@ def _import_ahead(spec: Spec, source: Path | Dummy, trust: Trust, *, adapter: bo
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
-    for package in (*spec.packages, *([methods.PEFT] if adapter else [])):
+    for package in spec.packages:
         importlib.import_module(package)
+    if adapter:
+        from pytest_quantbudget.engine.hf.adapter import import_ahead
+
+        import_ahead()
     if isinstance(source, Dummy):
         return None  # its parameters have been counted, which imports the model's code
     skeleton = auto.skeleton(source, trust)

@@ -18,7 +18,7 @@ from typing import Any
 from pytest_quantbudget.core.engines import VLLM, Server
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Workload
-from pytest_quantbudget.engine.base import Description, Lacking, Sequences
+from pytest_quantbudget.engine.base import Description, Lacking, Scored, Sequences
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import probe
@@ -238,11 +238,23 @@ class VLLMServer(OpenAI):
         assert self.talk.running is not None
         return memory.of_server(self.gpus, memory.family(self.talk.running.pid or 0))
 
+    @property
+    def _scores_alone(self) -> bool:
+        """Whether the server dies of a second prompt that it scores at once: on a CPU with LoRA (vLLM 0.32)."""
+        lora = self.source.adapter is not None or bool(self.subject.engine_options.get("enable_lora"))
+        return lora and not self.gpus.cards
+
+    def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
+        """As of any server; one at a time where the server takes no more."""
+        for part in [[each] for each in sequences] if self._scores_alone else [sequences]:
+            yield from super().score(part)
+
     def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
         """As many of the likeliest tokens as `max_logprobs` says, -1 for all, and as fit into one answer."""
         self._need(probe.PROMPT_LOGPROBS)
-        for start in range(0, len(sequences), SCORED_AT_ONCE):
-            part = sequences[start : start + SCORED_AT_ONCE]
+        count = 1 if self._scores_alone else SCORED_AT_ONCE
+        for start in range(0, len(sequences), count):
+            part = sequences[start : start + count]
             yield from self.talk.run(self._all_tops(part))
 
     async def _all_tops(self, sequences: Sequences) -> list[list[Mapping[int, float]]]:
