@@ -73,6 +73,16 @@ def test_answers_to_other_prompts_are_neither_drafts_nor_kept(
     asked = prompts.sample(task)
     first = ask.run(loaded, task, asked, KeptAnswers(task))[0]
     other = replace(first, answers=tuple(replace(answer, prompt="other") for answer in first.answers))
+    # What another run has answered may stand in another order, with more beside it, under other numbers.
+    moved = [replace(answer, question=90 - answer.question) for answer in reversed(first.answers)]
+    moved.append(replace(moved[0], prompt="another"))
+    elsewhere, unlike = replace(first, answers=tuple(moved)), replace(first, tokenizer="another")
+    plain = ask.run(loaded, task, asked, KeptAnswers(task), first)[0].agreement
+    again = ask.run(loaded, task, asked, KeptAnswers(task), elsewhere)[0].agreement
+    assert plain is not None
+    assert again is not None
+    assert (again.each_tokens, again.agreed) == (plain.each_tokens, plain.agreed)
+    assert ask.run(loaded, task, asked, KeptAnswers(task), unlike)[0].agreement is None
     for given, same in ((first, True), (other, False)):
         result = ask.run(loaded, task, asked, KeptAnswers(task), given)[0]
         assert (result.agreement is not None) == same

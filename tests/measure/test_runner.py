@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from builders import session
 
+from pytest_quantbudget.core.answers import Answer, TaskResult
 from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Request
-from pytest_quantbudget.measure.bench import Bench
+from pytest_quantbudget.measure.bench import Bench, Gathered
 from pytest_quantbudget.measure.runner import Runner
 
 T4 = Gpu(0, "Tesla T4", "GPU-1", 15 * 2**30, 15 * 2**30, "7.5", "580.1")
@@ -64,3 +65,22 @@ def test_what_several_planned_methods_import_is_imported_once_where_no_gpu_can_b
 
     assert asked("fp16") == []
     assert asked("fp16", "nf4", "gptq-int4") == ahead
+
+
+def test_a_baseline_whose_engine_gives_no_logits_is_not_loaded_to_learn_that(tmp_path: Path) -> None:
+    run = session(tmp_path)
+    text = TEXT.replace("questions: 8", "questions: 8, divergence: true").replace("max_ours_drop: 20", "max_kl: 1")
+    (tmp_path / "b.yaml").write_text(text.replace("  fp16:\n", "  fp16:\n    engine: vllm\n"))
+    budget = run.budgets.load(tmp_path / "b.yaml")
+    method, base = budget.method("nf4"), budget.method("fp16")
+    run.plan(budget, method, method.limits)
+    assert isinstance(run.measurer, Runner)
+    needs, (task,) = run.needs.requests, budget.tasks.values()
+    answers = TaskResult(task, (Answer(0, "", "1", "1", True, True, False, 1, (3,)),), 1.0)
+    gathered = Gathered(method.subject)
+    found = run.measurer.bench._references(
+        needs[method.subject.key], {task: answers}, needs[base.subject.key], gathered
+    )
+    failures = [failure for part in gathered.parts for failure in part.failures]
+    assert (found, [failure.kind for failure in failures]) == ({}, ["not offered"])
+    assert failures[0].message == "no logits of fp16: vllm does not give full logits"
