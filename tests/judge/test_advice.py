@@ -117,6 +117,9 @@ def test_a_difference_within_bounds_is_none(budget: Budget) -> None:
     figures = run(budget, int8=(7, 1.0, 10), awq=(7, 0.5, 10))
     assert places(given(budget, figures))["int8"] == ("dominated", "awq-int4")
     assert places(given(budget, figures, noise=spread))["int8"] == ("front", None)
+    figures = run(budget, fp16=(7, 0.5, 10), int8=(7, 1.0, 10), nf4=(7, 1.0, 10))
+    assert places(given(budget, figures))["int8"] == ("dominated", "fp16")
+    assert places(given(budget, figures, noise=spread))["int8"] == ("front", None)
 
 
 def test_two_repeats_tell_no_speeds_apart(budget: Budget) -> None:
@@ -356,3 +359,13 @@ def test_of_two_that_answer_one_task_better_each_neither_is_better(tmp_path: Pat
     assert between(told(0, 0), told(40, 0)) == {"fp16": ("front", None), "nf4": ("dominated", "fp16")}
     # Nor where they were asked unlike questions.
     assert between(told(0, 0), told(40, 0, moved=1)) == alike
+
+
+def test_a_method_that_misses_one_limit_is_not_saved_by_another_that_was_skipped(budget: Budget) -> None:
+    over = Verdict(OVER, "broke")
+    limits = {**judged(budget, fp16=over, int8=over, nf4=over, **{"awq-int4": over})}
+    (missed,) = limits["nf4"]
+    limits["nf4"] = [missed, replace(missed, name="max_ttft", verdict=NO_GPU)]
+    assert on_use("production", budget, limits, given(budget, run(budget), limits)).outcome == OVER
+    limits["nf4"] = [replace(missed, name="max_ttft", verdict=NO_GPU)]
+    assert on_use("production", budget, limits, given(budget, run(budget), limits)).outcome == SKIPPED
