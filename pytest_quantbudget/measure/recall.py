@@ -84,11 +84,10 @@ def _decide(figures: Measurement, task: Task, request: Request, drafts: Drafts, 
 
 
 def _other_prompts(own: TaskResult, baseline: TaskResult) -> bool:
-    """Whether a question was put to both in other words, because a chat template was told other times."""
-    if own.clock == baseline.clock:
-        return False
+    """Whether a question was put to both in other words. In a report it may stand under another number."""
     theirs = {answer.question: answer.prompt for answer in baseline.answers}
-    return any(theirs.get(answer.question, answer.prompt) != answer.prompt for answer in own.answers)
+    known = set(theirs.values())
+    return any(answer.prompt not in known and answer.question in theirs for answer in own.answers)
 
 
 def _under_its_name(figures: Measurement, part: Part, references: References) -> Measurement:

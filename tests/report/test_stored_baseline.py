@@ -324,3 +324,14 @@ def test_repeat_runs_are_made_of_the_first_method_and_give_limits_their_margin(r
     assert 0 < made.value < 1
     assert "the spread of 4 runs of fp16" in made.words
     assert noise.of(budget, runs[:1]).notes == ("no noise floor: no repeat run of fp16 was made",)
+
+
+def test_two_reports_of_one_name_are_two_baselines(room: Path) -> None:
+    """Methods that two budgets of a run compare with them are measured for each."""
+    first = read(room, NEW)
+    (room / "more").mkdir()
+    write(room, told(3), "more/v1.json")
+    second = read(room, NEW.replace("report: v1", "report: more/v1"), "c.yaml")
+    assert first.baseline == second.baseline
+    assert first.method("nf4").subject.key != second.method("nf4").subject.key
+    assert read(room, NEW, "d.yaml").method("nf4").subject.key == first.method("nf4").subject.key
