@@ -67,8 +67,11 @@ def generation(folder: Path) -> dict[str, Any]:
     return _object(path) if path.exists() else {}
 
 
-# Left by older tools instead of an entry in config.json; gptqmodel reads them, transformers does not.
+# Left by older tools (auto-gptq, autoawq) instead of an entry in config.json, which alone transformers reads.
 OLD_FORMS = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+OLD_NAMES = {"w_bit": "bits", "q_group_size": "group_size"}
+# What those tools called the files of weights, by what they packed.
+OLD_FILES = ("gptq_model-{bits}bit-{group_size}g", "awq_model_w{bits}_g{group_size}")
 # ModelOpt's, which vLLM reads.
 MODELOPT = "hf_quant_config.json"
 
@@ -81,16 +84,17 @@ def format_of(folder: Path) -> str | None:
 def quantization(folder: Path) -> dict[str, Any]:
     """What a quantized model says of how it is packed: the entry in `config.json`, else the file of an older tool.
 
-    Empty for any other model. Raises ValueError where both are there and tell different things.
+    Empty for any other model. Older names stand under their newer ones. Raises ValueError where both are there and tell
+    different things.
     """
     whole = config(folder)
     of_text = whole.get("text_config")
     told = whole.get("quantization_config") or (of_text.get("quantization_config") if isinstance(of_text, dict) else {})
-    told = told or {}
+    told = _renamed(told) if isinstance(told, dict) else told or {}
     packed_by({"quantization_config": told}, folder.name)
     for name, method in OLD_FORMS.items():
         if (folder / name).exists():
-            old = _object(folder / name)
+            old = _renamed(_object(folder / name))
             if not told:
                 return {"quant_method": method, **old}
             for key in ("bits", "group_size", "desc_act"):
@@ -101,6 +105,10 @@ def quantization(folder: Path) -> dict[str, Any]:
         found = _object(folder / MODELOPT).get("quantization")
         return {**(found if isinstance(found, dict) else {}), "quant_method": "modelopt"}
     return dict(told)
+
+
+def _renamed(told: dict[str, Any]) -> dict[str, Any]:
+    return {OLD_NAMES.get(name, name): value for name, value in told.items()}
 
 
 def with_dtype(packed: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,19 +150,42 @@ def weight_files(folder: Path, trust: Trust) -> list[Path]:
         _check_plain(folder / "config.json", names[0])
         if not names[0].endswith(".safetensors"):
             raise ValueError(f"{folder.name}/config.json: transformers_weights names no safetensors file")
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (folder / f"{name}{INDEX}").is_file():
-            return _shards(folder / f"{name}{INDEX}", Path(name).suffix)
-    others = sorted(path.name for path in folder.glob("*.safetensors"))
-    if others and any((folder / name).exists() for name in OLD_FORMS):
-        said = f"{folder.name} holds its weights in {others[0]}, as early auto-gptq named them"
-        raise ValueError(f"{said}: rename the file to {SAFE}")
+    early = early_file(folder)
+    for name in [*names, *([early] if early else [])]:
+        single, index = folder / name, folder / (name if name.endswith(INDEX) else f"{name}{INDEX}")
+        if not single.is_file() and not index.is_file():
+            continue
+        if early and name != early:
+            why = "libraries differ in which of them they read: take one away"
+            raise ValueError(f"{folder.name} holds weights in {name} and in {early}, and {why}")
+        return _shards(index, Path(name.removesuffix(INDEX)).suffix) if index.is_file() else [single]
+    for usual, endings in ((SAFE, ["safetensors"]), (PICKLED, ["bin", "pt"] * trust.pickles)):
+        others = sorted(path.name for ending in endings for path in folder.glob(f"*.{ending}"))
+        if others and quantization(folder).get("quant_method") in OLD_FORMS.values():
+            raise ValueError(f"{folder.name} holds its weights in {others[0]}, where no library looks: name it {usual}")
     hint = "" if trust.pickles else "; only --quant-allow-pickle allows others, and loading those can run code"
     if any(folder.glob("*.gguf")):
         hint = "; a GGUF file is for `engine: llama.cpp`"
     raise ValueError(f"{folder.name} holds no {'weights' if trust.pickles else 'safetensors weights'}{hint}")
+
+
+def early_file(folder: Path) -> str | None:
+    """The file of weights, or of their index, under a name that auto-gptq or autoawq gave to those packed as these are.
+
+    None where there is none, where it is today's name, and where the configuration names a file itself.
+    """
+    told = quantization(folder)
+    if told.get("quant_method") not in OLD_FORMS.values() or config(folder).get("transformers_weights") is not None:
+        return None
+    known = {"bits": told.get("bits", 4), "group_size": told.get("group_size", -1)}
+    bases = [name.format(**known) for name in OLD_FILES]
+    if isinstance(told.get("model_file_base_name"), str):
+        bases.insert(0, told["model_file_base_name"])
+    for base in bases:
+        _check_plain(folder / "quantize_config.json", base)
+    names = [f"{base}.safetensors" for base in bases]
+    every = [each for name in names if name != SAFE for each in (name, f"{name}{INDEX}")]
+    return next((name for name in every if (folder / name).is_file()), None)
 
 
 def _shards(index: Path, suffix: str) -> list[Path]:

@@ -92,6 +92,7 @@ def few(names: Iterable[str]) -> str:
 def check_loaded(folder: Path, model: nn.Module, told: Mapping[str, Any], trust: Trust) -> None:
     """Raise ValueError where transformers' report of a loading tells of missing tensors; note the unread ones.
 
+    Also where tensors differ that the configuration ties: transformers uses both, other engines the one or the other.
     `told` is what `from_pretrained(output_loading_info=True)` gives.
     """
     held = checkpoint.tensors(folder, trust)
@@ -100,6 +101,10 @@ def check_loaded(folder: Path, model: nn.Module, told: Mapping[str, Any], trust:
     unread = {name for name in held if any(pattern.search(name) for pattern in ignored)} | set(told["unexpected_keys"])
     wanted = _expected(model)
     check(folder.name, [name for name in told["missing_keys"] if name in wanted], unread, len(wanted))
+    ties: Mapping[str, str] = model.get_expanded_tied_weights_keys(all_submodels=True)  # type: ignore[operator]
+    for name in sorted(ties.keys() - getattr(model, "all_tied_weights_keys", ties).keys()):
+        said = f"{folder.name} contradicts itself: its config.json ties {name} to {ties[name]} (tie_word_embeddings)"
+        raise ValueError(f"{said}, and its files hold two that differ; other engines would use one of them for both")
     setattr(model, UNREAD, tuple(sorted(unread)))
 
 

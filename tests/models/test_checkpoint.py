@@ -153,7 +153,7 @@ def test_every_call_that_could_run_a_models_code_says_whether_it_may() -> None:
                     assert "trust_remote_code" in {k.arg for k in node.keywords} or "asked(trust)" in stars, (
                         f"{path.name}:{node.lineno}"
                     )
-    assert len(calls) == 15  # of which two build dummy weights
+    assert len(calls) == 16  # of which two build dummy weights
     assert methods.asked(NO_TRUST) == {"trust_remote_code": False, "use_safetensors": True}
     assert methods.asked(Trust(True, True)) == {"trust_remote_code": True, "use_safetensors": None}
 

@@ -160,8 +160,11 @@ def test_forms_of_older_tools_are_read_and_what_contradicts_itself_is_refused(tm
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": now}))
     with pytest.raises(ValueError, match=r"m contradicts itself: .* says bits 8, and quantize_config.json says 4"):
         checkpoint.quantization(folder)
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").rename(folder / "gptq_model-4bit-128g.safetensors")
-    with pytest.raises(ValueError, match=r"as early auto-gptq named them: rename the file to model.safetensors"):
+    assert checkpoint.weight_files(folder, NO_TRUST) == [folder / "gptq_model-4bit-128g.safetensors"]
+    (folder / "gptq_model-4bit-128g.safetensors").rename(folder / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"m holds its weights in mine.safetensors, .*: name it model.safetensors"):
         checkpoint.weight_files(folder, NO_TRUST)
 
 

@@ -96,20 +96,42 @@ def load(source: Path | Dummy, options: Mapping[str, Any], device: str, trust: T
     checkpoint fail in use, and for a directory that does not hold every tensor of its model.
     """
     import torch
+    from transformers import AutoConfig
     from transformers.quantizers.auto import AutoQuantizationConfig
 
     backend = options["backend"]
     if isinstance(source, Path) and only_its_own(source, trust):
         return _load_own(source, backend, device, trust)
 
-    told = source.config["quantization_config"] if isinstance(source, Dummy) else checkpoint.quantization(source)
-    if isinstance(source, Dummy):
-        check_group_size(source.config, told.get("group_size", -1))
-        _check_dummy(source)
+    told = read_form(source)
     config: Any = AutoQuantizationConfig.from_dict(dict(told))
     # Not given to the class: AWQ's refuses names that gptqmodel, which gets it, knows.
     config.backend = backend
-    return from_source(source, device, trust, dtype=torch.float16, quantization_config=config)
+    settings = {"quantization_config": config}
+    if isinstance(source, Dummy):
+        check_group_size(source.config, told.get("group_size", -1))
+        _check_dummy(source)
+    elif checkpoint.is_old_form(source) or checkpoint.early_file(source):
+        of_model = AutoConfig.from_pretrained(source, trust_remote_code=trust.remote_code)
+        # What transformers looks for in its own configuration alone.
+        of_model.quantization_config = told
+        if early := checkpoint.early_file(source):
+            of_model.transformers_weights = early
+        settings["config"] = of_model
+    return from_source(source, device, trust, dtype=torch.float16, **settings)
+
+
+def read_form(source: Path | Dummy) -> dict[str, Any]:
+    """How a checkpoint says it is packed, as libraries of today read that.
+
+    Raises ValueError for one that auto-gptq has packed for Marlin kernels alone, which transformers would not notice.
+    """
+    found = source.config["quantization_config"] if isinstance(source, Dummy) else checkpoint.quantization(source)
+    if found.get("is_marlin_format"):
+        what = "is packed for auto-gptq's own Marlin kernels (is_marlin_format), which only that reads"
+        raise ValueError(f"the checkpoint in {source.name} {what}: save it without `use_marlin`")
+    # gptqmodel refuses the entry even where it says no.
+    return {name: value for name, value in found.items() if name != "is_marlin_format"}
 
 
 def only_its_own(source: Path | Dummy, trust: Trust = NO_TRUST) -> bool:
@@ -122,7 +144,7 @@ def only_its_own(source: Path | Dummy, trust: Trust = NO_TRUST) -> bool:
     if isinstance(source, Dummy):
         return False
     told = checkpoint.quantization(source)
-    if told.get("dynamic") or told.get("lm_head") or checkpoint.is_old_form(source):
+    if told.get("dynamic") or told.get("lm_head"):
         return True
     packed = {_in_blocks(name.removesuffix(WEIGHT)) for name in checkpoint.tensors(source, trust) if WEIGHT in name}
     return not packed <= {_in_blocks(name) for name in _linear(auto.skeleton(source, trust))}
@@ -159,6 +181,9 @@ def _load_own(source: Path, backend: str, device: str, trust: Trust) -> nn.Modul
     from gptqmodel import GPTQModel
 
     check_source(source, trust)
+    if "is_marlin_format" in checkpoint.quantization(source):
+        why = "gptqmodel, which alone reads this model, refuses the entry is_marlin_format: take it out of its files"
+        raise ValueError(f"{source.name}: {why}")
     where: dict[str, Any] = {"device_map": "auto"} if device == BALANCED else {"device": device}
     settings: dict[str, Any] = {**where, "backend": backend, "dtype": torch.float16}
     model: Any = GPTQModel.load(str(source), trust_remote_code=trust.remote_code, **settings).model

@@ -13,7 +13,7 @@ from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.models import checkpoint
 from pytest_quantbudget.models.dummy import Dummy
 from pytest_quantbudget.models.methods import BALANCED, Prepared
-from pytest_quantbudget.models.methods._gptqmodel import only_its_own
+from pytest_quantbudget.models.methods._gptqmodel import only_its_own, read_form
 
 AUTO = "auto"
 NAMES = ("marlin", "machete", "exllama_v2", "triton", "torch")
@@ -43,24 +43,26 @@ def prepare(source: Path | Dummy, options: Mapping[str, Any], device: str, trust
     from gptqmodel.quantization import FORMAT, METHOD
     from gptqmodel.utils.importer import AUTO_BACKEND_KERNEL_MAPPING
 
-    told = source.config["quantization_config"] if isinstance(source, Dummy) else checkpoint.quantization(source)
+    told = read_form(source)
     method = str(told.get("quant_method"))
-    layout = next(
-        (str(told[name]).lower() for name in LAYOUTS if told.get(name)), "gemm" if method == "awq" else method
-    )
-    offered = AUTO_BACKEND_KERNEL_MAPPING[METHOD(method)].get(FORMAT(layout), {})
+    form = next((str(told[name]).lower() for name in LAYOUTS if told.get(name)), "gemm" if method == "awq" else method)
+    every = AUTO_BACKEND_KERNEL_MAPPING[METHOD(method)]
+    here = [each.value for each, made in every.items() if any(_is_for(kernel, device) for kernel in made.values())]
+    if form not in [each.value for each in FORMAT]:
+        raise ValueError(f"{source.name} says it is {method} in the format {form!r:.60}; here run: {', '.join(here)}")
+    offered = every.get(FORMAT(form), {})
     kernels = {backend.value: kernel for backend, kernel in offered.items()}
     wanted = options["backend"]
     if wanted != AUTO:
         if _full(method, wanted) not in kernels:
             has = ", ".join(name for name in NAMES if _full(method, name) in kernels) or AUTO
-            raise ValueError(f"{method} in the format {layout} has no backend {wanted}: it has {has}")
+            raise ValueError(f"{method} in the format {form} has no backend {wanted}: it has {has}")
         kernels = {_full(method, wanted): kernels[_full(method, wanted)]}
     failed: dict[str, str] = {}
     for name, kernel in kernels.items():
         if wanted == AUTO and not _is_for(kernel, device):
             continue
-        reason = _refusal(name, kernel, device, list(_contracts(source, told, method, layout, trust)))
+        reason = _refusal(name, kernel, device, list(_contracts(source, told, method, form, trust)))
         if reason is None:
             note = f"its kernels are {_short(name)}; tried before, and unusable here: {_listed(failed)}"
             # Whose layers differ in their bits has gptqmodel choose for each layer.
@@ -69,7 +71,8 @@ def prepare(source: Path | Dummy, options: Mapping[str, Any], device: str, trust
         failed[name] = reason
     if wanted != AUTO:
         raise ValueError(f"backend {wanted} cannot be used here: {'; '.join(failed.values())}")
-    raise ValueError(f"{method} in the format {layout} has no kernels that can be used here: {_listed(failed)}")
+    hint = "" if form in here else f"; {' and '.join(here)} have some"
+    raise ValueError(f"{method} in the format {form} has no kernels that can be used here: {_listed(failed)}{hint}")
 
 
 def _full(method: str, name: str) -> str:
