@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import adapters
 import pytest
@@ -16,6 +16,7 @@ from pytest_quantbudget.core.request import DUMMY, Subject
 from pytest_quantbudget.engine.base import Scored, Sequences
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai.engine import OpenAI
+from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.engine.vllm import engine
 from pytest_quantbudget.engine.vllm.source import find
 from pytest_quantbudget.models import engines
@@ -56,7 +57,11 @@ def test_on_a_cpu_prompts_are_scored_one_by_one_beside_an_adapter(
         asked.append(len(sequences))
         yield from ([Scored(0.0, True)] for _ in sequences)
 
+    def answer(self: OpenAI, prompts: Any, ends: Any, hear: Any, batching: Batching, *more: Any) -> None:
+        asked.append(batching.size)
+
     monkeypatch.setattr(OpenAI, "score", score)
+    monkeypatch.setattr(OpenAI, "answer", answer)
     server = engine.VLLMServer.__new__(engine.VLLMServer)
     server.gpus = Gpus({})
     found = find(subject(Adapter(str(adapters.write(tmp_path / "own")))))
@@ -68,6 +73,9 @@ def test_on_a_cpu_prompts_are_scored_one_by_one_beside_an_adapter(
         asked.clear()
         assert len(list(server.score([([1, 2], 1)] * 3))) == 3
         assert asked == sizes
+        asked.clear()
+        server.answer([], cast(Any, None), cast(Any, None), Batching(8))
+        assert asked == [1 if len(sizes) == 3 else 8]
 
 
 def test_merged_weights_are_served_as_the_model(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 from pytest_quantbudget.core.engines import VLLM, Server
 from pytest_quantbudget.core.measurement import Speed
 from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Workload
-from pytest_quantbudget.engine.base import Description, Lacking, Scored, Sequences
+from pytest_quantbudget.engine.base import Description, Ends, Hear, Lacking, Scored, Sequences
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai import probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
 from pytest_quantbudget.engine.openai.engine import OpenAI
 from pytest_quantbudget.engine.openai.http import MAX_BODY, ServerError
+from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
 from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find
@@ -240,9 +241,23 @@ class VLLMServer(OpenAI):
 
     @property
     def _scores_alone(self) -> bool:
-        """Whether the server dies of a second prompt that it scores at once: on a CPU with LoRA (vLLM 0.32)."""
+        """Whether the server dies of a prompt that it scores beside anything else: on a CPU with LoRA (vLLM 0.32)."""
         lora = self.source.adapter is not None or bool(self.subject.engine_options.get("enable_lora"))
         return lora and not self.gpus.cards
+
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        ends: Ends,
+        hear: Hear,
+        batching: Batching,
+        drafts: Sequence[Sequence[int]] | None = None,
+        what: str = "prompts",
+    ) -> None:
+        """As any server; one at a time where it scores alone, because answers and drafts are scored in between."""
+        if self._scores_alone:
+            batching.size = 1
+        super().answer(prompts, ends, hear, batching, drafts, what)
 
     def score(self, sequences: Sequences) -> Iterator[list[Scored]]:
         """As of any server; one at a time where the server takes no more."""
