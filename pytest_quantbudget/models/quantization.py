@@ -259,7 +259,7 @@ FORMS: Mapping[str, Form] = {
         Form(
             "gptq",
             _dynamic("gptq"),
-            {TRANSFORMERS: _HERE, VLLM: Run(PACKED, "on a CPU only with AVX-512, and without `desc_act`")},
+            {TRANSFORMERS: _HERE, VLLM: Run(PACKED, "not with `desc_act`, and on a CPU only with AVX-512")},
             kinds=("gptq-int4",),
             packages=("gptqmodel", "optimum"),
             extra="gptqmodel",

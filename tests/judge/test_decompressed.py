@@ -13,10 +13,9 @@ WHY = "transformers decompresses compressed-tensors at the first forward"
 DENSE = Receipt((Layers("linear", "Linear", "torch.nn.modules.linear", "torch", 32, 21, 1000),))
 
 
-def judged(budget: Budget, *, base: bool = False, allowed: bool = False) -> Verdict:
-    """The verdict where the method, or the baseline, is decompressed, and may be or not."""
-    whose = "fp16" if base else "nf4"
-    methods = tuple(replace(m, decompressed=allowed and m.name == whose) for m in budget.methods)
+def judged(budget: Budget, *, base: bool = False, allowed: str = "") -> Verdict:
+    """The verdict where the method, or the baseline, is decompressed, and one of them may be."""
+    methods = tuple(replace(m, decompressed=m.name == allowed) for m in budget.methods)
     own = measured(budget, "nf4", decompressed=None if base else WHY, receipt=DENSE, disk=GIB)
     return verdict(
         replace(budget, methods=methods), own, measured(budget, "fp16", decompressed=WHY if base else None, disk=GIB)
@@ -66,7 +65,7 @@ def test_quality_and_files_are(load: Load, limit: str) -> None:
     ],
 )
 def test_who_allows_it_gets_what_runs_here_judged(load: Load, limit: str, outcome: str) -> None:
-    assert judged(load(limit), allowed=True).outcome == outcome
+    assert judged(load(limit), allowed="nf4").outcome == outcome
 
 
 def test_a_baseline_that_is_decompressed_compares_no_memory(load: Load) -> None:
@@ -76,5 +75,6 @@ def test_a_baseline_that_is_decompressed_compares_no_memory(load: Load) -> None:
         FAILED,
         f"nf4: max_weights_ratio not measured: the baseline fp16: {WHY}; `decompressed: allow` judges what runs here",
     )
-    assert judged(budget, base=True, allowed=True).outcome == WITHIN
+    assert judged(budget, base=True, allowed="fp16").outcome == WITHIN
+    assert judged(budget, base=True, allowed="nf4").outcome == FAILED
     assert judged(load("max_gsm8k_drop: 3"), base=True).outcome == WITHIN

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS, VLLM
+from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.packing import Packing
 from pytest_quantbudget.core.request import NO_TRUST, Request, Subject
+from pytest_quantbudget.engine.hf import formats
 from pytest_quantbudget.engine.llama_cpp import receipt
 from pytest_quantbudget.measure import keys
 from pytest_quantbudget.models import checkpoint, engines, methods, quantization
@@ -168,6 +170,50 @@ def test_the_table_of_the_documentation_is_that_of_the_code() -> None:
     told = (ROOT / "docs" / "engines.md").read_text()
     for row in quantization.rows():
         assert f"| {' | '.join(row)} |\n" in told
+
+
+# As transformers holds it
+
+
+def receipt_of(bits: int, parameters: int = 1000) -> Receipt:
+    return Receipt((Layers("linear", "QLinear", "library.layers", "library", bits, 21, parameters),))
+
+
+@pytest.mark.parametrize(
+    ("config", "found", "decompressed", "untold", "note"),
+    [
+        ({"quant_method": "fp8"}, receipt_of(8), "", "", ""),
+        ({"quant_method": "fp8"}, receipt_of(16), "transformers runs fp8 packed on a GPU of compute", "", ""),
+        ({"quant_method": "fp8"}, receipt_of(8, 500), "", "fp8 lies in memory is not known here: 500 values", ""),
+        ({"quant_method": "fp8"}, receipt_of(16, 500), "", "fp8 lies in memory is not known here: 500 values", ""),
+        (
+            {"quant_method": "auto-round", "bits": 4},
+            receipt_of(16),
+            "transformers holds all of autoround int4 in more than 8 bits (linear 1,000 in 16 bits), so that memory",
+            "",
+            "",
+        ),
+        ({"quant_method": "auto-round", "bits": 2}, receipt_of(4), "", "", "autoround int2 has 2 bits a value, and"),
+        ({"quant_method": "hqq"}, receipt_of(4), "", "hqq ?-bit lies in memory is not known here: a part of it", ""),
+        ({"quant_method": "quanto"}, receipt_of(8), "", "quanto lies in memory is not known here: a part of it is", ""),
+        (
+            tensors({"weights": INT4}),
+            receipt_of(32, 500),
+            "transformers decompresses",
+            "lies in memory is not known",
+            "",
+        ),
+    ],
+)
+def test_what_was_loaded_says_whether_it_is_packed(
+    config: dict[str, Any], found: Receipt, decompressed: str, untold: str, note: str
+) -> None:
+    held = formats.held(config, quantization.read(config), found, 1000)
+    assert bool(held.decompressed) == bool(decompressed)
+    assert decompressed in (held.decompressed or "")
+    assert bool(held.untold) == bool(untold)
+    assert untold in held.untold
+    assert [note in told for told in held.notes] == [True] * bool(note or decompressed)
 
 
 # Files
