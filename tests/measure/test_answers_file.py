@@ -59,7 +59,7 @@ def agrees_with_the_report(reused: bool = False) -> None:
     for measured in (method["measurement"] for method in methods):
         for task in measured["tasks"]:
             for answer in task["answers"]:
-                assert answer.pop("ids") == []
+                assert answer.pop("ids")
                 answer.pop("logprob")
                 own = {"model": measured["subject"]["model"], "method": measured["subject"]["method"]}
                 expected.append({**own, "task": "wordmath", "correct": answer["strict_correct"], **answer})
