@@ -51,7 +51,8 @@ class Packed(Format):
     """4-bit values, with a scale and a zero point a group of `group` inputs (-1: all of a row) and output.
 
     After loading as gptqmodel 7.6 holds it (`nn_modules/qlinear`: the layers in torch that transformers 5 picks on a
-    CPU). With `indexed`, GPTQ's, each input's group is stored as well, and eight shifts.
+    CPU). With `indexed`, GPTQ's, each input's group is stored as well, and eight shifts. What transformers keeps in
+    float32 beside float16, gptqmodel does not.
     """
 
     group: int = 128

@@ -53,7 +53,7 @@ SPECS = {
         packages=_gptqmodel.PACKAGES,
         ahead=_gptqmodel.AHEAD,
         extra=_gptqmodel.EXTRA,
-        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], float16=True),
+        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"]),
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="awq",
         quantize=quantize,

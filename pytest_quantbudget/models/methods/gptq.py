@@ -49,7 +49,7 @@ SPECS = {
         packages=_gptqmodel.PACKAGES,
         ahead=_gptqmodel.AHEAD,
         extra=_gptqmodel.EXTRA,
-        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True, float16=True),
+        storage=lambda options: _gptqmodel.Packed(WIDTHS["float16"], options["group_size"], indexed=True),
         environ=_gptqmodel.ENVIRON,
         checkpoint_format="gptq",
         quantize=quantize,
