@@ -251,18 +251,6 @@ SERVER: Sequence[Field] = (
 )
 METHOD: Sequence[Field] = (
     Field("checkpoint", TEXT, "A ready checkpoint: hub id or directory."),
-    Field("adapter", TEXT, "A LoRA adapter as PEFT saves it: hub id or directory."),
-    Field(
-        "merge",
-        FLAG,
-        "Merge the adapter into the weights, before these are quantized, instead of running it beside them.",
-        False,
-    ),
-    Field(
-        "decompressed",
-        choice(ALLOW),
-        "`allow` judges memory and speed also where the engine runs the checkpoint's weights written out.",
-    ),
     Field("options", nested({"type": "object"}), ""),
     Field("budget", nested({"$ref": "#/$defs/limits"}), ""),
     Field("marks", NAMES, "pytest markers for the tests of this method."),
@@ -275,6 +263,18 @@ METHOD: Sequence[Field] = (
     Field("python", TEXT, "Another interpreter that measures it, one of the ini file's `quant_interpreters`."),
     Field("server", nested(mapping_schema(SERVER)), "The server that the engine `openai` measures."),
     Field("load", nested(mapping_schema(LOAD)), "Requests that are sent to it; its keys hold instead of the file's."),
+    Field("adapter", TEXT, "A LoRA adapter as PEFT saves it: hub id or directory."),
+    Field(
+        "merge",
+        FLAG,
+        "Merge the adapter into the weights, before these are quantized, instead of running it beside them.",
+        False,
+    ),
+    Field(
+        "decompressed",
+        choice(ALLOW),
+        "`allow` judges memory and speed also where the engine runs the checkpoint's weights written out.",
+    ),
     SAME,
     *JUDGING,
 )

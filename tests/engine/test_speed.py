@@ -193,6 +193,8 @@ def test_a_step_reads_all_weights_once_and_each_rows_cache_at_its_mean_length(mo
 def test_an_embedding_of_its_own_is_not_read_through() -> None:
     parts = torch.nn.ModuleDict({"table": torch.nn.Embedding(100, 8), "output": torch.nn.Linear(8, 100, bias=False)})
     model: Any = parts
+    model.config = SimpleNamespace()
+    model.config.get_text_config = lambda: model.config
     model.get_input_embeddings, model.get_output_embeddings = lambda: parts["table"], lambda: parts["output"]
     assert roofline.step_weights(model, 7000) == 7000 - 100 * 8 * 4
     parts["output"].weight = parts["table"].weight

@@ -145,7 +145,7 @@ CALM = (
         outcome="skipped",
         starts=0,
     ),
-    Row("half-missing", "No module named 'bitsandbytes_kernels': pip install bitsandbytes_kernels", outcome="skipped"),
+    Row("half-missing", "No module named 'bitsandbytes_kernels': pip install bitsandbytes-kernels", outcome="skipped"),
 )
 FRESH = (
     Row("forks-and-crashes", DIED.format("SIGSEGV", "load")),
