@@ -30,9 +30,14 @@ RUN_BY: dict[tuple[str, str], str] = {
     ("fp32", VLLM): "end_to_end/test_vllm.py::test_it_answers_as_transformers_does_and_leaves_nothing_behind",
 }
 # What was run by hand, and where that is told.
-BY_HAND = {("bf16", VLLM): "vllm.md#3-try-it-without-a-gpu", ("checkpoint", VLLM): "results/engines.md"}
+BY_HAND = {
+    ("bf16", VLLM): "vllm.md#3-try-it-without-a-gpu",
+    ("awq-int4", VLLM): "results/checkpoints.md",
+    ("checkpoint", VLLM): "results/checkpoints.md",
+}
 WITHOUT = {
-    "operator": "vLLM on a CPU without AVX-512 lacks the operator `{}`: the run asks for it, and skips in words.",
+    "operator": "vLLM on a CPU without AVX-512 lacks the operator `{}`: the run asks for it, and skips in words. The GPTQ "
+    "checkpoint at hand has `desc_act`, which vLLM refuses.",
     "fp16": "vLLM on a CPU was tried in float32 and bfloat16 alone.",
     "labels": "`kind` is what you call what is served: nothing follows from it.",
 }
