@@ -36,8 +36,8 @@ BY_HAND = {
     ("checkpoint", VLLM): "results/checkpoints.md",
 }
 WITHOUT = {
-    "operator": "vLLM on a CPU without AVX-512 lacks the operator `{}`: the run asks for it, and skips in words. The GPTQ "
-    "checkpoint at hand has `desc_act`, which vLLM refuses.",
+    "operator": "vLLM on a CPU without AVX-512 lacks the operator `{}`: the run asks for it, and skips in words. "
+    "The GPTQ checkpoint at hand has `desc_act`, which vLLM refuses.",
     "fp16": "vLLM on a CPU was tried in float32 and bfloat16 alone.",
     "labels": "`kind` is what you call what is served: nothing follows from it.",
 }
