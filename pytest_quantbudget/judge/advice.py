@@ -202,7 +202,9 @@ def _fit(use: str, meeting: Sequence[Method], budget: Budget, found: Sequence[Ax
             continue
         top = max(known, key=lambda name: (axis.values[name], -known.index(name)))
         alike = [name for name in known if name == top or axis.apart(top, name) != {1}]
-        told = f"{axis.best} of {f'the {group}' if not words else 'these'} ({axis.told(top)})"
+        # Of several that are alike another may be taken in the end: the figure is that of the first.
+        whose = f"{top}: " if len(alike) > 1 else ""
+        told = f"{axis.best} of {f'the {group}' if not words else 'these'} ({whose}{axis.told(top)})"
         more = [f"{len(alike) - 1} more within bounds"] if len(alike) > 1 else []
         words.append(", ".join([told, *more, *unknown([name for name in left if name not in known])]))
         left = [top, *(name for name in alike if name != top)]

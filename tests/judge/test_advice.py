@@ -216,7 +216,7 @@ def test_each_use_takes_what_its_rule_says(budget: Budget) -> None:
     }
     assert found.fit("production").why == "the fastest of the 4 that meet all their limits (254 tokens/s)"
     assert found.fit("edge").why == (
-        "the least memory of the 4 that meet all their limits (7.00 GiB), 1 more within bounds; "
+        "the least memory of the 4 that meet all their limits (nf4: 7.00 GiB), 1 more within bounds; "
         "the fastest of these (254 tokens/s)"
     )
     assert found.fit("qlora").why == (
