@@ -109,8 +109,14 @@ def test_an_interpreter_without_vllm_is_a_skip_in_words(room: pytest.Pytester, t
     result.stdout.fnmatch_lines("*own needs vllm in *bare/bin/python: *bare/bin/python -m pip install vllm*")
 
 
-def test_an_adapter_is_served_as_peft_runs_it(room: pytest.Pytester) -> None:
-    adapters.random(room.path / "own", r=12)
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Not in the test: pytester forgets what is imported there, and torch cannot be imported twice.
+    return adapters.random(tmp_path_factory.mktemp("adapters") / "own", r=12)
+
+
+def test_an_adapter_is_served_as_peft_runs_it(adapter: Path, room: pytest.Pytester) -> None:
+    shutil.copytree(adapter, room.path / "own")
     limits = "max_wordmath_flips: 10, min_token_agreement: 95, max_weights: 3 MiB"
     budget = BUDGET.format("fp32", "adapter: own, ", QUICK, limits).replace("fp32: {}", "fp32: {adapter: own}")
     own_line = budget.splitlines()[-1]
