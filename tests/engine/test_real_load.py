@@ -41,7 +41,8 @@ def real_server(gguf: Path, *more: str) -> Iterator[engine.OpenAI]:
 @pytest.mark.model
 def test_a_real_server_is_put_under_load(gguf: Path) -> None:
     with real_server(gguf) as server:
-        result = server.load(Load(32, 16, (1, 4), (), 12, None, 3))
+        told: list[tuple[int, int]] = []
+        result = server.load(Load(32, 16, (1, 4), (), 12, None, 3), lambda done, total: told.append((done, total)))
         rate = server.load(Load(32, 16, (), (50.0,), 12))
         with pytest.raises(ValueError, match="the load needs 600 tokens and the model has 512 positions"):
             server.load(Load(500, 100, (1,)))
@@ -52,6 +53,8 @@ def test_a_real_server_is_put_under_load(gguf: Path) -> None:
         assert {each.cached for each in level.served} == {0}
         assert statistics.median(each.ttft_s for each in level.served) < level.seconds
     assert result.undrafted == counters.UNDRAFTED
+    # Five of these warmed up.
+    assert told[-1] == (2 * 12 + 5, 2 * 12 + 5)
 
 
 @needs_server

@@ -1,5 +1,6 @@
 """A metric is one object in one list: everything that a limit needs follows from it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,17 @@ def test_a_metric_in_the_list_is_read_requested_judged_and_shown(
     report = BudgetReport("b.yaml", "m", None, None, budget.workload, "", (), (MethodReport("nf4", measured, ()),))
     header, row, *_ = (line.text.split("  ") for line in table._table(report, 200))
     assert ("per token" in header, any("25.0 ms" in cell for cell in row)) == (True, True)
+
+
+def test_no_metric_of_another_package_changes_what_a_limit_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Metric):
+        name = "tpot"
+        limits = (*TimePerOutputToken.limits, replace(TimePerOutputToken.limits[0], name="max_ttft"))
+
+    before = metrics.limits()["max_ttft"]
+    monkeypatch.setattr(metrics, "METRICS", [*metrics.METRICS, Other()])
+    assert metrics.limits()["max_ttft"] == before
+    assert metrics.limits()["max_tpot"].metric == "tpot"
 
 
 def test_a_column_of_memory_beyond_the_tensors_is_shown_where_it_is_limited(tmp_path: Path) -> None:

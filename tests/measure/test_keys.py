@@ -11,6 +11,7 @@ from typing import Any
 import adapters
 import pytest
 
+from pytest_quantbudget.core import entry_points
 from pytest_quantbudget.core.engines import Adapter
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.gpus import Gpu
@@ -161,6 +162,22 @@ def test_a_library_that_the_method_does_not_use_changes_nothing(
     versions = methods.libraries()
     monkeypatch.setattr(methods, "libraries", lambda: {**versions, "bitsandbytes": "99", "pytest": "99"})
     assert names(*given, tmp_path) == before
+
+
+def test_packages_that_add_something_belong_to_every_key(
+    tmp_path: Path, given: tuple[Request, list[Gpu]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "site" / "acme_quant-1.0.dist-info"
+    told.mkdir(parents=True)
+    (told / "entry_points.txt").write_text("[pytest_quantbudget.metrics]\nx = acme_quant:X\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    found = []
+    for version in ("1.0", "1.1"):
+        (told / "METADATA").write_text(f"Name: acme-quant\nVersion: {version}\n")
+        entry_points.packages.cache_clear()
+        found.append(names(*given, tmp_path))
+    entry_points.packages.cache_clear()
+    assert not set(found[0].values()) & set(found[1].values())
 
 
 def test_how_llama_cpp_was_compiled_belongs_to_its_keys(

@@ -16,10 +16,11 @@ from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.engines import TRANSFORMERS
 from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
 from pytest_quantbudget.core.measurement import Measurement, Speed, merge
-from pytest_quantbudget.core.request import Workload
+from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.core.verdict import SKIPPED, WITHIN
-from pytest_quantbudget.engine.base import NotOffered
+from pytest_quantbudget.engine.base import NotOffered, Tell
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.judge.needs import request
 from pytest_quantbudget.judge.verdict import judge
@@ -116,3 +117,18 @@ def test_tokens_that_compiled_steps_have_changed_are_noted(tmp_path: Path, monke
 def test_an_unknown_verb_names_the_engine() -> None:
     with pytest.raises(NotOffered, match="parrot does not give full logits"):
         next(iter(Parrot().logits([([1, 2], 1)])))
+
+
+def test_requests_that_have_ended_are_told_to_the_parent_process() -> None:
+    class Busy(Parrot):
+        def load(self, load: Load, tell: Tell = lambda done, total: None) -> LoadResult:
+            tell(3, 9)
+            return LoadResult(load, (Level("concurrency", 1, 1.0, (Served(0.0, 0.1, "", 1),)),))
+
+    said: list[Any] = []
+    phases = Phases.__new__(Phases)
+    phases.engine, phases.store = Busy(), None
+    phases.job, phases.say = SimpleNamespace(keys=None), lambda **message: said.append(message)  # type: ignore[assignment,method-assign]
+    phases.subject = Subject("m", None, "prod", None, {}, None)
+    assert phases.put_under_load(Load(8, 4, (1,))).loads[0].levels
+    assert said == [{"answered": {"done": 3, "total": 9}}]
