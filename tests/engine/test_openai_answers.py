@@ -23,7 +23,7 @@ from pytest_quantbudget.engine.out_of_memory import Batching
 pytestmark = pytest.mark.model
 
 MODELS = {"object": "list", "data": [{"id": "q", "max_model_len": 64}]}
-MANY = 10_000_000  # events, more than buffers hold
+MANY = 1_000_000  # events, more than buffers hold
 OUT_OF_MEMORY = {"error": {"message": "CUDA out of memory", "code": 500}}
 
 
