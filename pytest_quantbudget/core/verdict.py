@@ -36,7 +36,7 @@ class Verdict:
 
     `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
     the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
-    they are infinite, or where there are none). `p_over` belongs to a drop: how likely at least the measured one would
+    they are infinite, or where there are none); they rest on `n` observations of the kind `of`. `p_over` belongs to a drop: how likely at least the measured one would
     be if the true one were at the limit. `noise` says how much repeat runs of the baseline differ in this figure, and
     `inside_noise` whether that alone may decide.
     """
@@ -56,6 +56,8 @@ class Verdict:
     p_over: float | None = None
     noise: str = ""
     inside_noise: bool = False
+    n: int | None = None
+    of: str = ""
 
 
 def happened(method: str, limit: str, message: str) -> str:

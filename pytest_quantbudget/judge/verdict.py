@@ -131,7 +131,7 @@ def _bounded(found: Figure) -> dict[str, Any]:
     if found.bounds is None:
         return {}
     low, high = (end if math.isfinite(end) else None for end in (found.bounds.low, found.bounds.high))
-    return {"low": low, "high": high, "confidence": found.confidence}
+    return {"low": low, "high": high, "confidence": found.confidence, "n": found.n or None, "of": found.of}
 
 
 def _p_over(found: Figure, value: float, confidence: float) -> float:

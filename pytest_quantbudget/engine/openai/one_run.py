@@ -11,12 +11,12 @@ from pytest_quantbudget.engine.base import NotOffered
 from pytest_quantbudget.engine.openai.conversation import Conversation, at_once
 from pytest_quantbudget.engine.openai.dialects import Asking
 
-TRIES = 3  # of a run whose tokens arrive together, which they do where a server has too little of its CPU
+TRIES = 3  # of a run whose tokens are read together, which they are where server or client has too little of its CPU
 TOGETHER_S = 1e-4  # between two chunks: no model decodes a token in less
 
 
 class Bunched(NotOffered):
-    """Many tokens arrived with the first one: when that came, and how fast the others did, cannot be told."""
+    """Many tokens were read with a first one: when that came, and how fast the others did, cannot be told."""
 
 
 def one_run(
@@ -66,7 +66,8 @@ async def _run(talk: Conversation, workload: Workload, prompt: Callable[[], Sequ
     if bunch > max(1, workload.new_tokens // 4):
         raise Bunched(f"the server sent {bunch} of {workload.new_tokens} tokens together, as the first ones")
     if min(times[-1] for times in arrivals) <= begun:
-        raise NotOffered("the server had decoded a sequence before it had the first token of another")
+        # So it is where the server takes one at a time, and where nothing was read until one was done.
+        raise Bunched("the server had decoded a sequence before it had the first token of another")
     decode_s = (ended - begun) * workload.batch_size * (workload.new_tokens - 1) / after
     # What was read late, and so together, was not decoded faster than the server says.
     return begun - began, max(decode_s, *told)
