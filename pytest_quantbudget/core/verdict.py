@@ -36,9 +36,9 @@ class Verdict:
 
     `decision` is what the data say of a limit with bounds: `within`, `over`, or `undecided`, where the outcome is what
     the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
-    they are infinite, or where there are none); they rest on `n` observations of the kind `of`. `p_over` belongs to a drop: how likely at least the measured one would
-    be if the true one were at the limit. `noise` says how much repeat runs of the baseline differ in this figure, and
-    `inside_noise` whether that alone may decide.
+    they are infinite, or where there are none); they rest on `n` observations of the kind `of`. `p_over` belongs to a
+    drop: how likely at least the measured one would be if the true one were at the limit. `noise` says how much repeat
+    runs of the baseline differ in this figure, and `inside_noise` whether that alone may decide.
     """
 
     outcome: str

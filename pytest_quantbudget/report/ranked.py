@@ -1,4 +1,4 @@
-"""The limits of a budget in the order in which a reader wants them: what is over first, and of what is within the closest."""
+"""The limits of a budget in the order in which they are read: what is over first, and what is within with room last."""
 
 from __future__ import annotations
 
