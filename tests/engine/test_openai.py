@@ -1,5 +1,6 @@
 """A real llama-server measured over HTTP, and what is told where it dies, hangs, or is another than was meant."""
 
+import contextlib
 import json
 import os
 import signal
@@ -211,8 +212,14 @@ def test_one_that_is_killed_while_it_starts_is_told(gguf: Path, monkeypatch: pyt
 def strike(of: OpenAI, number: int, after_s: float = 0.3) -> threading.Timer:
     """Send the server's process a signal in a moment."""
     assert of.talk.running is not None
-    assert of.talk.running.pid is not None
-    timer = threading.Timer(after_s, os.kill, (of.talk.running.pid, number))
+    pid = of.talk.running.pid
+    assert pid is not None
+
+    def send() -> None:
+        with contextlib.suppress(ProcessLookupError):  # the test is over
+            os.kill(pid, number)
+
+    timer = threading.Timer(after_s, send)
     timer.start()
     return timer
 

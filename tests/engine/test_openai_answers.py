@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,31 @@ def test_tokens_that_come_together_with_the_first_are_no_speed() -> None:
         served = load(url)
         with pytest.raises(NotOffered, match="the server sent 3 of 4 tokens together, as the first ones"):
             served.time(Workload(8, 4, 1, 2))
+        served.close()
+
+
+@pytest.mark.parametrize("waits", [1, one_run.TRIES])
+def test_a_sequence_that_was_read_whole_before_another_began_is_no_speed(waits: int) -> None:
+    """So it is once where the client had no processor for a while, and always where the server takes one at a time."""
+    late: list[list[int]] = []
+
+    def one_after_another(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        if body.get("stream") and len(body["prompt"]) == 8 and len(late) < 2 * waits:
+            late.append(body["prompt"])
+            # Of the two of a run, every second one waits for the other.
+            time.sleep(0.0 if len(late) % 2 else 0.5)
+        completion(handler, body)
+
+    with scripted({"/v1/models": json_reply(MODELS), "/v1/completions": one_after_another}) as url:
+        served = load(url)
+        workload = Workload(8, 4, 2, 2)
+        if waits == 1:
+            speed = served.time(workload)
+            assert len(speed.ttft_s) == 2
+            assert speed.throttled[-1].startswith("1 run was left out: the server had decoded a sequence before")
+        else:
+            with pytest.raises(NotOffered, match="had decoded a sequence before it had the first token of another"):
+                served.time(workload)
         served.close()
 
 
