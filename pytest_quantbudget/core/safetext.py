@@ -46,8 +46,16 @@ def printable(text: str, *, lines: bool = False) -> str:
     """
     if lines:
         return "\n".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
-    plain = "".join(c if c.isprintable() else " " if _is_space(c) else INSTEAD for c in text)
-    return COMMAND.sub(rf"\g<1>{INSTEAD}", plain)
+    return COMMAND.sub(rf"\g<1>{INSTEAD}", visible(text))
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """The text as `printable` leaves it, but for what a CI runner would obey: for where no runner reads."""
+    if lines:
+        return "\n".join(map(visible, text.replace("\r\n", "\n").split("\n")))
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if _is_space(c) else INSTEAD for c in text)
 
 
 def width(text: str) -> int:

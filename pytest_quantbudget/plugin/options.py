@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ class Options:
     update_rate: float
     load_format: str | None
     report: Path | None
+    html: Path | None
     permissions: Permissions
 
 
@@ -60,6 +62,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Without other arguments only the budgets run.",
     )
     group.addoption("--quant-report", metavar="FILE", help="Write every figure and verdict to FILE as JSON.")
+    group.addoption(
+        "--quant-html",
+        metavar="FILE",
+        help="Write verdicts, charts and answers to FILE as one HTML page that needs nothing else.",
+    )
     group.addoption(
         "--quant-require-gpu",
         action="store_true",
@@ -199,7 +206,8 @@ def _read(config: pytest.Config) -> Options:
         update=update,
         update_rate=update_rate,
         load_format=given.quant_load_format,
-        report=_report(given.quant_report),
+        report=_target("--quant-report", given.quant_report),
+        html=_html(given.quant_html, {"--quant-report": given.quant_report, "--quant-from": given.quant_from}),
         permissions=_permissions(config),
     )
 
@@ -291,13 +299,30 @@ def _repeat_runs(text: str | None) -> int:
     return int(text)
 
 
-def _report(named: str | None) -> Path | None:
-    """The file that --quant-report names."""
+def _target(option: str, named: str | None) -> Path | None:
+    """The file that an option names, which the run will write."""
     from pytest_quantbudget.core.problems import display_path
 
     path = Path(named).absolute() if named else None
     if path is not None and path.is_dir():
-        raise ValueError(f"--quant-report: {display_path(path)} is a directory")
+        raise ValueError(f"{option}: {display_path(path)} is a directory")
+    return path
+
+
+def _html(named: str | None, others: Mapping[str, str | None]) -> Path | None:
+    """The file that --quant-html names. What the page is made with has to be there before anything is measured."""
+    path = _target("--quant-html", named)
+    if path is None:
+        return None
+    from pytest_quantbudget.report.page import render
+
+    for option, other in others.items():
+        if other and path.resolve() == Path(other).absolute().resolve():
+            raise ValueError(f"--quant-html and {option} name the same file")
+    try:
+        render.check_installed()
+    except ImportError as error:
+        raise ValueError(f"--quant-html: {error}") from None
     return path
 
 

@@ -95,9 +95,11 @@ class Recorder:
         self.report = document.build(root, self.session.judged(measurements), measurements, *measurer.origin(root))
         if self.options.report is not None:
             self.write(self.options.report, self.report)
-            if not self.whole and session.exitstatus == pytest.ExitCode.OK:
-                # What reads the report must not take an old one, or none, for this run's.
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.options.html is not None:
+            self.write_page(self.options.html, self.report)
+        if not self.whole and session.exitstatus == pytest.ExitCode.OK:
+            # What reads the report must not take an old one, or none, for this run's.
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         cache = self.options.cache if self.options.store is not None else None
         if cache is not None and self.options.stored is None:
             flip_rates.remember(cache, self.session.budgets.loaded.values(), measurements)
@@ -114,6 +116,12 @@ class Recorder:
         beside = answers_file.beside(target)
         self._try("report", target, lambda: document.write(target, report))
         self._try("answers", beside, lambda: answers_file.write(beside, document.measurements(report)))
+
+    def write_page(self, target: Path, report: document.Report) -> None:
+        """Write the HTML page."""
+        from pytest_quantbudget.report.page import render
+
+        self._try("page", target, lambda: render.write(target, report))
 
     def _try(self, what: str, target: Path, write: Callable[[], bool]) -> None:
         try:

@@ -62,19 +62,17 @@ def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
 
 
 def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
-    names = Cells("method", [printable(method.name) for method in budget.methods])
-    verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
-    columns = [names, *_formats(budget), *_figures(budget, cpu), verdicts]
-    shown, left_out = layout.fit(columns, room)
+    found = columns(budget, cpu)
+    shown, left_out = layout.fit(found, room)
     head, *rows = layout.rows(shown)
     yield Line(head)
     for row, method in zip(rows, budget.methods, strict=True):
         yield Line(row, markup=_markup(method))
     if left_out:
-        needed = layout.total(columns)
+        needed = layout.total(found)
         yield Line(f"without {', '.join(column.head for column in left_out)}: {needed} columns show all")
     yield from _named(budget)
-    heads = {column.head for column in columns}
+    heads = {column.head for column in found}
     own = [record for name, record in budget.measured.items() if budget.stored is None or name != budget.baseline]
     device = next((record.device for record in own if record.device), None)
     if device is not None:
@@ -94,6 +92,13 @@ def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
     yield from _reused(budget)
     yield from _noise(budget)
     yield from advised.lines(budget)
+
+
+def columns(budget: BudgetReport, cpu: str = "") -> list[Cells]:
+    """All columns of a budget's table, of which the first names the methods and the last counts their limits."""
+    names = Cells("method", [printable(method.name) for method in budget.methods])
+    verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
+    return [names, *_formats(budget), *_figures(budget, cpu), verdicts]
 
 
 def _formats(budget: BudgetReport) -> Iterator[Cells]:
