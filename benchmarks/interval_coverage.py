@@ -3,8 +3,9 @@
     python benchmarks/interval_coverage.py [--draws 4000] [--seed 0]
 
 Prints Markdown, in about two minutes on one core. Each bound is one-sided and counted alone. For the paired score, all
-counts of lost and won questions are enumerated with their multinomial probabilities. Newcombe's interval (1998,
-Statistics in Medicine 17, 2635-2650, method 10) also needs the questions that both models had right: it is simulated.
+counts of lost and won questions are enumerated with their multinomial probabilities; of a recovery, counts are drawn.
+Newcombe's interval (1998, Statistics in Medicine 17, 2635-2650, method 10) also needs the questions that both models
+had right: it is simulated.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.distributions import normal_quantile
 from pytest_quantbudget.judge.intervals import Interval, Paired
+from pytest_quantbudget.judge.recovery import Recovered
 
 CONFIDENCE = 0.95
 ACCURACY = 0.85  # of the baseline, for Newcombe's interval
@@ -93,6 +95,35 @@ def paired(rng: np.random.Generator, draws: int) -> None:
     print()
 
 
+def recovery(rng: np.random.Generator, draws: int) -> None:
+    """Mean and worst coverage of the bounds of a recovery, over flips and drops, by baseline's score and size."""
+    z = normal_quantile(CONFIDENCE)
+    print("Of a recovery, mean · worst over flips of 1 to 20 % and drops of none to all of them:\n")
+    print("| questions | baseline's score | lower | upper |")
+    print("| --- | --- | --- | --- |")
+    for n, score_of in ((n, each) for n in SIZES[1:] for each in (0.3, 0.6, 0.9)):
+        held = []
+        for flips, part in ((f, p) for f in (1.0, 2.0, 5.0, 10.0, 20.0) for p in (0.0, 0.5, 1.0)):
+            lost, won = flips * (1 + part) / 200, flips * (1 - part) / 200
+            shares = [score_of - lost, lost, won, 1 - score_of - won]
+            if min(shares) < 0:
+                continue
+            true = (score_of - lost + won) / score_of
+            # Many draws are alike: each set of counts is judged once.
+            each, times = np.unique(rng.multinomial(n, shares, draws)[:, :3], axis=0, return_counts=True)
+            scores = np.array([Recovered(*map(int, counts)).score(true) for counts in each])
+            held.append([100 * float(times[side].sum()) / draws for side in (scores <= z, scores >= -z)])
+        cells = (f"{sum(side) / len(side):.1f} · {min(side):.1f}" for side in zip(*held, strict=True))
+        print(f"| {n} | {100 * score_of:g} % | " + " | ".join(cells) + " |")
+    print()
+
+
+def lengths(rng: np.random.Generator, n: int, spread: float) -> Interval:
+    """Bounds of a ratio of lengths whose true value is 1: log-normal between questions, and between the two models."""
+    base, own = (rng.lognormal(4.5, 0.6, n) * rng.lognormal(0, spread, (2, n))).round() + 1
+    return intervals.clustered_ratio(own.astype(int).tolist(), base.astype(int).tolist(), CONFIDENCE)
+
+
 def tokens(rng: np.random.Generator, share: float, alike: float, m: int) -> Interval:
     """Bounds of a share of tokens: `m` answers of 20 to 99 tokens, whose intraclass correlation is `alike`."""
     sizes = rng.integers(20, 100, m)
@@ -129,6 +160,9 @@ def others(rng: np.random.Generator, draws: int) -> None:
     ]
     settings += [(f"median of {n} repeats, log-normal", 1.0, partial(median, rng, n)) for n in (5, 10, 20)]
     settings += [(f"{n} repeats against {n}, log-normal", 1.0, partial(ratio, rng, n)) for n in (3, 5, 10)]
+    settings += [
+        (f"tokens of {n} answers against {n}, log-normal", 1.0, partial(lengths, rng, n, 0.5)) for n in (20, 50, 200)
+    ]
     print("| bounds of | lower | upper |")
     print("| --- | --- | --- |")
     for words, true, one in settings:
@@ -144,6 +178,7 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     paired(rng, 5 * options.draws)
+    recovery(rng, options.draws)
     others(rng, options.draws)
 
 

@@ -12,6 +12,7 @@ from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics import limits, metric_of, percentile_limit
 
+OF_TASK = re.compile(r"min_(?P<min>[a-z]\w*?)(?:_recovery)?|max_(?P<max>\w+)_(?:drop|flips|absent|tokens_ratio)")
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
 
 
@@ -29,7 +30,7 @@ def read_limit(
     """
     kind = kinds.get(name) or percentile_limit(name)
     if kind is None:
-        of_task = re.fullmatch(r"min_(?P<min>[a-z]\w*)|max_(?P<max>\w+)_(?:drop|flips)", name)
+        of_task = OF_TASK.fullmatch(name)
         why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
         unusable = "".join(f"; metric {one}: {words}" for one, words in metrics.others().unusable.items())
         problems.add(node, f"there is no limit {name!r}{why}{nearest(name, kinds)}{unusable}")

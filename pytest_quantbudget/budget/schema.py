@@ -15,6 +15,8 @@ from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics.latency import LATENCIES
 from pytest_quantbudget.models import methods
 
+TASK = "[a-z][a-z0-9_]*"
+
 
 def budget_schema() -> dict[str, Any]:
     """The schema. Limits on tasks are matched by pattern: which tasks a file declares, a schema cannot know."""
@@ -63,14 +65,17 @@ def _method(name: str) -> dict[str, Any]:
 
 def _limits() -> dict[str, Any]:
     of_tasks = metrics.task_limits("TASK")
-    others = f"(?!({'|'.join(metrics.limits())})$)"  # `min_speedup` is the accuracy of no task
+    # `min_speedup` is the accuracy of no task, and neither is `min_math_recovery` beside a task `math`.
+    longer = [kind.name.replace("TASK", ".*") for kind in of_tasks if kind.name.startswith("min_TASK_")]
+    others = f"(?!({'|'.join(metrics.limits())})$)"
+    names = {kind.name: others + (f"(?!({'|'.join(longer)})$)" if kind.name == "min_TASK" else "") for kind in of_tasks}
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {kind.name: _limit(kind) for kind in metrics.limits().values()},
         "patternProperties": {
             **{f"^{metric.pattern}$": _limit(metric.limits[0], metric.doc) for metric in LATENCIES},
-            **{f"^{others}{kind.name.replace('TASK', '[a-z][a-z0-9_]*')}$": _limit(kind) for kind in of_tasks},
+            **{f"^{names[kind.name]}{kind.name.replace('TASK', TASK)}$": _limit(kind) for kind in of_tasks},
         },
     }
 

@@ -42,7 +42,8 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
     reader = _TaskReader(find, problems)
     declared: dict[str, Declared] = {}
     for name, settings in node.entries.items():
-        taken = [kind.name for kind in metrics.task_limits(name) if kind.name in metrics.limits()]
+        known = {*metrics.limits(), *(kind.name for other in declared for kind in metrics.task_limits(other))}
+        taken = [kind.name for kind in metrics.task_limits(name) if kind.name in known]
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
             why = f"its limit {taken[0]} already has a meaning" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")

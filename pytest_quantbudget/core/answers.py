@@ -164,10 +164,15 @@ class TaskResult:
         return sum(a.cut_off for a in self.answers)
 
     @property
+    def missing(self) -> tuple[bool, ...]:
+        """Whether the task's extraction found nothing, answer by answer."""
+        strict = self.task.extract == "strict"
+        return tuple((a.strict if strict else a.flexible) == INVALID for a in self.answers)
+
+    @property
     def absent(self) -> int:
         """Answers in which the task's extraction found nothing."""
-        strict = self.task.extract == "strict"
-        return sum((a.strict if strict else a.flexible) == INVALID for a in self.answers)
+        return sum(self.missing)
 
 
 def by_prompt(answers: Iterable[Answer], prompts: Iterable[str]) -> list[Answer | None]:

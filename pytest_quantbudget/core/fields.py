@@ -96,6 +96,24 @@ def number(minimum: float, maximum: float = math.inf, *, closed: str = "") -> Ki
     return Kind(read, schema)
 
 
+def percent(one: Kind) -> Kind:
+    """A number of percent, bare or with its sign: `99` or `99 %`."""
+
+    def read(value: object) -> Any:
+        if not isinstance(value, str):
+            return one.read(value)
+        match = PERCENT.fullmatch(value)
+        if match is None:
+            raise ValueError(f"must be a number of percent, such as 99 or 99 %, not {value!r}")
+        return one.read(float(match[1]))
+
+    signed = {"type": "string", "pattern": f"^{PERCENT.pattern}$", "examples": ["99 %"]}
+    return Kind(read, {"anyOf": [dict(one.schema), signed]})
+
+
+PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+
+
 def several(one: Kind, most: int) -> Kind:
     """One value of a kind, or a list of up to `most` different ones."""
 

@@ -14,7 +14,7 @@ from pytest_quantbudget.core.problems import ANYWHERE, Columns
 
 ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
 Bound = Literal["min", "max"]
-Relation = Literal["", "ratio", "speedup", "drop", "flips", "against"]
+Relation = Literal["", "ratio", "speedup", "drop", "recovery", "flips", "against"]
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,9 @@ class DivergenceOf(Part):
 class Rule:
     """A limit that a growing task's answers are to decide.
 
-    `relation` is `drop`, `flips`, or nothing for the score; `bound` is `min` or `max`; `values` (points or percent;
-    None for `auto`) hold for devices whose name matches the one of `patterns` in the same place.
+    `relation` is what the limit is on (`drop`, `recovery`, `absent` ...; nothing for the score); `bound` is `min` or
+    `max`; `values` (in the limit's unit; None for `auto`) hold for devices whose name matches the one of `patterns` in
+    the same place.
     """
 
     task: str

@@ -184,6 +184,20 @@ def clustered_mean(sums: Sequence[float], sizes: Sequence[int], confidence: floa
     return Interval(mean - reach, mean + reach)
 
 
+def clustered_ratio(own: Sequence[int], base: Sequence[int], confidence: float, times: float = 1.0) -> Interval:
+    """Bounds of the ratio of two totals over clusters that both have, from each cluster's parts; of `times` as many.
+
+    On the logarithm, whose standard error is that of the ratio over the ratio (the delta method; Cochran 1977,
+    section 2.11), with Student's t. Infinite where nothing is known: of one cluster, or where one side has nothing.
+    """
+    if len(own) < 2 or not sum(own) or not sum(base):
+        return Interval(0.0, math.inf)
+    ratio = sum(own) / sum(base)
+    error = _ratio_error(own, base) / ratio
+    reach = t_quantile(confidence, len(own) * times - 1) * error / math.sqrt(times)
+    return Interval(ratio * math.exp(-reach), ratio * math.exp(min(reach, 700.0)))
+
+
 def _ratio_error(sums: Sequence[float], sizes: Sequence[int]) -> float:
     """Standard error of sum(sums) / sum(sizes) over clusters."""
     m, whole, total = len(sizes), sum(sums), sum(sizes)

@@ -10,6 +10,7 @@ from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.limits import AUTO, Limit
 from pytest_quantbudget.core.request import DUMMY, DivergenceOf, LoadTime, Part, Reply, Request, Rule
 from pytest_quantbudget.judge.metrics import metric_of
+from pytest_quantbudget.judge.metrics.accuracy import Accuracy
 from pytest_quantbudget.judge.metrics.base import FACTOR
 
 RUNS = 5  # repeat runs of the baseline that --quant-update makes by itself
@@ -52,12 +53,13 @@ def request(budget: Budget, method: Method, limits: Sequence[Limit] | None = Non
 
 
 def _rules(budget: Budget, limits: Sequence[Limit]) -> Iterator[Rule]:
-    """What ends the growing tasks: their limits on drop, flips and score."""
+    """What ends the growing tasks: the limits on their answers."""
     for limit in limits:
         kind = limit.kind
         if kind.task and budget.tasks[kind.task].start is not None:
             patterns, values = (tuple(getattr(t, name) for t in limit.targets) for name in ("pattern", "value"))
-            yield Rule(kind.task, kind.relation, kind.bound, patterns, values, limit.judging.confidence)
+            on = kind.relation if kind.metric == Accuracy.name else kind.metric
+            yield Rule(kind.task, on, kind.bound, patterns, values, limit.judging.confidence)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Subject
 from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge.metrics import figure, known, limit_kinds, limits, metric_of
+from pytest_quantbudget.judge.metrics.accuracy import Accuracy
 from pytest_quantbudget.judge.metrics.base import Figure, Unmeasured
 
 EXACT = 1e-9  # counts become percentages and differ in the last digit
@@ -91,7 +92,7 @@ class Noise:
         logarithm of a factor for sizes, times and speeds, of which it takes the same to go up as to come down.
         """
         if kind.task:
-            found = self.task(kind.task)
+            found = self.task(kind.task) if metric_of(kind).name == Accuracy.name else None
             return 0.0 if found is None else 100 * found.flips / found.n if kind.relation == "flips" else found.drop
         same = metric_of(kind).repeat
         if same is not None:
@@ -114,7 +115,7 @@ class Noise:
     def words(self, kind: LimitKind) -> str:
         """What repeat runs show of a limit's figure; nothing where they show nothing."""
         if kind.task:
-            found = self.task(kind.task)
+            found = self.task(kind.task) if metric_of(kind).name == Accuracy.name else None
             if found is None:
                 return ""
             if kind.relation == "flips":

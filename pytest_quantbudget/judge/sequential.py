@@ -12,11 +12,52 @@ from pytest_quantbudget.core.request import Request, Rule
 from pytest_quantbudget.core.verdict import UNDECIDED
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.intervals import Interval, Paired
+from pytest_quantbudget.judge.recovery import Recovered
 
 if TYPE_CHECKING:
-    from pytest_quantbudget.core.answers import TaskResult
+    from pytest_quantbudget.core.answers import Answer, TaskResult
 
 CERTAIN = 0.99  # that too many answers are cut off, before the rest is given up
+
+# What a limit on a task may be on, besides its score (no name): against the baseline, or alone.
+DROP, FLIPS, RECOVERY, TOKENS, ABSENT = "drop", "flips", "recovery", "tokens", "absent"
+AGAINST = (DROP, FLIPS, RECOVERY, TOKENS)
+ALONE = ("", ABSENT)
+
+
+def bounds_of(
+    relation: str, result: TaskResult, pairs: Sequence[Answer], confidence: float, times: float = 1.0
+) -> Interval:
+    """Bounds of a task's figure of any kind, from the answers to it; `pairs` are the baseline's to the same questions.
+
+    They are those of `times` as many questions with the same answers. In percent or points, and for `tokens` a ratio.
+    """
+    clusters = clusters_of(result)
+    if relation == TOKENS:
+        return token_ratio(pairs, result.answers, confidence, clusters, times)
+    after = result.missing if relation == ABSENT else result.correct
+    relation = "" if relation == ABSENT else relation
+    return bounds(relation, result.right(pairs), after, confidence, clusters, times)
+
+
+def token_ratio(
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    confidence: float,
+    clusters: Sequence[str] = (),
+    times: float = 1.0,
+) -> Interval:
+    """Bounds of the mean number of tokens an answer, over that of the answers to the same questions `before`.
+
+    On the logarithm of the ratio, because lengths are skewed; see `intervals.clustered_ratio`.
+    """
+    sums: dict[str, list[int]] = {}
+    for number, (own, base) in enumerate(zip(after, before, strict=True)):
+        cluster = sums.setdefault(clusters[number] if any(clusters) else str(number), [0, 0])
+        cluster[0] += own.tokens
+        cluster[1] += base.tokens
+    own_sums, base_sums = zip(*sums.values(), strict=True)
+    return intervals.clustered_ratio(own_sums, base_sums, confidence, times)
 
 
 def bounds(
@@ -35,6 +76,9 @@ def bounds(
     if not relation:
         design = _design(after, clusters, confidence) / times
         return intervals.proportion_interval(sum(after) / design, len(after) / design, confidence)
+    if relation == RECOVERY:
+        found = recovered(before, after, confidence, clusters)
+        return replace(found, design=found.design / times).interval(confidence)
     paired = paired_of(relation, before, after, confidence, clusters)
     paired = replace(paired, design=paired.design / times)
     return paired.drop_interval(confidence) if relation == "drop" else paired.flips_interval(confidence)
@@ -47,6 +91,18 @@ def paired_of(
     lost = [x - y for x, y in zip(before, after, strict=True)]
     values = lost if relation == "drop" else [abs(each) for each in lost]
     return replace(intervals.pair(before, after), design=_design(values, clusters, confidence))
+
+
+def recovered(
+    before: Sequence[bool], after: Sequence[bool], confidence: float, clusters: Sequence[str] = ()
+) -> Recovered:
+    """The counts behind the bounds of a recovery."""
+    found = intervals.pair(before, after)
+    both = sum(before) - found.b
+    # What each question adds to the difference between the method's score and the share of the baseline's.
+    share = (both + found.c) / sum(before) if any(before) else 0.0
+    values = [y - share * x for x, y in zip(before, after, strict=True)]
+    return Recovered(both, found.b, found.c, _design(values, clusters, confidence))
 
 
 def _design(values: Sequence[float], clusters: Sequence[str], confidence: float) -> float:
@@ -76,12 +132,11 @@ def stopped(request: Request, device: str, result: TaskResult, baseline: TaskRes
     if intervals.proportion_interval(result.cut_off, n, CERTAIN).low > task.max_truncated:
         return f"too many of the first {n:,} answers were truncated"
     pairs = counterparts(baseline, result) if baseline is not None else []
-    before = result.right(pair for pair in pairs if pair is not None)
+    before = [pair for pair in pairs if pair is not None]
     for rule, value in mine:
-        if value is None or (rule.relation and len(before) < n):
+        if value is None or rule.relation not in (*AGAINST, *ALONE) or (rule.relation in AGAINST and len(before) < n):
             return ""
-        level, clusters = confidence(result, rule.confidence), clusters_of(result)
-        found = bounds(rule.relation, before, result.correct, level, clusters)
+        found = bounds_of(rule.relation, result, before, confidence(result, rule.confidence))
         if found.side(rule.bound, value) == UNDECIDED:
             return ""
     return "its limit was decided" if len(mine) == 1 else "all its limits were decided"

@@ -10,12 +10,14 @@ from pytest_quantbudget.core.budget import Basis
 from pytest_quantbudget.core.limits import Limit, LimitKind
 from pytest_quantbudget.judge.metrics.accuracy import Accuracy
 from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAgreement
+from pytest_quantbudget.judge.metrics.answer_form import Absent, AnswerTokens
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
 from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
 from pytest_quantbudget.judge.metrics.load import ON_LOAD
 from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramProcess, VramReserved, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
+from pytest_quantbudget.judge.metrics.recovery import Recovery
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ METRICS: list[Metric] = [
     QuantizedFraction(),
     Kernel(),
     Accuracy(),
+    Recovery(),
+    AnswerTokens(),
+    Absent(),
     TokenAgreement(),
     TextPerplexity(),
     AnswerPerplexity(),

@@ -86,7 +86,7 @@ class Accuracy(Metric):
 
         bounds = sequential.bounds(kind.relation, before, after.correct, level, clusters)
         common |= {"bounds": bounds, "confidence": level, "more": more}
-        if theirs is not None and (guessing := _at_chance(theirs, before)):
+        if theirs is not None and (guessing := at_chance(theirs, before)):
             common["remark"] = "; ".join(filter(None, [f"{case.baseline} {guessing}", common["remark"]]))
         if theirs is None:
             words = f"{sum(after.correct):,} of {n:,} right, {after.cut_off} truncated, {after.absent} absent"
@@ -123,7 +123,7 @@ class Accuracy(Metric):
         return format_value(self.figure(case).value, "points", show_unit=False)
 
 
-def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
+def at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
     """Words for a baseline that does no better than guessing; nothing where it does, or where chance is not known."""
     low = intervals.proportion_interval(sum(correct), len(correct), CERTAIN).low
     if result.chance is None or low > result.chance:
@@ -133,7 +133,12 @@ def _at_chance(result: TaskResult, correct: Sequence[bool]) -> str:
 
 
 def same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[bool]:
-    """The baseline's outcomes on the questions that the method was asked: all, or of a growing task the first.
+    """The baseline's outcomes on the questions that the method was asked; see `paired_answers`."""
+    return after.right(paired_answers(case, task, before, after))
+
+
+def paired_answers(case: Case, task: Task, before: TaskResult, after: TaskResult) -> Sequence[Answer]:
+    """The baseline's answers to the questions that the method was asked: all, or of a growing task the first.
 
     A stored baseline may have been asked more. Raises Unmeasured, saying how many questions are others.
     """
@@ -154,7 +159,7 @@ def same_questions(case: Case, task: Task, before: TaskResult, after: TaskResult
     if other:
         why = f"{other:,} of {n:,} questions have another right answer than when {case.baseline} was asked"
         raise case.unmeasured(task.phase, why)
-    return after.right(pairs)
+    return pairs
 
 
 def _apart(case: Case, before: TaskResult, after: TaskResult, missing: int) -> str:
