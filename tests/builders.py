@@ -24,6 +24,7 @@ from pytest_quantbudget.core.verdict import OVER, LimitReport, Update, Verdict
 from pytest_quantbudget.judge.advice import Advice, Fit, Standing
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.judge.noise import Noise, TaskNoise
+from pytest_quantbudget.judge.trend import Moved
 from pytest_quantbudget.measure.hardware import LocalGpus
 from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models.estimate.memory import Estimate, LayerKind
@@ -240,6 +241,22 @@ REPORT = Report(
                 ("tokens/s of 1 of 3 methods",),
                 (Standing("nf4", "misses", "max_vram", "dominated", "awq-int4", "less memory (6 GiB, 7 GiB)"),),
                 (Fit("edge", "awq-int4", "the only one that meets all its limits"),),
+            ),
+            changes=(
+                Moved(
+                    "nf4",
+                    "min_tokens_per_s",
+                    "tokens/s",
+                    60.0,
+                    57.0,
+                    -5.0,
+                    "%",
+                    True,
+                    False,
+                    "2025-12-31T00:00:00Z",
+                    2,
+                    (61.0, 60.0, 57.0),
+                ),
             ),
             methods=(
                 MethodReport(

@@ -6,21 +6,15 @@ import contextlib
 import datetime
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pytest_quantbudget.core import codec, files
+from pytest_quantbudget.core import codec, places
 from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.units import ISO, UTC
 
 MAGIC = "quantbudget-entry-1"
-MAX_BYTES = 200_000_000
-# Where one request puts an object whole or not at all (Amazon S3 User Guide, "Data consistency model"; Cloud Storage,
-# "Consistency"), and a rename would be a copy and a removal, which needs the right to delete.
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos"}
 
 
 class Damaged(ValueError):
@@ -90,107 +84,6 @@ def decode(data: bytes, key: Mapping[str, Any]) -> Entry:
     return Entry(content["payload"], made)
 
 
-class Place(Protocol):
-    """Where entries lie. Every method raises OSError where the place cannot be used."""
-
-    def read(self, name: str) -> bytes | None:
-        """The bytes under a name, or None."""
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put bytes under a name: a reader sees all of them or none."""
-
-    def move(self, name: str, new: str) -> None:
-        """Rename."""
-
-    def remove(self, name: str) -> None:
-        """Remove what is there."""
-
-
-class Folder:
-    """A local directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, name: str) -> bytes | None:
-        """The bytes under a name, or None."""
-        try:
-            if (self.path / name).stat().st_size > MAX_BYTES:
-                return b""  # none of ours, and damaged as such
-            return (self.path / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put bytes under a name: a reader sees all of them or none."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.write(target, data)
-
-    def move(self, name: str, new: str) -> None:
-        """Rename."""
-        (self.path / name).replace(self.path / new)
-
-    def remove(self, name: str) -> None:
-        """Remove what is there."""
-        (self.path / name).unlink(missing_ok=True)
-
-
-class Remote:
-    """Any URL that fsspec knows. But on object stores, an entry being written has another name until the end."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.system, self.root = fsspec.core.url_to_fs(url)
-        names = self.system.protocol
-        self._whole = not OBJECT_STORES.isdisjoint([names] if isinstance(names, str) else names)
-
-    @contextlib.contextmanager
-    def _as_os_error(self) -> Any:
-        try:
-            yield
-        except OSError:
-            raise
-        except Exception as error:
-            raise OSError(f"{type(error).__name__}: {error}") from error  # each file system raises its own
-
-    def read(self, name: str) -> bytes | None:
-        """The bytes under a name, or None."""
-        with self._as_os_error():
-            try:
-                return bytes(self.system.cat_file(f"{self.root}/{name}"))
-            except FileNotFoundError:
-                return None
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put bytes under a name: a reader sees all of them or none."""
-        target = f"{self.root}/{name}"
-        with self._as_os_error():
-            if self._whole:
-                self.system.pipe_file(target, data)
-                return
-            half = f"{target}.half-{os.getpid()}"
-            self.system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self.system.pipe_file(half, data)
-            self.system.mv(half, target)
-
-    def move(self, name: str, new: str) -> None:
-        """Rename."""
-        with self._as_os_error():
-            self.system.mv(f"{self.root}/{name}", f"{self.root}/{new}")
-
-    def remove(self, name: str) -> None:
-        """Remove what is there."""
-        with self._as_os_error(), contextlib.suppress(FileNotFoundError):
-            self.system.rm_file(f"{self.root}/{name}")
-
-
-def is_url(place: str) -> bool:
-    """Whether a place is a URL rather than a directory."""
-    return "://" in place
-
-
 class Store:
     """Entries at a place. An error there is noted and costs the reuse, never a measurement."""
 
@@ -198,7 +91,7 @@ class Store:
         self.place = place
         self.refresh = refresh  # measure everything again, and keep that
         self.notes: list[str] = []
-        self._at: Place | None = None
+        self._at: places.Place | None = None
 
     def get(self, key: Key) -> Entry | None:
         """The entry of a key, or None. A damaged one is set aside and noted."""
@@ -237,9 +130,9 @@ class Store:
             self._opened().move(key.name, f"{key.name}.damaged")
         self._note(f"the stored {key.label} in {key.folder} was set aside and measured again: {why}")
 
-    def _opened(self) -> Place:
+    def _opened(self) -> places.Place:
         if self._at is None:
-            self._at = Remote(self.place) if is_url(self.place) else Folder(Path(self.place))
+            self._at = places.at(self.place)
         return self._at
 
     def _note(self, what: str) -> None:

@@ -28,7 +28,8 @@ class Options:
     nowhere. `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
     clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
     is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
-    `load_format` replaces that of the budgets; `permissions` say what they may start and reach.
+    `history` is where runs are kept, a directory or URL; `load_format` replaces that of the budgets; `permissions` say
+    what they may start and reach.
     """
 
     cache: Path | None
@@ -47,6 +48,7 @@ class Options:
     load_format: str | None
     report: Path | None
     html: Path | None
+    history: str | None
     permissions: Permissions
 
 
@@ -66,6 +68,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quant-html",
         metavar="FILE",
         help="Write verdicts, charts and answers to FILE as one HTML page that needs nothing else.",
+    )
+    group.addoption(
+        "--quant-history",
+        metavar="PLACE",
+        help="Add the run's figures and verdicts to the history in PLACE, a directory or any URL that fsspec knows, "
+        "and judge `max_change` by the runs before it.",
     )
     group.addoption(
         "--quant-require-gpu",
@@ -169,6 +177,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addini("quant_allow_commands", "As --quant-allow-commands.", type="bool", default=False)
     parser.addini("quant_fail_on_skip", "As --quant-fail-on-skip.", type="bool", default=False)
+    parser.addini("quant_history", "As --quant-history; a directory is relative to the ini file.", default="")
     parser.addini("quant_budget", "Budgets that a plain `pytest` runs too.", type="paths", default=[])
 
 
@@ -208,6 +217,7 @@ def _read(config: pytest.Config) -> Options:
         load_format=given.quant_load_format,
         report=_target("--quant-report", given.quant_report),
         html=_html(given.quant_html, {"--quant-report": given.quant_report, "--quant-from": given.quant_from}),
+        history=_history(config),
         permissions=_permissions(config),
     )
 
@@ -242,13 +252,13 @@ def _cache(named: str | None) -> tuple[Path | None, str | None]:
     if not named:
         default = files.default_cache()
         return default, str(default / "results") if default is not None else None
-    from pytest_quantbudget.measure import store
+    from pytest_quantbudget.core import places
 
-    if not store.is_url(named):
+    if not places.is_url(named):
         folder = Path(named).expanduser().absolute()
         return folder, str(folder / "results")
     try:
-        store.Remote(named)
+        places.Remote(named)
     except (ValueError, ImportError, OSError) as error:
         raise ValueError(f"--quant-cache {named}: {error}") from None
     return files.default_cache(), named
@@ -324,6 +334,26 @@ def _html(named: str | None, others: Mapping[str, str | None]) -> Path | None:
     except ImportError as error:
         raise ValueError(f"--quant-html: {error}") from None
     return path
+
+
+def _history(config: pytest.Config) -> str | None:
+    """Where runs are kept: a directory, or a URL."""
+    given, written = config.option.quant_history, config.getini("quant_history")
+    named, base = (given, config.invocation_params.dir) if given else (written, _repository(config))
+    if not named:
+        return None
+    from pytest_quantbudget.core import places
+
+    if places.is_url(named):
+        try:
+            places.at(named)
+        except (ValueError, ImportError, OSError) as error:
+            raise ValueError(f"--quant-history {named}: {error}") from None
+        return str(named)
+    folder = (base / Path(named).expanduser()).absolute()
+    if folder.is_file():
+        raise ValueError(f"--quant-history: {named} is a file; a history is a directory, or a URL")
+    return str(folder)
 
 
 def _update(mode: str | None, rate: str | None) -> tuple[str, float]:

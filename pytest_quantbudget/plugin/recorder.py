@@ -17,6 +17,7 @@ from pytest_quantbudget.core.safetext import Line, quoted, safe
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.measure import answers_file, flip_rates
 from pytest_quantbudget.plugin.collect import verdict_of
+from pytest_quantbudget.plugin.keeping import Keeper
 from pytest_quantbudget.plugin.options import Options
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import document, layout, table
@@ -92,7 +93,12 @@ class Recorder:
         if self.options.update:
             self.update(measurements)
         root = self.session.root
-        self.report = document.build(root, self.session.judged(measurements), measurements, *measurer.origin(root))
+        judged = self.session.judged(measurements)
+        self.report = document.build(root, judged, measurements, *measurer.origin(root))
+        if self.options.history is not None:
+            keeper = Keeper(self.options.history, self.written)
+            self.report = keeper.keep(self.session, self.report, judged, measurements)
+            self.whole = keeper.whole
         if self.options.report is not None:
             self.write(self.options.report, self.report)
         if self.options.html is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
     from pytest_quantbudget.judge.noise import Noise
     from pytest_quantbudget.measure.runner import Runner
+    from pytest_quantbudget.report.history import Past
     from pytest_quantbudget.report.stored_run import StoredRun
 
     # Where a run's measurements come from. Nothing here asks which of the two it is.
@@ -30,7 +31,7 @@ class Session:
 
     `limits` are the selected ones, by the ids of their tests; `needs` is what they need measured. With `require_gpu`,
     what is skipped for want of a GPU or a package fails, and with `fail_on_skip` everything that is skipped.
-    `make_measurer` is called once, when something is to be measured.
+    `make_measurer` is called once, when something is to be measured. `history` is where earlier runs are kept.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Session:
     make_measurer: Callable[[Needs], Measurer]
     require_gpu: bool = False
     fail_on_skip: bool = False
+    history: str | None = None
     limits: dict[str, LimitReport] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
 
@@ -46,6 +48,13 @@ class Session:
     def measurer(self) -> Measurer:
         """Where the run's measurements come from."""
         return self.make_measurer(self.needs)
+
+    @cached_property
+    def past(self) -> Past:
+        """The earlier runs that are kept; none without a history. Raises OSError where that cannot be read."""
+        from pytest_quantbudget.report import history
+
+        return history.read(self.history) if self.history is not None else history.Past()
 
     def plan(self, budget: Budget, method: Method, limits: Sequence[Limit] | None) -> None:
         """Plan what `limits` of a method need (everything that the budget declares where None)."""

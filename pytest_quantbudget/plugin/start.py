@@ -43,7 +43,13 @@ def start(config: pytest.Config) -> None:
 
     needs = Needs(options.repeat_runs, options.update)
     session = Session(
-        config.rootpath, budgets, needs, make_measurer, options.require_gpu, fail_on_skip=options.fail_on_skip
+        config.rootpath,
+        budgets,
+        needs,
+        make_measurer,
+        options.require_gpu,
+        fail_on_skip=options.fail_on_skip,
+        history=options.history,
     )
     config.stash[SESSION] = session
     config.pluginmanager.register(collect, "quantbudget-collect")

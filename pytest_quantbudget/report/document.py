@@ -22,6 +22,7 @@ from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.judge import advice, intervals, metrics
 from pytest_quantbudget.judge.advice import Advice
 from pytest_quantbudget.judge.noise import Noise
+from pytest_quantbudget.judge.trend import Moved
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.memory import Estimate
 
@@ -84,7 +85,8 @@ class BudgetReport:
     """One budget file; `noise` is that of its baseline, where repeat runs of it were asked for.
 
     With a `stored` baseline, the first of the methods is that one, which has no limits. `uses` are what a method is
-    wanted for, each a test, and `advice` says what the numbers say of that.
+    wanted for, each a test, and `advice` says what the numbers say of that. `changes` are against the last comparable
+    run of a history, where the run has one.
     """
 
     file: str
@@ -102,6 +104,7 @@ class BudgetReport:
     stored: StoredFrom | None = None
     uses: tuple[LimitReport, ...] = ()
     advice: Advice | None = None
+    changes: tuple[Moved, ...] = ()
 
     @property
     def basis(self) -> Basis:

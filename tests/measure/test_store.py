@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_quantbudget.core import places
 from pytest_quantbudget.measure import store
 from pytest_quantbudget.measure.store import Damaged, Entry, Key, Store
 
@@ -68,7 +69,7 @@ def test_a_damaged_entry_is_set_aside_with_a_note(
     place = f"memory://{tmp_path}" if remote else str(tmp_path)
     kept = at(place)
     kept.put(KEY, PAYLOAD)
-    files: store.Place = store.Remote(place) if remote else store.Folder(tmp_path)
+    files: places.Place = places.at(place)
     whole = files.read(KEY.name)
     assert whole is not None
     damaged = damage(whole)

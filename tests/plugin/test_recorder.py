@@ -21,7 +21,13 @@ def test_a_report_that_is_judged_again_is_no_new_measurement(
     run: Any = session(tmp_path)
     run.limits["x"] = LimitReport("x", "max_gsm8k_drop", 1, Verdict("within", ""))
     options: Any = SimpleNamespace(
-        update="", report=None, html=None, store=str(tmp_path), cache=tmp_path, stored=object() if again else None
+        update="",
+        report=None,
+        html=None,
+        history=None,
+        store=str(tmp_path),
+        cache=tmp_path,
+        stored=object() if again else None,
     )
     config: Any = SimpleNamespace(option=SimpleNamespace())
     ended: Any = SimpleNamespace(exitstatus=0)

@@ -1,8 +1,8 @@
 """An engine that runs no model: tokens are words, the questions of the built-in set are answered from its file.
 
 A run that measures with it, in a process of its own, has `CONFTEST` for its conftest, and nothing there imports torch.
-`SIMULATED_SECONDS`, `LOAD:ANSWER`, says how long it takes to load, and to answer a question; `SIMULATED_FAILURE` names
-a method that cannot be loaded.
+`SIMULATED_SECONDS`, `LOAD:ANSWER`, says how long it takes to load, and to answer a question; `SIMULATED_DECODE` how
+long it says that the workload's tokens took; `SIMULATED_FAILURE` names a method that cannot be loaded.
 """
 
 import functools
@@ -113,7 +113,8 @@ class Timed(Parrot):
 
     def time(self, workload: Workload) -> Speed:
         decode = COMPILED if workload.compile else EAGER
-        return Speed(workload, (0.01,) * workload.repeats, (0.1,) * workload.repeats, None, None, decode=decode)
+        taken = float(os.environ.get("SIMULATED_DECODE", "0.1"))
+        return Speed(workload, (0.01,) * workload.repeats, (taken,) * workload.repeats, None, None, decode=decode)
 
 
 def load(subject: Subject, *_: Any) -> Parrot:
