@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from pytest_quantbudget.budget.tasks import TASK_NAME
 from pytest_quantbudget.core import units
 from pytest_quantbudget.core.gpus import covers
 from pytest_quantbudget.core.limits import AUTO, Judging, Limit, LimitKind, Target
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics import limits, metric_of, percentile_limit
+from pytest_quantbudget.tasks.questions import HUB_SETS
 
-OF_TASK = re.compile(r"min_(?P<min>[a-z]\w*?)(?:_recovery)?|max_(?P<max>\w+)_(?:drop|flips|absent|tokens_ratio)")
 MAX_PATTERNS = 100  # what is checked pair by pair must stay few
+ANY_TASK = "?"  # stands for a task in the names of its limits
+# So alike are names of which one may be the other misspelt.
+NEARLY, NEARLY_TASK = 0.75, 0.6
 
 
 def read_limit(
@@ -30,10 +34,8 @@ def read_limit(
     """
     kind = kinds.get(name) or percentile_limit(name)
     if kind is None:
-        of_task = OF_TASK.fullmatch(name)
-        why = f", and no task {of_task['min'] or of_task['max']!r} is declared" if of_task else ""
         unusable = "".join(f"; metric {one}: {words}" for one, words in metrics.others().unusable.items())
-        problems.add(node, f"there is no limit {name!r}{why}{nearest(name, kinds)}{unusable}")
+        problems.add(node, f"there is no limit {name!r}{_hint(name, kinds, of_tasks)}{unusable}")
         return None
     by_name = node.entries or {"*": node}
     if len(by_name) > MAX_PATTERNS:
@@ -61,6 +63,34 @@ def read_limit(
     if not targets:
         return None
     return Limit(kind, tuple(targets), node.file, node.line, of_tasks.get(kind.task, judging), node.columns)
+
+
+def _hint(name: str, kinds: Mapping[str, LimitKind], tasks: Iterable[str]) -> str:
+    """What may be meant by a name that is no limit's: a limit or a task of nearly that name, or one to be declared."""
+    task = _task_in(name)
+    if not task:
+        return nearest(name, kinds)
+    plain = [known for known, kind in kinds.items() if not kind.task]
+    near = difflib.get_close_matches(task, tasks, n=1, cutoff=NEARLY_TASK)
+    # The name with the other task: the rest of it is no typing mistake.
+    meant = [name.replace(task, near[0], 1)] if near else difflib.get_close_matches(name, plain, n=1, cutoff=NEARLY)
+    missing = f", and no task {task!r} is declared"
+    if meant:
+        return f"{missing}; did you mean {meant[0]!r}?"
+    settings = "{}" if task in HUB_SETS else "{file: QUESTIONS.jsonl}"
+    return f"{missing}; `tasks: {{{task}: {settings}}}` at the top of the file declares it"
+
+
+def _task_in(name: str) -> str:
+    """The task that a limit of this name would be on; empty where no limit on a task is named so."""
+    forms = (kind.name.partition(ANY_TASK) for kind in metrics.task_limits(ANY_TASK))
+    found = [
+        name[len(before) : len(name) - len(after)]
+        for before, _, after in forms
+        if name.startswith(before) and name.endswith(after)
+    ]
+    # `min_sums_recovery` is on `sums`, where there is such a limit.
+    return min((task for task in found if TASK_NAME.fullmatch(task)), key=len, default="")
 
 
 def check_contradictions(of_method: Sequence[Limit], problems: Problems) -> None:

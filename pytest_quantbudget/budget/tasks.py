@@ -18,6 +18,7 @@ from pytest_quantbudget.tasks import harness_file, questions
 from pytest_quantbudget.tasks.harness_file import FindFile
 from pytest_quantbudget.tasks.sets import file_of, others, styles
 
+TASK_NAME = re.compile("[a-z][a-z0-9_]*")
 MAX_TASKS = 100  # what is checked pair by pair must stay few
 
 
@@ -44,7 +45,7 @@ def read_tasks(node: Marked | None, find: FindFile, problems: Problems) -> dict[
     for name, settings in node.entries.items():
         known = {*metrics.limits(), *(kind.name for other in declared for kind in metrics.task_limits(other))}
         taken = [kind.name for kind in metrics.task_limits(name) if kind.name in known]
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or taken:
+        if not TASK_NAME.fullmatch(name) or taken:
             why = f"its limit {taken[0]} already has a meaning" if taken else "use a-z, 0-9 and _"
             problems.add(settings, f"{name!r} cannot name a task: {why}")
             continue

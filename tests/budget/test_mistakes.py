@@ -172,8 +172,22 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
 
 @table(
     ("unknown", "max_vran: 7 GiB", 9, "there is no limit 'max_vran'; did you mean 'max_vram'?"),
-    ("min for max", "min_vram: 7 GiB", 9, "there is no limit 'min_vram', and no task 'vram' is declared"),
-    ("undeclared task", "max_gsm8k_drop: 1", 9, "there is no limit 'max_gsm8k_drop', and no task 'gsm8k' is"),
+    (
+        "min for max", "min_vram: 7 GiB", 9,
+        "there is no limit 'min_vram', and no task 'vram' is declared; did you mean 'max_vram'?",
+    ),
+    (
+        "undeclared task", "max_gsm8k_drop: 1", 9,
+        "there is no limit 'max_gsm8k_drop', and no task 'gsm8k' is declared; `tasks: {gsm8k: {}}` at the top of the",
+    ),
+    (
+        "undeclared task of one's own", "max_sums_drop: 1", 9,
+        "there is no limit 'max_sums_drop', and no task 'sums' is declared; `tasks: {sums: {file: QUESTIONS.jsonl}}` at",
+    ),
+    (
+        "nearly a limit", "min_token_per_s: 7", 9,
+        "there is no limit 'min_token_per_s', and no task 'token_per_s' is declared; did you mean 'min_tokens_per_s'?",
+    ),
     ("bare size", "max_vram: 7", 9, "max_vram: 7 has no unit, and GB and GiB differ by 7 %; write for example 17 GiB"),
     ("wrong unit", "max_vram: 7 Gib", 9, "max_vram: '7 Gib' has an unknown unit 'Gib'; did you mean 'GiB'?"),
     ("unit of a time", "max_weights: 80 ms", 9, "max_weights: '80 ms' has an unknown unit 'ms'; known: B, kB"),
