@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_quantbudget.commands import check, schema, table
+from pytest_quantbudget.commands import check, init, schema, table
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.safetext import printable
 
-COMMANDS = {"check": check, "schema": schema, "table": table}
+COMMANDS = {"init": init, "check": check, "schema": schema, "table": table}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
-from pytest_quantbudget.budget.yaml import read_extended
+from pytest_quantbudget.budget.yaml import parse, read_extended
 from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
 from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, VLLM, Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
@@ -53,7 +53,20 @@ def load_budget(
     if not roots.hold(path):
         why = f"lies outside the repository; the ini line `quant_allow_paths = {path.absolute().parent}` allows it"
         raise BudgetError(Problem(path, 0, why))
-    root = read_extended(path, roots)
+    return _read(path, read_extended(path, roots), roots, load_format, elsewhere=elsewhere, permissions=permissions)
+
+
+def budget_of(text: str, path: Path, roots: Roots, permissions: Permissions = NO_PERMISSIONS) -> Budget:
+    """The budget that a text would be in the file `path`, which need not be there. `extends` is not followed.
+
+    Raises BudgetError as `load_budget`.
+    """
+    return _read(path, parse(text, path), roots, None, elsewhere=False, permissions=permissions)
+
+
+def _read(
+    path: Path, root: Marked, roots: Roots, load_format: str | None, *, elsewhere: bool, permissions: Permissions
+) -> Budget:
     if not isinstance(root.value, dict):
         raise BudgetError(Problem(path, root.line, "a budget is a mapping with `model` and `methods`"))
     # What stands there is for anchors, which the rest refers to.

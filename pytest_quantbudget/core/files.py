@@ -193,6 +193,28 @@ def write(path: Path, data: bytes, mode: int | None = None) -> None:
         os.fsync(file.fileno())
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """`write` a file that must not be there yet. Raises FileExistsError where it is, also by then."""
+    temporary, handle = _locked_temporary(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        try:
+            # A second name, which takes no other file's place.
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without such names
+            with path.open("xb"):
+                temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
 def _umask() -> int:
     """The process's file mode creation mask."""
     mask = os.umask(0)

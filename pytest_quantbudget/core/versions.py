@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Iterable
 
@@ -23,6 +24,14 @@ COMPILED = ("llama_cpp",)
 def distribution(module: str) -> str:
     """The name under which a module's distribution is installed."""
     return DISTRIBUTIONS.get(module, module.replace("_", "-"))
+
+
+def is_there(module: str) -> bool:
+    """Whether a module, by its top name, can be imported. Imports nothing."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 LIBRARY = re.compile(r"\.(so|dylib|dll|pyd)\b")

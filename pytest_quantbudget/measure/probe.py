@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
 import sys
@@ -44,19 +43,11 @@ def look(wanted: Wanted) -> Found:
     """What there is in this interpreter. Imports none of the modules."""
     return Found(
         python_version(),
-        tuple(name for name in wanted.modules if is_there(name)),
+        tuple(name for name in wanted.modules if versions.is_there(name)),
         versions.installed(wanted.libraries),
         tuple(folder for folder in sys.path if folder),
         versions.builds(),
     )
-
-
-def is_there(module: str) -> bool:
-    """Whether a module, by its top name, can be imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def python_version() -> str:

@@ -182,7 +182,7 @@ def test_a_mistake_in_a_method(tmp_path: Path, text: str, line: int, message: st
     ),
     (
         "undeclared task of one's own", "max_sums_drop: 1", 9,
-        "there is no limit 'max_sums_drop', and no task 'sums' is declared; `tasks: {sums: {file: QUESTIONS.jsonl}}` at",
+        "there is no limit 'max_sums_drop', and no task 'sums' is declared; `tasks: {sums: {file: QUESTIONS.jsonl}}`",
     ),
     (
         "nearly a limit", "min_token_per_s: 7", 9,

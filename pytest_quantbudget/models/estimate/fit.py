@@ -16,12 +16,15 @@ CARDS: Mapping[str, int] = {
     "NVIDIA GeForce RTX 4060": 8188 * MIB,
     "NVIDIA GeForce RTX 3060": 12288 * MIB,
     "Tesla T4": 15360 * MIB,
+    "NVIDIA A10G": 23028 * MIB,
     "NVIDIA L4": 23034 * MIB,
+    "NVIDIA GeForce RTX 3090": 24576 * MIB,
     "NVIDIA GeForce RTX 4090": 24564 * MIB,
     "NVIDIA GeForce RTX 5090": 32607 * MIB,
     "NVIDIA A100 40GB": 40960 * MIB,
     "NVIDIA L40S": 46068 * MIB,
     "NVIDIA H100 80GB": 81559 * MIB,
+    "NVIDIA A100 80GB": 81920 * MIB,
     "NVIDIA H200": 143771 * MIB,
 }
 
