@@ -38,7 +38,8 @@ class Verdict:
     the budget's `undecided` makes of it. `low` and `high` bound the measured value, each with `confidence` (None where
     they are infinite, or where there are none); they rest on `n` observations of the kind `of`. `p_over` belongs to a
     drop: how likely at least the measured one would be if the true one were at the limit. `noise` says how much repeat
-    runs of the baseline differ in this figure, and `inside_noise` whether that alone may decide.
+    runs of the baseline differ in this figure, and `inside_noise` whether that alone may decide. A method that is
+    better than the baseline beyond noise is `anomalous`: it is within, and perhaps the two were not asked alike.
     """
 
     outcome: str
@@ -56,6 +57,7 @@ class Verdict:
     p_over: float | None = None
     noise: str = ""
     inside_noise: bool = False
+    anomalous: bool = False
     n: int | None = None
     of: str = ""
 

@@ -96,6 +96,10 @@ class Paired:
         """How likely at least the observed drop would be, were the true one `drop` points."""
         return beyond(self.score(drop))
 
+    def p_gain(self) -> float:
+        """How likely at least the observed gain would be, were both models equally good."""
+        return beyond(-self.score(0.0))
+
 
 def pair(before: Sequence[bool], after: Sequence[bool]) -> Paired:
     """Counts over question-by-question outcomes in the same order. Raises ValueError for unequal or no questions."""

@@ -28,6 +28,7 @@ def unjudged(subject: Subject, kind: LimitKind) -> str | None:
     return None
 
 
+BY_CHANCE = 0.01  # of methods that are as good as the baseline, so many seem better than it beyond noise
 FOR_UNDECIDED = {
     limits.ESTIMATE: "the estimate decides",
     limits.FAIL: "`undecided: fail` counts that as over",
@@ -91,8 +92,24 @@ def judge(
         most, wanted = format_value(found.most, "%", digits), format_value(target.value, target.unit, digits)
         message = f"{name} cannot fail: {budget.baseline} itself answers {most} right, limit {wanted}{_made_of(found)}"
         return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
-    verdict = _judged(limit, name, target, target.value, found)
+    verdict = _anomalous(_judged(limit, name, target, target.value, found), limit, found, noise, budget.baseline)
     return _beside_noise(verdict, limit, target.value, found.value, noise) if noise is not None else verdict
+
+
+def _anomalous(verdict: Verdict, limit: Limit, found: Figure, noise: Noise | None, baseline: str | None) -> Verdict:
+    """A verdict that says so where a method is better than the baseline beyond noise, of questions and of repeat runs.
+
+    Quantizing takes something away, so a gain that chance does not explain has another cause.
+    """
+    if limit.kind.relation not in ("drop", "recovery") or found.paired is None or verdict.outcome != WITHIN:
+        return verdict
+    p = min(1.0, found.paired.p_gain() * _wider(found, limit.judging.confidence))
+    known = noise.task(limit.kind.task) if noise is not None else None
+    if p > BY_CHANCE or -found.paired.drop <= (known.drop if known is not None else 0.0):
+        return verdict
+    gain = format_value(-found.paired.drop, "points")
+    why = f"{gain} better than {baseline} beyond noise (p {p:.2g}): were both asked in the same words and templates?"
+    return replace(verdict, message=f"{verdict.message}; anomalous: {why}", anomalous=True)
 
 
 def _beside_noise(verdict: Verdict, limit: Limit, value: float, measured: float, noise: Noise) -> Verdict:
@@ -137,8 +154,12 @@ def _bounded(found: Figure) -> dict[str, Any]:
 def _p_over(found: Figure, value: float, confidence: float) -> float:
     """Of an answer that was looked at more than once, as much larger as its bounds are wider (planning)."""
     assert found.paired is not None
-    share = (1 - confidence) / (1 - found.confidence) if found.confidence < 1 else 1.0
-    return min(1.0, found.paired.p_over(value) * share)
+    return min(1.0, found.paired.p_over(value) * _wider(found, confidence))
+
+
+def _wider(found: Figure, confidence: float) -> float:
+    """By how much more may go wrong with a confidence than with that of a figure's bounds."""
+    return (1 - confidence) / (1 - found.confidence) if found.confidence < 1 else 1.0
 
 
 def _measured(found: Figure, unit: str, limit: float | None = None) -> str:

@@ -88,6 +88,7 @@ def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
     yield from _cut_off(budget)
     yield from _grown(budget)
     yield from _undecided(budget)
+    yield from _anomalous(budget)
     yield from _together(budget)
     yield from _reused(budget)
     yield from _noise(budget)
@@ -208,6 +209,13 @@ def _undecided(budget: BudgetReport) -> Iterator[Line]:
             yield Line(limit.verdict.message, markup={"yellow": True})
 
 
+def _anomalous(budget: BudgetReport) -> Iterator[Line]:
+    """Limits on methods that are better than the baseline beyond noise."""
+    for limit in (limit for method in budget.methods for limit in method.limits):
+        if limit.verdict.anomalous and limit.verdict.decision != UNDECIDED:
+            yield Line(limit.verdict.message, markup={"yellow": True})
+
+
 def _together(budget: BudgetReport) -> Iterator[Line]:
     """Which of several drops over their limits are so beyond chance, and which may be near misses."""
     over = {
@@ -247,8 +255,10 @@ def _counts(method: MethodReport) -> str:
     unsure = [limit.verdict.outcome for limit in method.limits if limit.verdict.decision == UNDECIDED].count(WITHIN)
     words = {outcome: outcome.upper() for outcome in (OVER, FAILED, NOT_RUN)}
     told = [f"{outcomes[each]} {words.get(each, each)}" for each in OUTCOMES if outcomes[each]]
-    if unsure:
-        told[0] += f" ({unsure} undecided)"
+    odd = sum(limit.verdict.anomalous for limit in method.limits)
+    notes = [f"{count} {what}" for count, what in ((unsure, UNDECIDED), (odd, "anomalous")) if count]
+    if notes:
+        told[0] += f" ({', '.join(notes)})"
     return ", ".join(told) or NONE
 
 
