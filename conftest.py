@@ -26,6 +26,10 @@ if CARDS not in os.environ:
     os.environ[CARDS] = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# Runs inside a test are not the job's: they write into no summary of it, and annotate no line.
+for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(name, None)
+
 # Coverage is measured in the workers and in the measuring processes that they fork, and not in what is started afresh:
 # tracing the imports of torch and transformers takes longer than the tests.
 COVERAGE = "COVERAGE_PROCESS_CONFIG"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ class Options:
     clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
     is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
     `history` is where runs are kept, a directory or URL; `load_format` replaces that of the budgets; `permissions` say
-    what they may start and reach.
+    what they may start and reach. A run `for_github` says there what became of it, where it is one of GitHub Actions.
     """
 
     cache: Path | None
@@ -49,6 +48,8 @@ class Options:
     report: Path | None
     html: Path | None
     history: str | None
+    summary: Path | None
+    for_github: bool
     permissions: Permissions
 
 
@@ -74,6 +75,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PLACE",
         help="Add the run's figures and verdicts to the history in PLACE, a directory or any URL that fsspec knows, "
         "and judge `max_change` by the runs before it.",
+    )
+    group.addoption(
+        "--quant-summary",
+        metavar="FILE",
+        help="Write the verdicts to FILE as Markdown for a pull request. On GitHub Actions they stand in the step's "
+        "summary and beside the budget's lines without this.",
+    )
+    group.addoption(
+        "--no-quant-summary",
+        action="store_true",
+        dest="quant_no_summary",
+        help="On GitHub Actions, write nothing into the step's summary and beside the budget's lines.",
     )
     group.addoption(
         "--quant-require-gpu",
@@ -193,12 +206,14 @@ def read(config: pytest.Config) -> Options:
 
 def _read(config: pytest.Config) -> Options:
     from pytest_quantbudget.core.request import Trust
+    from pytest_quantbudget.plugin import written
 
     given = config.option
     if given.quant_no_cache and (given.quant_cache or given.quant_refresh):
         other = "--quant-cache" if given.quant_cache else "--quant-refresh"
         raise ValueError(f"{other} is about what is kept, and --quant-no-cache keeps nothing; use one of them")
     folder, place = _cache(given.quant_cache)
+    others = {"--quant-report": given.quant_report, "--quant-from": given.quant_from}
     update, update_rate = _update(given.quant_update, given.quant_update_rate)
     return Options(
         cache=folder,
@@ -215,9 +230,11 @@ def _read(config: pytest.Config) -> Options:
         update=update,
         update_rate=update_rate,
         load_format=given.quant_load_format,
-        report=_target("--quant-report", given.quant_report),
-        html=_html(given.quant_html, {"--quant-report": given.quant_report, "--quant-from": given.quant_from}),
+        report=written.file("--quant-report", given.quant_report),
+        html=written.page(given.quant_html, others),
         history=_history(config),
+        summary=written.apart("--quant-summary", given.quant_summary, {**others, "--quant-html": given.quant_html}),
+        for_github=not given.quant_no_summary,
         permissions=_permissions(config),
     )
 
@@ -307,33 +324,6 @@ def _repeat_runs(text: str | None) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
         raise ValueError(f"--quant-noise must be a whole number of at least 1, such as 3, not {text!r}")
     return int(text)
-
-
-def _target(option: str, named: str | None) -> Path | None:
-    """The file that an option names, which the run will write."""
-    from pytest_quantbudget.core.problems import display_path
-
-    path = Path(named).absolute() if named else None
-    if path is not None and path.is_dir():
-        raise ValueError(f"{option}: {display_path(path)} is a directory")
-    return path
-
-
-def _html(named: str | None, others: Mapping[str, str | None]) -> Path | None:
-    """The file that --quant-html names. What the page is made with has to be there before anything is measured."""
-    path = _target("--quant-html", named)
-    if path is None:
-        return None
-    from pytest_quantbudget.report.page import render
-
-    for option, other in others.items():
-        if other and path.resolve() == Path(other).absolute().resolve():
-            raise ValueError(f"--quant-html and {option} name the same file")
-    try:
-        render.check_installed()
-    except ImportError as error:
-        raise ValueError(f"--quant-html: {error}") from None
-    return path
 
 
 def _history(config: pytest.Config) -> str | None:

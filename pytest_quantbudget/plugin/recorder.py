@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from pytest_quantbudget.core.problems import display_path
 from pytest_quantbudget.core.safetext import Line, quoted, safe
 from pytest_quantbudget.core.verdict import FAILED, OVER, SKIPPED, WITHIN, Verdict
 from pytest_quantbudget.measure import answers_file, flip_rates
+from pytest_quantbudget.plugin import summary
 from pytest_quantbudget.plugin.collect import verdict_of
 from pytest_quantbudget.plugin.keeping import Keeper
 from pytest_quantbudget.plugin.options import Options
@@ -103,8 +106,10 @@ class Recorder:
             self.write(self.options.report, self.report)
         if self.options.html is not None:
             self.write_page(self.options.html, self.report)
+        for target in summary.targets(self.options, os.environ):
+            self._try("summary", target.path, partial(target.write, self.report), target.name, needed=target.asked)
         if not self.whole and session.exitstatus == pytest.ExitCode.OK:
-            # What reads the report must not take an old one, or none, for this run's.
+            # Who reads what was asked for must not take an old one, or none, for this run's.
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         cache = self.options.cache if self.options.store is not None else None
         if cache is not None and self.options.stored is None:
@@ -129,15 +134,17 @@ class Recorder:
 
         self._try("page", target, lambda: render.write(target, report))
 
-    def _try(self, what: str, target: Path, write: Callable[[], bool]) -> None:
+    def _try(self, what: str, target: Path, write: Callable[[], bool], name: str = "", *, needed: bool = True) -> None:
+        """Write a file, and say so, or why not; one that is `needed` fails the run where it cannot be written."""
+        shown = name or display_path(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if write():
-                self.written.append(f"{what} written to {display_path(target)}")
+                self.written.append(f"{what} written to {shown}")
         except OSError as error:
-            self.whole = False
+            self.whole = self.whole and not needed
             why = error.strerror or error
-            self.written.append(f"the {what} could not be written to {display_path(target)}: {why}")
+            self.written.append(f"the {what} could not be written to {shown}: {why}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """The trade-off table."""
@@ -153,7 +160,7 @@ class Recorder:
             # In a log each fact stays on its line, for those who search it.
             for text in layout.wrapped(line.text, room) if on_terminal else [line.text]:
                 terminalreporter.write_line(text, **line.markup)
-        for written in self.written:
+        for written in (*self.written, *summary.commands(self.options, self.session, self.report, os.environ)):
             terminalreporter.write_line(written)
         judged = {WITHIN, OVER, FAILED} & {limit.verdict.outcome for limit in self.session.limits.values()}
         if not judged:

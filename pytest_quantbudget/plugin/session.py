@@ -101,6 +101,18 @@ class Session:
         self.select([id_])
         self.limits[id_] = replace(self.limits[id_], verdict=verdict)
 
+    def places(self) -> dict[str, tuple[Path, int]]:
+        """Of each selected limit the file and the line that it stands on: with `extends`, of whichever file."""
+        found: dict[str, tuple[Path, int]] = {}
+        for budget, limits in self.selected():
+            places = {
+                (method.name, each.name): (each.file, each.line) for method in budget.methods for each in method.limits
+            }
+            places |= {(USE, use.name): (use.file, use.line) for use in budget.uses}
+            here = {limit.id: (limit.method, limit.name) for limit in limits}
+            found |= {id_: places[name] for id_, name in here.items() if name in places}
+        return found
+
     def not_run(self) -> list[LimitReport]:
         """Selected limits without a verdict."""
         return [limit for limit in self.limits.values() if limit.verdict.outcome == NOT_RUN]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +72,45 @@ def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
         needed = layout.total(found)
         yield Line(f"without {', '.join(column.head for column in left_out)}: {needed} columns show all")
     yield from _named(budget)
-    heads = {column.head for column in found}
+    yield from _below(budget, found)
+    yield from _undecided(budget)
+    yield from _anomalous(budget)
+    yield from _at_the_end(budget)
+    yield from advised.lines(budget)
+
+
+def columns(budget: BudgetReport, cpu: str = "") -> list[Cells]:
+    """All columns of a budget's table, of which the first names the methods and the last counts their limits.
+
+    `cpu` is that of the run: timings on another one are compared with none of a stored baseline's.
+    """
+    names = Cells("method", [printable(method.name) for method in budget.methods])
+    verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
+    return [names, *_formats(budget), *_figures(budget, cpu), verdicts]
+
+
+def remarks(budget: BudgetReport, shown: Sequence[Cells]) -> Iterator[Line]:
+    """What is said below a table of these columns of what was measured, and not of single limits."""
+    for line in (*_below(budget, shown), *_at_the_end(budget)):
+        yield replace(line, text=printable(line.text))
+
+
+def _below(budget: BudgetReport, shown: Sequence[Cells]) -> Iterator[Line]:
+    yield from _measured_on(budget, {column.head for column in shown})
+    yield from _unforeseen(budget)
+    yield from _shared(budget)
+    yield from _cut_off(budget)
+    yield from _grown(budget)
+
+
+def _at_the_end(budget: BudgetReport) -> Iterator[Line]:
+    yield from _together(budget)
+    yield from _reused(budget)
+    yield from _noise(budget)
+
+
+def _measured_on(budget: BudgetReport, heads: set[str]) -> Iterator[Line]:
+    """On which device, and what relations are taken against."""
     own = [record for name, record in budget.measured.items() if budget.stored is None or name != budget.baseline]
     device = next((record.device for record in own if record.device), None)
     if device is not None:
@@ -83,23 +121,6 @@ def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
         relation = f"ratio, speed-up and drop against {budget.baseline}{when}" if budget.baseline else ""
         text = f"perplexity of {Path(budget.text.file).name}" if budget.text and TEXT_PERPLEXITY in heads else ""
         yield Line("; ".join(filter(None, (f"on {device.name}{threads}", compiled, relation, text))))
-    yield from _unforeseen(budget)
-    yield from _shared(budget)
-    yield from _cut_off(budget)
-    yield from _grown(budget)
-    yield from _undecided(budget)
-    yield from _anomalous(budget)
-    yield from _together(budget)
-    yield from _reused(budget)
-    yield from _noise(budget)
-    yield from advised.lines(budget)
-
-
-def columns(budget: BudgetReport, cpu: str = "") -> list[Cells]:
-    """All columns of a budget's table, of which the first names the methods and the last counts their limits."""
-    names = Cells("method", [printable(method.name) for method in budget.methods])
-    verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
-    return [names, *_formats(budget), *_figures(budget, cpu), verdicts]
 
 
 def _formats(budget: BudgetReport) -> Iterator[Cells]:

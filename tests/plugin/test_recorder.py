@@ -25,6 +25,8 @@ def test_a_report_that_is_judged_again_is_no_new_measurement(
         report=None,
         html=None,
         history=None,
+        summary=None,
+        for_github=False,
         store=str(tmp_path),
         cache=tmp_path,
         stored=object() if again else None,
