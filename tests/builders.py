@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest_quantbudget
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
-from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.budget import Budget, Source
 from pytest_quantbudget.core.engines import Adapter, EngineFacts, Server
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
@@ -258,6 +258,7 @@ REPORT = Report(
                     (61.0, 60.0, 57.0),
                 ),
             ),
+            sources=(Source("budgets/q.yaml", "model: Qwen/Qwen3-8B\n"),),
             methods=(
                 MethodReport(
                     "nf4",

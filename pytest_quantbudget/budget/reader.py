@@ -16,7 +16,7 @@ from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
-from pytest_quantbudget.budget.yaml import parse, read_extended
+from pytest_quantbudget.budget.yaml import parse, read_extended, sources
 from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
 from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, VLLM, Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
@@ -53,7 +53,9 @@ def load_budget(
     if not roots.hold(path):
         why = f"lies outside the repository; the ini line `quant_allow_paths = {path.absolute().parent}` allows it"
         raise BudgetError(Problem(path, 0, why))
-    return _read(path, read_extended(path, roots), roots, load_format, elsewhere=elsewhere, permissions=permissions)
+    root = read_extended(path, roots)
+    budget = _read(path, root, roots, load_format, elsewhere=elsewhere, permissions=permissions)
+    return replace(budget, sources=sources(root))
 
 
 def budget_of(text: str, path: Path, roots: Roots, permissions: Permissions = NO_PERMISSIONS) -> Budget:

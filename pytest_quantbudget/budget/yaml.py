@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import yaml
 
 from pytest_quantbudget.core import files
+from pytest_quantbudget.core.budget import Source
 from pytest_quantbudget.core.files import path_from
 from pytest_quantbudget.core.problems import ANYWHERE, BudgetError, Marked, Problem, at
 
@@ -282,6 +283,17 @@ def read_extended(path: Path, roots: files.Roots = files.EVERYWHERE) -> Marked:
             merged = _without(merged, OF_THE_MODEL)
         merged = _merge(merged, child)
     return merged
+
+
+def sources(root: Marked) -> tuple[Source, ...]:
+    """The texts of all files that merged nodes come from, that of the topmost first. Raises OSError."""
+    found: dict[Path, None] = {}
+    nodes = [root]
+    while nodes:
+        node = nodes.pop()
+        found.setdefault(node.file)
+        nodes += reversed((*node.entries.values(), *node.items))
+    return tuple(Source(str(path), files.read(path, MAX_BYTES).decode("utf-8", "replace")) for path in found)
 
 
 def _ancestry(path: Path, roots: files.Roots) -> Iterator[Marked]:

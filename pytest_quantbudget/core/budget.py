@@ -44,6 +44,14 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The text of a file that a budget was read from."""
+
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Method:
     """One method of a budget with its limits; `engine_options` are where those of its engine stand, by name.
 
@@ -104,7 +112,7 @@ class StoredBaseline:
 class Budget:
     """A budget file, checked. `totals` tells how many questions of a task are asked at most, where that is known.
 
-    `model_at` is where the model is named.
+    `model_at` is where the model is named. `sources` are the file's text, and those of the files that it extends.
     `baseline` is the name of what methods are compared with: of one of them, or that of the `stored` one.
     """
 
@@ -121,6 +129,7 @@ class Budget:
     model_at: Marked | None = None
     stored: StoredBaseline | None = None
     uses: tuple[Use, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     @property
     def basis(self) -> Basis:

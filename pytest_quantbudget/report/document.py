@@ -12,12 +12,13 @@ from typing import Any
 
 from pytest_quantbudget.core import codec, files
 from pytest_quantbudget.core.answers import draft_id
-from pytest_quantbudget.core.budget import USE, Basis, Budget, Method
+from pytest_quantbudget.core.budget import USE, Basis, Budget, Method, Source
 from pytest_quantbudget.core.gpus import Commit, Machine
 from pytest_quantbudget.core.limits import Limit, Target
 from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import REAL, Task, Text, Workload
+from pytest_quantbudget.core.safetext import redacted
 from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.judge import advice, intervals, metrics
 from pytest_quantbudget.judge.advice import Advice
@@ -29,6 +30,7 @@ from pytest_quantbudget.models.estimate.memory import Estimate
 VERSION = 1
 MAX_BYTES = 200_000_000
 MAX_COLUMNS = MAX_ROWS = 100  # of one table
+MAX_SOURCE = 200_000
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class BudgetReport:
 
     With a `stored` baseline, the first of the methods is that one, which has no limits. `uses` are what a method is
     wanted for, each a test, and `advice` says what the numbers say of that. `changes` are against the last comparable
-    run of a history, where the run has one.
+    run of a history, where the run has one. `sources` are the texts that the budget was read from, its own file's
+    first, without secrets, and cut where all together are longer than MAX_SOURCE characters.
     """
 
     file: str
@@ -105,6 +108,7 @@ class BudgetReport:
     uses: tuple[LimitReport, ...] = ()
     advice: Advice | None = None
     changes: tuple[Moved, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     @property
     def basis(self) -> Basis:
@@ -225,7 +229,17 @@ def _budget(
         else None,
         uses=tuple(by_method.get(USE, ())) if budget.uses else (),
         advice=advice.advise(budget, by_method, budget.measured(measurements), noise),
+        sources=tuple(_sources(root, budget)),
     )
+
+
+def _sources(root: Path, budget: Budget) -> Iterator[Source]:
+    left = MAX_SOURCE
+    for source in budget.sources:
+        text = redacted(source.text)[:left]
+        left -= len(text)
+        if text:
+            yield Source(os.path.relpath(source.file, root), text)
 
 
 def _together(limits: Sequence[LimitReport]) -> tuple[Together, ...]:

@@ -335,3 +335,11 @@ def test_a_limit_by_gpu_holds_for_one_family(load: Callable[[str], Budget]) -> N
         "L40": "8 GiB",
         "L40S": None,
     }
+
+
+def test_a_budget_holds_the_texts_of_all_files_that_it_was_read_from(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model: builtin\nmethods: {fp32: {}}  # a remark\n")
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\nmethods: {fp32: {budget: {max_weights: 3 MiB}}}\n")
+    names = ["own.yaml", "base.yaml"]
+    sources = load_budget(tmp_path / "own.yaml").sources
+    assert [(Path(each.file).name, each.text) for each in sources] == [(n, (tmp_path / n).read_text()) for n in names]

@@ -39,7 +39,7 @@ def test_the_page_is_written_with_the_verdicts(
     result = pytester.runpytest("b.yaml", "--quant-from", stored.name, "--quant-html", "out/page.html", *workers)
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["page written to out/page.html"])
-    assert "</span> All 4 limits are within</h1>" in Path("out/page.html").read_text()
+    assert "<span>All 4 limits are within</span></h1>" in Path("out/page.html").read_text()
 
 
 def test_a_run_that_is_interrupted_leaves_a_page(pytester: pytest.Pytester, stored: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_run_that_is_interrupted_leaves_a_page(pytester: pytest.Pytester, stor
     )
     result = pytester.runpytest_subprocess("b.yaml", "--quant-from", stored.name, "--quant-html", "page.html")
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    assert "1 was not run of 4 limits" in Path("page.html").read_text()
+    assert "1 of 4 limits was not run" in Path("page.html").read_text()
 
 
 def test_a_disk_that_refuses_the_page_hides_no_verdict(pytester: pytest.Pytester, stored: Path) -> None:

@@ -1,5 +1,6 @@
 """The HTML page of a report: what stands on it, that it is valid, and that nothing which it shows can run."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ pytest.importorskip("jinja2", reason="the extra `report` brings Jinja2")
 
 from tinyhtml5.parser import HTMLParser
 
+from pytest_quantbudget.core.budget import Source
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.report.page import render, view
@@ -42,22 +44,22 @@ def errors(html: str) -> list[object]:
         ([limit("max_vram")], "The limit is within", WITHIN),
         ([limit("max_vram"), limit("max_weights")], "All 2 limits are within", WITHIN),
         ([limit("max_vram"), limit("max_weights", SKIPPED)], "The limit is within, 1 skipped", WITHIN),
-        ([limit("max_vram", OVER), limit("max_weights")], "1 over of 2 limits", OVER),
+        ([limit("max_vram", OVER), limit("max_weights")], "1 of 2 limits is over", OVER),
         (
             [limit("a", OVER), limit("b", FAILED), limit("c", NOT_RUN)],
-            "1 over, 1 could not be judged, 1 was not run of 3 limits",
+            "Of 3 limits 1 is over, 1 could not be judged, 1 was not run",
             OVER,
         ),
-        ([limit("a", FAILED), limit("b", FAILED)], "2 could not be judged of 2 limits", FAILED),
-        ([limit("a", decision=UNDECIDED), limit("b")], "1 of 2 limits undecided", UNDECIDED),
-        ([limit("a", SKIPPED)], "1 of 1 limits skipped", SKIPPED),
+        ([limit("a", FAILED), limit("b", FAILED)], "2 of 2 limits could not be judged", FAILED),
+        ([limit("a", decision=UNDECIDED), limit("b")], "1 of 2 limits is undecided", UNDECIDED),
+        ([limit("a", SKIPPED)], "1 of 1 limit was skipped", SKIPPED),
         ([], "nothing judged", SKIPPED),
     ],
 )
 def test_the_verdict_says_the_worst_first(limits: list[LimitReport], words: str, state: str) -> None:
     verdict = view.page(with_limits(*limits)).verdict
     assert (verdict.words, verdict.state) == (words, state)
-    assert f"</span> {words}</h1>" in render.render(with_limits(*limits))
+    assert f"<span>{words}</span></h1>" in render.render(with_limits(*limits))
 
 
 def test_a_page_is_valid_html() -> None:
@@ -125,3 +127,44 @@ def test_without_jinja_the_command_that_helps_is_named(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r"pip install 'pytest-quantbudget\[report\]'"):
         render.write(tmp_path / "page.html", REPORT)
+
+
+def test_the_line_of_a_limit_is_marked_in_the_text_of_the_budget() -> None:
+    text = "extends: base.yaml\nmethods:\n  nf4: {budget: {max_vram: 7 GiB, max_weights: 6 GiB}}\n"
+    base = "model: m\nmethods:\n  nf4: {budget: {min_gsm8k: 50}}\n"
+    budget = replace(
+        with_limits(limit("max_vram", OVER), limit("max_weights"), limit("min_gsm8k"), limit("max_kl")).budgets[0],
+        file="own.yaml",
+        sources=(Source("own.yaml", text), Source("base.yaml", base)),
+    )
+    (shown,) = view.page(replace(REPORT, budgets=(budget,))).budgets
+    places = {row.each.limit.name: (row.where, row.at) for row in (*shown.wanting, *shown.kept)}
+    assert places == {
+        "max_vram": ("own.yaml:3", (1, 3)),
+        "max_weights": ("own.yaml:3", (1, 3)),
+        "min_gsm8k": ("base.yaml:3", (2, 3)),
+        "max_kl": ("own.yaml:3", None),
+    }
+    assert [list(line.states) for line in shown.sources[0].lines] == [[], [], [OVER, WITHIN]]
+    html = render.render(replace(REPORT, budgets=(budget,)))
+    assert '<a href="#b1-f2-3">base.yaml:3</a>' in html
+    assert 'id="b1-f2-3"' in html
+
+
+def test_each_place_has_one_name() -> None:
+    html = render.render(replace(REPORT, budgets=REPORT.budgets * 2))
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(names) == len(set(names)) > 20
+    assert {name.removeprefix("#") for name in re.findall(r'href="([^"]+)"', html)} <= set(names)
+    labels = {name for found in re.findall(r'aria-labelledby="([^"]+)"', html) for name in found.split()}
+    assert labels <= set(names)
+
+
+def test_a_report_of_an_earlier_release_has_a_page() -> None:
+    (budget,) = REPORT.budgets
+    bare = replace(budget.methods[0], measurement=None, estimate=None, load=None)
+    old = replace(budget, sources=(), advice=None, noise=None, stored=None, uses=(), methods=(bare,), tasks=())
+    html = render.render(replace(REPORT, budgets=(old,), commit=None, judged_from=None))
+    assert errors(html) == []
+    assert "The budget that was judged" not in html
+    assert errors(render.render(replace(REPORT, budgets=()))) == []

@@ -1,0 +1,169 @@
+"""Where the methods of a budget stand: quality, memory and speed with their bounds, and where their limits are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.units import factor, format_value, size_unit
+from pytest_quantbudget.core.verdict import OVER
+from pytest_quantbudget.judge.metrics import metric_of, task_limits
+from pytest_quantbudget.judge.metrics.base import Case, Unmeasured, exponential_mean, tidy
+from pytest_quantbudget.judge.metrics.memory import Vram, Weights
+from pytest_quantbudget.judge.metrics.speed import TokensPerS
+from pytest_quantbudget.report.document import BudgetReport, MethodReport
+
+CONFIDENCE = 0.95  # of the whiskers
+
+
+@dataclass(frozen=True)
+class Place:
+    """A figure of one method in the unit of its axis; its bounds are None where there are none, or infinite ones."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """The value of an axis at which limits of some methods stand; `over` names the methods that are over theirs."""
+
+    value: float
+    limit: str
+    methods: tuple[str, ...]
+    over: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What methods are drawn by: `places` by method, and the `lines` of limits. `better` is `less` or `more`."""
+
+    name: str
+    unit: str
+    better: str
+    places: Mapping[str, Place]
+    lines: Sequence[Line]
+
+    def told(self, name: str) -> str:
+        """A method's figure in words, with its bounds."""
+        place = self.places[name]
+        unit = self.unit if self.unit != "tokens/s" else ""
+        text = format_value(place.value * factor(unit), unit)
+        ends = [
+            None if end is None else format_value(end * factor(unit), unit, show_unit=False)
+            for end in (place.low, place.high)
+        ]
+        if None in ends:
+            return text
+        return f"{text} ({ends[0]} to {ends[1]})"
+
+
+def memory(budget: BudgetReport) -> Axis:
+    """The peak of GPU memory, or the weights where those of more methods are known."""
+    kinds = (Vram.limits[0], Weights.limits[0])
+    kind, places = max(((kind, _figures(budget, kind)) for kind in kinds), key=lambda found: len(found[1]))
+    unit = size_unit(*(place.value for place in places.values())) if places else "GiB"
+    name = "GPU memory" if kind.metric == Vram.name else "Weights"
+    ratio = kind.name + "_ratio"
+    values = {name: place.value for name, place in places.items()}
+    return Axis(name, unit, "less", _in_unit(places, unit), _lines(budget, kind.name, ratio, values, factor(unit)))
+
+
+def speed(budget: BudgetReport) -> Axis:
+    """Tokens/s while decoding: the median of the repeats."""
+    kind, times = TokensPerS.limits
+    places = _figures(budget, kind)
+    values = {name: place.value for name, place in places.items()}
+    return Axis("Speed", "tokens/s", "more", places, _lines(budget, kind.name, times.name, values))
+
+
+def qualities(budget: BudgetReport) -> Iterator[Axis]:
+    """The score of each task, and the perplexity of the text, as far as two methods have one."""
+    for task in budget.tasks:
+        score, drop, _ = task_limits(task.name)[:3]
+        places = _figures(budget, score)
+        lines = _lines(budget, score.name, "", {}) + _drops(budget, drop.name, places)
+        if places:
+            yield Axis(task.name, "%", "more", places, lines)
+    text = budget.text
+    read = {name: record.perplexity(text) for name, record in budget.measured.items()} if text is not None else {}
+    places = {}
+    for name, found in read.items():
+        if found is not None:
+            bounds = exponential_mean(found.each_nll, found.each_tokens, CONFIDENCE) if found.each_tokens else None
+            places[name] = _place(found.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf)))
+    if places:
+        values = {name: place.value for name, place in places.items()}
+        yield Axis("perplexity", "", "less", places, _lines(budget, "", "max_ppl_ratio", values))
+
+
+def _figures(budget: BudgetReport, kind: LimitKind) -> dict[str, Place]:
+    """What a metric has of each method, but for what was measured on another device than the first."""
+    metric, measured = metric_of(kind), budget.measured
+    device = next((record.device.name for record in measured.values() if record.device is not None), "")
+    places: dict[str, Place] = {}
+    for method in budget.methods:
+        record = measured.get(method.name)
+        if record is None or (not metric.quality and record.device is not None and record.device.name != device):
+            continue
+        try:
+            case = Case(budget.basis_of(method), kind, method.name, measured, CONFIDENCE)
+            figure = tidy(metric.figure(case), CONFIDENCE)
+        except Unmeasured:
+            continue
+        if math.isfinite(figure.value):
+            bounds = figure.bounds
+            places[method.name] = _place(
+                figure.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf))
+            )
+    return places
+
+
+def _place(value: float, low: float, high: float) -> Place:
+    ends = [end if math.isfinite(end) else None for end in (low, high)]
+    return Place(value, *ends)
+
+
+def _in_unit(places: Mapping[str, Place], unit: str) -> dict[str, Place]:
+    return {name: Place(place.value / factor(unit)) for name, place in places.items()}
+
+
+def _limits(budget: BudgetReport, name: str) -> Iterator[tuple[MethodReport, float, bool]]:
+    """The limits of that name, as methods, values and whether they are over."""
+    for method in budget.methods:
+        for limit in method.limits:
+            if limit.name == name and limit.verdict.limit is not None and math.isfinite(limit.verdict.limit):
+                yield method, limit.verdict.limit, limit.verdict.outcome == OVER
+
+
+def _lines(
+    budget: BudgetReport, name: str, relation: str, values: Mapping[str, float], unit: float = 1.0
+) -> list[Line]:
+    """Limits on a figure, and those on its ratio to the baseline's."""
+    found = [(method.name, name, value / unit, over) for method, value, over in _limits(budget, name)]
+    base = values.get(budget.baseline or "")
+    if base is not None:
+        found += [(m.name, relation, value * base / unit, over) for m, value, over in _limits(budget, relation)]
+    return _together(found)
+
+
+def _drops(budget: BudgetReport, name: str, places: Mapping[str, Place]) -> list[Line]:
+    """Limits on the drop, from the baseline's score."""
+    base = places.get(budget.baseline or "")
+    if base is None:
+        return []
+    return _together([(m.name, name, base.value - value, over) for m, value, over in _limits(budget, name)])
+
+
+def _together(found: Sequence[tuple[str, str, float, bool]]) -> list[Line]:
+    """Limits of one name and value are one line."""
+    lines: dict[tuple[str, float], list[tuple[str, bool]]] = {}
+    for method, limit, value, over in found:
+        lines.setdefault((limit, value), []).append((method, over))
+    return [
+        Line(value, limit, tuple(m for m, _ in of), tuple(m for m, over in of if over))
+        for (limit, value), of in lines.items()
+    ]
