@@ -83,9 +83,9 @@ def speed(budget: BudgetReport) -> Axis:
 def qualities(budget: BudgetReport) -> Iterator[Axis]:
     """The score of each task, and the perplexity of the text, as far as two methods have one."""
     for task in budget.tasks:
-        score, drop, _ = task_limits(task.name)[:3]
+        score = next(kind for kind in task_limits(task.name) if kind.name == f"min_{task.name}")
         places = _figures(budget, score)
-        lines = _lines(budget, score.name, "", {}) + _drops(budget, drop.name, places)
+        lines = _lines(budget, score.name, "", {}) + _drops(budget, f"max_{task.name}_drop", places)
         if places:
             yield Axis(task.name, "%", "more", places, lines)
     text = budget.text

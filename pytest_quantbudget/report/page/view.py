@@ -173,8 +173,8 @@ def _budget(number: int, budget: BudgetReport, report: Report) -> BudgetView:
         report=budget,
         model=Path(budget.model).name if Path(budget.model).is_absolute() else budget.model,
         verdict=_verdict(Counter(each.state for each in limits)),
-        wanting=[row for row in rows if row.each.state not in (WITHIN, SKIPPED)],
-        kept=[row for row in rows if row.each.state in (WITHIN, SKIPPED)],
+        wanting=[row for row in rows if not _is_fine(row.each)],
+        kept=[row for row in rows if _is_fine(row.each)],
         table=table.columns(budget, report.machine.cpu),
         charts=[chart for chart in charts if chart.plots],
         axes=axes,
@@ -189,6 +189,11 @@ def _budget(number: int, budget: BudgetReport, report: Report) -> BudgetView:
         replies=list(_replies(budget)),
         sources=_sources(budget, rows),
     )
+
+
+def _is_fine(each: Ranked) -> bool:
+    """Whether there is nothing to do about a limit."""
+    return each.state in (WITHIN, SKIPPED) and not each.limit.verdict.anomalous
 
 
 def _place(each: Ranked, budget: BudgetReport) -> tuple[str, tuple[int, int] | None]:
