@@ -15,7 +15,7 @@ from tinyhtml5.parser import HTMLParser
 from pytest_quantbudget.core.budget import Source
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
-from pytest_quantbudget.report.page import render, view
+from pytest_quantbudget.report.page import history, render, view
 from pytest_quantbudget.report.page.usage import usage
 from pytest_quantbudget.report.ranked import ranked
 
@@ -168,3 +168,16 @@ def test_a_report_of_an_earlier_release_has_a_page() -> None:
     assert errors(html) == []
     assert "The budget that was judged" not in html
     assert errors(render.render(replace(REPORT, budgets=()))) == []
+
+
+def test_what_changed_beyond_noise_stands_before_the_rest() -> None:
+    (moved,) = REPORT.budgets[0].changes
+    quiet = replace(moved, name="max_ttft", unit="ms", before=0.1, now=0.1, beyond_noise=False, trend=())
+    budget = replace(REPORT.budgets[0], changes=(quiet, replace(moved, beyond_noise=True, worse=True)))
+    first, second = history.trends(budget)
+    assert (first.moved.name, first.marked, first.said) == (moved.name, True, "worse, more than runs differ by")
+    assert (second.said, second.line, second.before) == ("the same", "", "100 ms")
+    assert len(first.line.split()) == len(moved.trend)
+    html = render.render(replace(REPORT, budgets=(budget,)))
+    assert errors(html) == []
+    assert html.index("More than runs differ by") < html.index("1 figure within what runs differ by")

@@ -16,9 +16,10 @@ from pytest_quantbudget.judge.advice import Standing
 from pytest_quantbudget.report import advised, table
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.report.layout import Cells
-from pytest_quantbudget.report.page import answers, bars, points
+from pytest_quantbudget.report.page import answers, bars, history, points
 from pytest_quantbudget.report.page.answers import Flips, Texts
 from pytest_quantbudget.report.page.bars import MemoryOf, Strip
+from pytest_quantbudget.report.page.history import Trend
 from pytest_quantbudget.report.page.plot import Plot, plot
 from pytest_quantbudget.report.page.usage import Usage, usage
 from pytest_quantbudget.report.ranked import WORST_FIRST, Ranked, ranked
@@ -105,6 +106,7 @@ class BudgetView:
     strips: Sequence[Strip]
     noise: str
     flips: Sequence[Flips]
+    trends: Sequence[Trend]
     replies: Sequence[tuple[str, str]]
     sources: Sequence[SourceView]
 
@@ -186,6 +188,7 @@ def _budget(number: int, budget: BudgetReport, report: Report) -> BudgetView:
         strips=bars.strips(budget),
         noise=noise.line(budget.noise) if budget.noise is not None else "",
         flips=answers.flips(budget),
+        trends=history.trends(budget),
         replies=list(_replies(budget)),
         sources=_sources(budget, rows),
     )
