@@ -27,6 +27,8 @@ SIZES = (20, 50, 100, 200, 500)
 FLIPS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0)  # percent
 PARTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)  # of the flips that the drop is
 
+TAIL = math.exp(normal_quantile(0.99))  # of a log-normal distribution
+
 Floats = NDArray[np.float64]
 
 
@@ -137,6 +139,12 @@ def mean(rng: np.random.Generator, m: int) -> Interval:
     return intervals.clustered_mean((sizes * rng.exponential(1.0, m)).tolist(), sizes.tolist(), CONFIDENCE)
 
 
+def tail(rng: np.random.Generator, m: int, alike: float) -> Interval:
+    """Bounds of percentile 99 over `m` answers of 50 tokens, log-normal, whose logarithms are correlated by `alike`."""
+    logs = math.sqrt(alike) * rng.normal(0, 1, (m, 1)) + math.sqrt(1 - alike) * rng.normal(0, 1, (m, 50))
+    return intervals.clustered_quantile_interval(np.exp(logs).tolist(), 0.99, CONFIDENCE)
+
+
 def median(rng: np.random.Generator, n: int) -> Interval:
     """Bounds of the median of `n` repeats around 1."""
     return intervals.median_interval(rng.lognormal(0, 0.1, n).tolist(), CONFIDENCE)
@@ -162,6 +170,10 @@ def others(rng: np.random.Generator, draws: int) -> None:
     settings += [(f"{n} repeats against {n}, log-normal", 1.0, partial(ratio, rng, n)) for n in (3, 5, 10)]
     settings += [
         (f"tokens of {n} answers against {n}, log-normal", 1.0, partial(lengths, rng, n, 0.5)) for n in (20, 50, 200)
+    ]
+    settings += [
+        (f"percentile 99 over {m} answers, log-normal, correlation {alike:g}", TAIL, partial(tail, rng, m, alike))
+        for m, alike in ((20, 0.0), (20, 0.2), (40, 0.5))
     ]
     print("| bounds of | lower | upper |")
     print("| --- | --- | --- |")

@@ -118,7 +118,9 @@ LOADED = LoadResult(
 ANSWER = Answer(7, "#### 2", "2", "2", True, True, False, 5, (3, 1, 4), -2.5, "00ff", 1.25, "trains")
 AGREEMENT, DIVERGENCE = (
     Agreement("00ff", 100, 98, -40.0, -38.5, (60, 40), (59, 39), (0.5, 1.0)),
-    Divergence(100, 97, 0.01, 0.5, 0.2, "fp16-00ff", (60, 40), (58, 39), (0.4, 0.6), 20, 0.001, 0.05),
+    Divergence(
+        100, 97, 0.01, 0.5, 0.2, "fp16-00ff", (60, 40), (58, 39), (0.4, 0.6), 20, 0.001, 0.05, ("400000000", "6 0")
+    ),
 )
 SUBJECT = Subject(
     "Qwen/Qwen3-8B", "abc", "nf4", "Qwen/x", {"double_quant": True, "group": -1, "t": 6.0}, "/data/c",

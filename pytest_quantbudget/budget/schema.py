@@ -12,7 +12,6 @@ from pytest_quantbudget.core import limits
 from pytest_quantbudget.core.fields import mapping_schema
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.judge import metrics
-from pytest_quantbudget.judge.metrics.latency import LATENCIES
 from pytest_quantbudget.models import methods
 
 TASK = "[a-z][a-z0-9_]*"
@@ -74,7 +73,11 @@ def _limits() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {kind.name: _limit(kind) for kind in metrics.limits().values()},
         "patternProperties": {
-            **{f"^{metric.pattern}$": _limit(metric.limits[0], metric.doc) for metric in LATENCIES},
+            **{
+                f"^{metric.pattern}$": _limit(metric.limits[0], metric.doc)
+                for metric in metrics.known()
+                if metric.pattern
+            },
             **{f"^{names[kind.name]}{kind.name.replace('TASK', TASK)}$": _limit(kind) for kind in of_tasks},
         },
     }

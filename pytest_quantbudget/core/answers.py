@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pytest_quantbudget.core.request import Task
 
+NANO = 1e-9  # nats: to that the divergences of tokens are rounded
 INVALID = "[invalid]"  # lm-evaluation-harness's word for "no match"
 
 
@@ -76,7 +77,8 @@ class Divergence:
 
     Defined as by llama.cpp's `--kl-divergence`: `mean_kl`, `max_kl` and `p99_kl` (a quantile) are over the tokens'
     divergences (nats); `same_top` counts the tokens whose likeliest next token is the same. `against` names the file of
-    the baseline's logits. `each_tokens`, `each_same` and `each_kl` (sums) are the parts of single answers.
+    the baseline's logits. `each_tokens`, `each_same` and `each_kl` (sums) are the parts of single answers, and
+    `token_kls` has the divergence of each of their tokens: whole numbers of 1e-9 nats, a text an answer.
 
     Where the engine told only the likeliest tokens, at least `top` of them at each place (0: all), the divergences are
     lower bounds, in which all other tokens count as one; `mean_rest` and `max_rest` are the baseline's probability of
@@ -95,6 +97,7 @@ class Divergence:
     top: int = 0
     mean_rest: float = 0.0
     max_rest: float = 0.0
+    token_kls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, a divergence over nothing, or one that is no number."""
@@ -104,6 +107,13 @@ class Divergence:
             raise ValueError("a divergence must be finite")
         if not 0 <= self.mean_rest <= 1 or not 0 <= self.max_rest <= 1:
             raise ValueError("a probability lies between 0 and 1")
+        if not all(kl.isdecimal() and len(kl) < 16 for text in self.token_kls for kl in text.split(" ")):
+            raise ValueError("divergences of tokens must be whole numbers of 1e-9 nats")
+
+    @property
+    def tokens_kl(self) -> tuple[tuple[float, ...], ...]:
+        """The divergence of each token (nats), answer by answer; nothing where an earlier release measured."""
+        return tuple(tuple(int(kl) * NANO for kl in text.split(" ")) for text in self.token_kls)
 
 
 @dataclass(frozen=True)

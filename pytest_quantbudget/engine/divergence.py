@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pytest_quantbudget.core import files
-from pytest_quantbudget.core.answers import Answer, Divergence
+from pytest_quantbudget.core.answers import NANO, Answer, Divergence
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.engine import logits_file
 from pytest_quantbudget.engine.base import Engine, NotFinite, NotOffered
@@ -136,6 +136,7 @@ def compare(engine: Engine, pairs: Sample, path: Path) -> Divergence:
         top if top < theirs.shape[1] else 0,
         math.fsum(rest) / len(rest),
         max(rest),
+        tuple(" ".join(str(round(float(kl) / NANO)) for kl in part) for part in every.split(sizes)),
     )
 
 

@@ -95,6 +95,8 @@ class Noise:
             found = self.task(kind.task) if metric_of(kind).name == Accuracy.name else None
             return 0.0 if found is None else 100 * found.flips / found.n if kind.relation == "flips" else found.drop
         same = metric_of(kind).repeat
+        if not _shown(kind):
+            return 0.0
         if same is not None:
             return max((abs(value - same) for value in self.values.get(kind.metric, ())), default=0.0)
         return math.log(self.spread(kind.metric))
@@ -121,9 +123,16 @@ class Noise:
             if kind.relation == "flips":
                 return f"repeat runs flip {_up_to(found.flips)} of {found.n:,} answers"
             return f"repeat runs differ by {format_value(found.drop, 'points')}"
+        if not _shown(kind):
+            return ""
         if metric_of(kind).repeat is not None and kind.metric in self.values:
             return f"repeat runs have {_range(self.values[kind.metric], kind.unit)}"
         return f"repeat runs differ by {_factor(self.spread(kind.metric))}" if kind.metric in self.values else ""
+
+
+def _shown(kind: LimitKind) -> bool:
+    """Whether repeat runs show a limit's own figure: of a family of percentiles, that of those which are listed."""
+    return kind.percentile is None or kind.name in limits()
 
 
 def subjects(budget: Budget, times: int) -> list[Subject]:

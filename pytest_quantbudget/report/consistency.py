@@ -151,6 +151,12 @@ def _divergence(found: Divergence) -> Iterator[str]:
         0 <= same <= size for same, size in zip(found.each_same, found.each_tokens, strict=True)
     ):
         yield "a part is out of range"
+    elif found.token_kls:
+        tokens = found.tokens_kl
+        if tuple(map(len, tokens)) != found.each_tokens:
+            yield f"{sum(map(len, tokens))} divergences of single tokens, and {found.tokens} tokens"
+        elif not all(_close(sum(each), told, found.max_kl) for each, told in zip(tokens, found.each_kl, strict=True)):
+            yield "the divergences of its tokens do not add up"
 
 
 def _perplexity(found: Perplexity) -> Iterator[str]:

@@ -128,6 +128,9 @@ def test_it_is_what_the_definition_says(
         assert abs(found.p99_kl**0.5 - float(values.quantile(0.99)) ** 0.5) <= float(rounding.max()) ** 0.5
         assert abs(found.same_top - same) <= 2  # ties
     assert found.mean_kl > 0
+    assert tuple(map(len, found.tokens_kl)) == found.each_tokens
+    assert [sum(each) for each in found.tokens_kl] == pytest.approx(found.each_kl, abs=1e-6)
+    assert max(kl for each in found.tokens_kl for kl in each) == pytest.approx(found.max_kl, abs=1e-9)
 
 
 def test_divergences_of_what_is_impossible() -> None:

@@ -70,6 +70,14 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "sums": (of_task("agreement", logprob=-9.0), "its log-probabilities do not add up"),
     "no parts of logits": (of_task("divergence", each_kl=()), "1, 1, 0 parts of single answers"),
     "divergences": (of_task("divergence", mean_kl=0.2), "its divergences do not add up"),
+    "single tokens": (
+        of_task("divergence", token_kls=("1 2",)),
+        "2 divergences of single tokens, and 10 tokens",
+    ),
+    "divergences of tokens": (
+        of_task("divergence", token_kls=(" ".join(["90000000"] * 10),)),
+        "the divergences of its tokens do not add up",
+    ),
     "windows": (of("perplexities", nll=30.0), "perplexity: its windows do not add up"),
     "no windows": (of("perplexities", each_nll=()), "1 and 0 parts of single windows"),
     "repeats": (of("speeds", ttft_s=(0.1,)), "workload: 1 values of ttft_s, and the workload has 2 repeats"),

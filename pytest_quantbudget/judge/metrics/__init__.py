@@ -12,7 +12,7 @@ from pytest_quantbudget.judge.metrics.accuracy import Accuracy
 from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAgreement
 from pytest_quantbudget.judge.metrics.answer_form import Absent, AnswerTokens
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
-from pytest_quantbudget.judge.metrics.divergence import KlDivergence, Top1Agreement
+from pytest_quantbudget.judge.metrics.divergence import KlDivergence, KlPercentile, Top1Agreement
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
 from pytest_quantbudget.judge.metrics.load import ON_LOAD
 from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramProcess, VramReserved, Weights
@@ -45,6 +45,7 @@ METRICS: list[Metric] = [
     TextPerplexity(),
     AnswerPerplexity(),
     KlDivergence(),
+    KlPercentile(),
     Top1Agreement(),
 ]
 

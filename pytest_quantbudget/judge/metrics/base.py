@@ -151,16 +151,18 @@ class Column:
 class Metric:
     """One metric. A subclass overrides what differs from the defaults, and is listed in `judge/metrics/__init__.py`.
 
-    `limits` are the names that a budget may use. `quality` says that it depends on the answers, about which random
-    weights say nothing. `repeat` is its value for a repeat run that answers the same as the baseline; None where repeat
-    runs differ by a factor, or where it is judged by flips. `noise_name` is its name in the line about noise, for
-    figures that a run has without comparison. `numeric` is false where the limit's value is a text. `coarse` limits are
-    written with at most 3 digits. `quantized_only` limits make sense only for methods that quantize.
+    `limits` are the names that a budget may use; those of a family have the form `pattern`, and `doc` says what they
+    are on. `quality` says that it depends on the answers, about which random weights say nothing. `repeat` is its value
+    for a repeat run that answers the same as the baseline; None where repeat runs differ by a factor, or where it is
+    judged by flips. `noise_name` is its name in the line about noise, for figures that a run has without comparison.
+    `numeric` is false where the limit's value is a text. `coarse` limits are written with at most 3 digits.
+    `quantized_only` limits make sense only for methods that quantize.
     """
 
     name: ClassVar[str]
     limits: Sequence[LimitKind] = ()
     pattern: str = ""
+    doc: ClassVar[str] = ""
     margin: ClassVar[str] = SAMPLED
     quality: ClassVar[bool] = False
     repeat: ClassVar[float | None] = None
@@ -170,7 +172,7 @@ class Metric:
     quantized_only: ClassVar[bool] = False
 
     def named(self, name: str) -> LimitKind | None:
-        """The limit of that name, of a family that is too large to be listed; its names have the form `pattern`."""
+        """The limit of that name, of a family that is too large to be listed."""
         return None
 
     def limits_of(self, task: str) -> Sequence[LimitKind]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pytest_quantbudget.core.budget import Basis
-from pytest_quantbudget.core.fields import TIME
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.core.load import UNDER_LOAD, Level, LoadResult, Served
 from pytest_quantbudget.core.request import Part
@@ -16,9 +14,8 @@ from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.judge import intervals
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics.base import Case, Column, Extremes, Figure, Metric
+from pytest_quantbudget.judge.metrics.percentiles import PERCENTILES, Percentiles
 
-PERCENTILES = range(1, 100)
-LISTED = (50, 95, 99)  # those that are completed and suggested; all others may be used
 BEHIND_S = 0.005  # by which requests may be sent late without a word
 NO_LOAD = "`load`, of the file or of the method"
 
@@ -63,28 +60,14 @@ class OnLoad(Metric):
         return NO_LOAD if basis.load is None else None
 
 
-class Latency(OnLoad):
+class Latency(OnLoad, Percentiles):
     """A percentile of a latency, with bounds by order statistics; seconds. Failed requests count as infinitely late."""
 
-    what: ClassVar[str]
-    doc: ClassVar[str]
-    listed: ClassVar[bool] = True
+    of = "the requests under `load`"
+    listed = (50, 95, 99)
+    shown: ClassVar[bool] = True  # percentile 95, whether it is limited or not
     # Whether requests are as many as what is ranked: how much waits of one request are alike is not known before.
     ranked: ClassVar[bool] = True
-
-    def __init__(self) -> None:
-        """Name its limits."""
-        self.limits = tuple(map(self.kind, LISTED))
-        self.pattern = rf"max_{self.what}_p[1-9]\d?"
-
-    def kind(self, percentile: int) -> LimitKind:
-        """The limit on one percentile."""
-        doc = f"{self.doc}, at percentile {percentile} of the requests under `load`."
-        return LimitKind(f"max_{self.what}_p{percentile}", "max", self.name, "", "", TIME, doc, percentile=percentile)
-
-    def named(self, name: str) -> LimitKind | None:
-        """The limit on any percentile from 1 to 99."""
-        return self.kind(int(name.rpartition("_p")[2])) if re.fullmatch(self.pattern, name) else None
 
     def values(self, level: Level) -> Sequence[float]:
         """The latency of each request."""
@@ -149,7 +132,7 @@ class Latency(OnLoad):
                 lambda case: format_time(self.figure(case).value),
                 self.kind(percentile),
                 optional=True,
-                limited=percentile != 95 or not self.listed,
+                limited=percentile != 95 or not self.shown,
                 stays=5,
             )
             for percentile in PERCENTILES
@@ -212,7 +195,7 @@ class ItlUnderLoad(Latency):
     """Inter-token latency: each wait for the next chunk of tokens, over all requests."""
 
     name, what, doc = "itl_under_load", "itl", "Inter-token latency, each wait for the next tokens"
-    listed = False
+    shown = False
     ranked = False
 
     def check_waits(self, case: Case) -> None:
@@ -244,7 +227,7 @@ class E2eUnderLoad(Latency):
     """End to end: from sending a request until its last token came."""
 
     name, what, doc = "e2e_under_load", "e2e", "Time from sending a request until its last token came"
-    listed = False
+    shown = False
 
     def values(self, level: Level) -> Sequence[float]:
         """Of each request."""

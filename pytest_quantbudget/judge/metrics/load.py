@@ -73,6 +73,9 @@ class _Share(OnLoad):
         return Extremes(best, worst, n, "requests")
 
 
+KNOWN = [metric.name for metric in LATENCIES]
+
+
 class Goodput(_Share):
     """The share of requests that meet every latency limit of the budget.
 
@@ -97,7 +100,7 @@ class Goodput(_Share):
     def lacking(self, basis: Basis) -> str | None:
         """The load, and a latency limit."""
         missing = super().lacking(basis)
-        if missing is None and not any(limit.kind.percentile for limit in basis.limits):
+        if missing is None and not any(limit.kind.metric in KNOWN for limit in basis.limits):
             return "a latency limit of the method, such as max_ttft_p95, that says which requests count"
         return missing
 
