@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.budget import Basis, Budget, Method
-from pytest_quantbudget.core.limits import ESTIMATE, PASS, Limit
+from pytest_quantbudget.core.limits import ESTIMATE, PASS, Judging, Limit
 from pytest_quantbudget.core.problems import Problem, at
 from pytest_quantbudget.core.request import DUMMY, Task
 from pytest_quantbudget.core.units import digits_apart, format_value
@@ -90,13 +90,7 @@ def _unbound(budget: Budget, method: Method, limit: Limit) -> str:
 
 def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: int, known: FlipRates) -> str:
     task, judging = budget.tasks[limit.kind.task], limit.judging
-    remembered = known.rates.get(flip_key(method, task))
-    if judging.expected_flips is not None:
-        flips, whence = judging.expected_flips, "`expected_flips`"
-    elif remembered is not None:
-        flips, whence = remembered.percent, f"as measured {remembered.at}"
-    else:
-        flips, whence = sample_size.FLIPS, "assumed"
+    flips, whence = expected_flips(method, task, judging, known)
     confidence = sequential.confidence_at(total, task.start, total, judging.confidence)
     growing = len(sequential.looks(task.start, total)) > 1
     rate = f"at {format_value(flips, '%')} flips, {whence}"
@@ -118,6 +112,16 @@ def _doubt(budget: Budget, method: Method, limit: Limit, value: float, total: in
         f"{head}: with {total:,} questions, {alarms} of methods that lose half of {points} fail, and {misses} of those "
         f"that lose twice as much pass; {enough:,} questions keep that to 1 % and 5 %{other} ({rate})"
     )
+
+
+def expected_flips(method: Method, task: Task, judging: Judging, known: FlipRates) -> tuple[float, str]:
+    """How many percent of a task's questions a method is expected to flip, and who says so."""
+    if judging.expected_flips is not None:
+        return judging.expected_flips, "`expected_flips`"
+    remembered = known.rates.get(flip_key(method, task))
+    if remembered is not None:
+        return remembered.percent, f"as measured {remembered.at}"
+    return sample_size.FLIPS, "assumed"
 
 
 def flip_key(method: Method, task: Task) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytest_quantbudget.budget.lacking import lacking
 from pytest_quantbudget.core.budget import Budget, Method, Use
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
@@ -55,30 +56,14 @@ def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, n
     if why is not None:
         return Verdict(SKIPPED, f"{name} {why}")
     base = budget.base if limit.kind.relation else None
-    lacking = _lacking(measurer, budget, method, base, limit, needs)
+    lacks = lacking(measurer, budget, method, base, limit, needs)
     measured = {}
-    if lacking is None:
+    if lacks is None:
         measured = {each.name: measurer.measure(budget, each) for each in (method, base) if each is not None}
         if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
-            lacking = "needs a GPU; one was found and torch cannot use it"
-    if lacking is not None:
-        return Verdict(SKIPPED, f"{name} {lacking}", for_want_of_gpu=True)
+            lacks = "needs a GPU; one was found and torch cannot use it"
+    if lacks is not None:
+        return Verdict(SKIPPED, f"{name} {lacks}", for_want_of_gpu=True)
     if budget.stored is not None:
         measured[budget.stored.name] = budget.stored.measurement
     return judge(budget, method, limit, measured, measurer.noise(budget), measurer.cpu)
-
-
-def _lacking(
-    measurer: Measurer, budget: Budget, method: Method, base: Method | None, limit: Limit, needs: Sequence[GpuNeed]
-) -> str | None:
-    """Why a limit cannot be measured on these GPUs, or None."""
-    for need in needs:
-        if lacking := measurer.lacking(budget, method, need):
-            return lacking
-    if base and base.gpu and (lacking := measurer.lacking(budget, base, base.gpu)):
-        return f"not measured: the baseline {base.name} {lacking}"
-    if large := measurer.too_large(budget, method, limit):
-        return f"not measured: {large}"
-    if base and (large := measurer.too_large(budget, base, limit)):
-        return f"not measured: the baseline {base.name} {large}"
-    return None
