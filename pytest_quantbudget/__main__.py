@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from pytest_quantbudget.commands import check, init, schema, table
+from pytest_quantbudget.commands import check, explain, init, schema, table
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.safetext import printable
 
-COMMANDS = {"init": init, "check": check, "schema": schema, "table": table}
+COMMANDS = {"init": init, "explain": explain, "check": check, "schema": schema, "table": table}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BudgetError as error:
         print(*(f"ERROR: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return 4
+    except BrokenPipeError:
+        # Who reads has enough, as `head` has; what is left in the buffer must not be written at the end, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, ArithmeticError, RecursionError) as error:
         print(f"ERROR: {printable(str(error))}", file=sys.stderr)
         return 4

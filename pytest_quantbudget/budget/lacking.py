@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pytest_quantbudget.core.budget import Budget, Method
-from pytest_quantbudget.core.gpus import Gpu, GpuNeed
+from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.judge.metrics import metric_of
@@ -45,25 +45,26 @@ def lacking(
     return None
 
 
-def skipped(measurer: Measurer, budget: Budget, method: Method, limit: Limit, gpus: Sequence[Gpu]) -> str | None:
-    """Why a limit is going to be skipped here, as far as that is known before anything is loaded; None where it is not.
+def unmeasured(measurer: Measurer, budget: Budget, method: Method, limit: Limit) -> str | None:
+    """Why a limit is not going to be measured here; None where it is, as far as that is known before loading.
 
     What another interpreter has is not known.
     """
-    if (why := unjudged(method.subject, limit.kind)) is not None:
-        return why.removeprefix("not measured: ")
     base = budget.base if limit.kind.relation else None
     needs = [method.gpu] if method.gpu is not None else []
-    if (why := lacking(measurer, budget, method, base, limit, needs)) is not None:
+    why = unjudged(method.subject, limit.kind) or lacking(measurer, budget, method, base, limit, needs)
+    if why is not None:
         return why.removeprefix("not measured: ")
     for each in filter(None, (method, base)):
         if each.subject.python is None and (why := engines.missing(each.subject)) is not None:
             return why
-    if (why := _of_questions(budget, method, limit)) is not None:
-        return why
-    if metric_of(limit.kind).margin == RANGE and not gpus:
+    return _of_questions(budget, method, limit)
+
+
+def unjudged_on(limit: Limit, device: str) -> str | None:
+    """Why a limit is measured on a device, `cpu` or a GPU's name, and not judged there; None where it is."""
+    if metric_of(limit.kind).margin == RANGE and device == "cpu":
         return "no GPU was found: device memory has no peak here"
-    device = gpus[0].name if gpus else "cpu"
     target = limit.target(device)
     if target is None:
         return f"no value is for {device!r}"

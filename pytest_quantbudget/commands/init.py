@@ -223,7 +223,8 @@ def _commands(target: Path, names: _Names, wish: choice.Wish) -> Iterator[tuple[
     outside = "".join(f" --allow-path {shlex.quote(str(folder))}" for folder in dict.fromkeys(names.outside))
     yield f"pytest --quant-budget {name} --quant-update{more}", "measures, and writes the limits into it"
     yield f"pytest --quant-budget {name}{more}", "tests them from then on"
-    yield f"python -m pytest_quantbudget check {name}{outside}", "reads it, and says what is wrong with it"
+    explains = "says what it measures, loads and downloads, how long about, and what its limits can tell"
+    yield f"python -m pytest_quantbudget explain {name}{outside}", explains
     if allowed:
         yield f"quant_allow_paths = {allowed}", "as a line of the ini file, saves the option `-o`"
 

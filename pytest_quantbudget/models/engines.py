@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pytest_quantbudget.core import entry_points
+from pytest_quantbudget.core import entry_points, versions
 from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import DUMMY, Subject
@@ -134,6 +134,14 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
     return _gone(subject, imported(subject), there if python else None, python) or _gone(
         subject, spec(subject.engine).serving, there, subject.python
     )
+
+
+def absent(subject: Subject) -> list[str]:
+    """The modules of this interpreter that a subject needs and that are not there."""
+    if subject.python is not None:
+        return []
+    wanted = (*imported(subject), *spec(subject.engine).serving)
+    return [name for name in wanted if not versions.is_there(name)]
 
 
 def imported(subject: Subject) -> list[str]:

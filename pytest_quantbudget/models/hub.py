@@ -165,12 +165,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _remembered_hash(folder: Path, memo: Path) -> str:
     """`content_hash`, read from `memo` where the files have kept their inodes, sizes and times of change."""
-    state = [
-        [path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        for path in _files(folder)
-        for stat in [path.stat()]
-    ]
-    place = memo / f"{codec.key_of([str(folder), state])}.json"
+    place = _memo_of(folder, memo)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(place.read_text(encoding="utf-8"))["hash"])
     content = content_hash(folder)
@@ -178,3 +173,21 @@ def _remembered_hash(folder: Path, memo: Path) -> str:
         memo.mkdir(parents=True, exist_ok=True)
         codec.write_json(place, {"folder": str(folder), "hash": content})
     return content
+
+
+def is_hashed(folder: Path, memo: Path) -> bool:
+    """Whether `memo` has the hash of a folder as it is now, so that it need not be read."""
+    try:
+        return _memo_of(folder, memo).is_file()
+    except OSError:
+        return False
+
+
+def _memo_of(folder: Path, memo: Path) -> Path:
+    """The file that keeps the hash of a folder whose files have these inodes, sizes and times of change."""
+    state = [
+        [path.name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        for path in _files(folder)
+        for stat in [path.stat()]
+    ]
+    return memo / f"{codec.key_of([str(folder), state])}.json"

@@ -28,4 +28,6 @@ def test_a_first_budget_is_written_filled_in_and_green(tmp_path: Path) -> None:
     text = (tmp_path / "tuned.yaml").read_text()
     assert ": auto" not in text
     assert "max_wordmath_drop: " in text
+    said = call("pytest_quantbudget", "explain", "tuned.yaml", "--cache", "cache")
+    assert "In all: a few seconds, nothing is measured" in said
     assert "5 passed" in call(*fill[:3], "--quant-cache", "cache", "-p", "no:cacheprovider")
