@@ -14,7 +14,7 @@ from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origi
 from pytest_quantbudget.core.budget import Budget, Source
 from pytest_quantbudget.core.engines import Adapter, EngineFacts, Server
 from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
-from pytest_quantbudget.core.gpus import Commit, Gpu, Machine
+from pytest_quantbudget.core.gpus import Commit, Gpu, Machine, MergedReport
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
 from pytest_quantbudget.core.measurement import Device, Failure, Measurement, Perplexity, Speed
@@ -219,10 +219,11 @@ OVER_VRAM = LimitReport(
     Update("7 GiB", "7.6 GiB", "measured 7.50 GiB, margin 1.3 % (equal peaks)", 0.01, "why"),
 )
 GPU = Gpu(0, "NVIDIA L4", "GPU-1", 24 * 2**30, 23 * 2**30, "8.9", "580.1")
+MACHINE = Machine("Linux", "3.11.7", "a CPU", 4, 16 * 2**30, (GPU,), {"pytest": "9.0"})
 REPORT = Report(
     version=document.VERSION,
     created="2026-01-01T00:00:00+00:00",
-    machine=Machine("Linux", "3.11.7", "a CPU", 4, 16 * 2**30, (GPU,), {"pytest": "9.0"}),
+    machine=MACHINE,
     commit=Commit("f" * 40, True),
     budgets=(
         BudgetReport(
@@ -269,11 +270,16 @@ REPORT = Report(
                     Estimate(9, 8, (LayerKind("MLP", 9, 8, 1, 4),), 2, 1, 11, 12, ("taken to be so",), True),
                     LOAD,
                     True,
+                    "old.json",
+                    MEASUREMENT,
                 ),
             ),
+            machine="NVIDIA L4",
         ),
     ),
     judged_from=JudgedFrom("old.json", "2025-12-31T00:00:00+00:00"),
+    merged_from=(MergedReport("old.json", "2025-12-31T00:00:00+00:00", MACHINE, Commit("e" * 40, False)),),
+    notes=("the CPU is a CPU in old.json; another CPU in new.json",),
 )
 
 

@@ -64,7 +64,8 @@ def stored_report(method: str) -> Any:
     from builders import REPORT, SUBJECT
 
     (budget,) = REPORT.budgets
-    measured = replace(budget.methods[0], name=method, measurement=Measurement(SUBJECT), limits=())
+    found = budget.methods[0]
+    measured = replace(found, name=method, measurement=Measurement(SUBJECT), against=None, limits=())
     return codec.to_builtins(replace(REPORT, budgets=(replace(budget, methods=(measured,), stored=None),)))
 
 

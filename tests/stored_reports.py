@@ -12,13 +12,14 @@ from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, TaskR
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.gpus import Gpu, Machine
 from pytest_quantbudget.core.measurement import Device, Measurement, Perplexity, Speed
-from pytest_quantbudget.core.verdict import Verdict
+from pytest_quantbudget.core.verdict import WITHIN, LimitReport, Verdict
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.models import hub
 from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import again, document
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.report.merged import Merged
 from pytest_quantbudget.report.stored_run import StoredRun
 from pytest_quantbudget.tasks import prompts
 
@@ -26,6 +27,8 @@ GIB = 2**30
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-1", 80 * GIB, 9 * GIB, "9.0", "580.1")
 ON_H100 = Device(H100.name, H100.uuid, 79 * GIB, "9.0", "13.0", threads=2)
+L4 = replace(H100, name="NVIDIA L4", uuid="GPU-9", total=24 * GIB, capability="8.9")
+ON_L4 = Device(L4.name, L4.uuid, 23 * GIB, "8.9", "13.0", threads=2)
 ON_CPU = Device("cpu", None, None, None, None, threads=2)
 TEXT = """
 model: org/model
@@ -126,9 +129,33 @@ def report(budget: Budget, **changes: Callable[[Measurement], Measurement | None
     )
 
 
+def job(
+    budget: Budget,
+    *methods: str,
+    device: Device = ON_H100,
+    change: Callable[[Measurement], Measurement] = lambda record: record,
+) -> Report:
+    """The report of a run that was asked for some methods; the baseline is measured with each, as in a run."""
+    gpu = {H100.name: H100, L4.name: L4}.get(device.name)
+    found = []
+    for method in budget.methods:
+        if method.name in methods or method.name == budget.baseline:
+            asked = method.limits if method.name in methods else ()
+            verdicts = tuple(
+                LimitReport(f"b.yaml::{method.name}::{limit.name}", limit.name, limit.line, Verdict(WITHIN, ""))
+                for limit in asked
+            )
+            found.append(MethodReport(method.name, change(measured(budget, method, device)), verdicts))
+    whole = report(budget)
+    machine = replace(whole.machine, gpus=(gpu,) if gpu else ())
+    return replace(whole, machine=machine, budgets=(replace(whole.budgets[0], methods=tuple(found)),))
+
+
 def judging(room: Path, report: Report, *, require_gpu: bool = False) -> Session:
     source = again.Stored("report.json", report, room / "hashes")
-    return Session(room, Budgets(elsewhere=True), Needs(), lambda needs: StoredRun(needs, source), require_gpu)
+    return Session(
+        room, Budgets(elsewhere=True), Needs(), lambda needs: StoredRun(needs, Merged((source,))), require_gpu
+    )
 
 
 def judged(room: Path, text: str, report: Report, *, require_gpu: bool = False) -> dict[str, Verdict]:

@@ -78,9 +78,10 @@ class Budgets:
         if parts and parts[0] not in names:
             raise BudgetError(Problem(path, 0, f"has no method {parts[0]!r}{problems.nearest(parts[0], names)}"))
         if len(parts) > 1:
-            limits = known[parts[0]]
-            if parts[1] not in limits:
-                near = problems.nearest(parts[1], limits)
+            # In brackets stands one of several kinds of machine.
+            limits, name = known[parts[0]], parts[1].partition("[")[0]
+            if name not in limits:
+                near = problems.nearest(name, limits)
                 raise BudgetError(Problem(path, 0, f"{parts[0]} has no limit {parts[1]!r}{near}"))
 
 

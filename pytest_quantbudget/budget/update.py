@@ -20,7 +20,7 @@ from pytest_quantbudget.core.safetext import Line, printable
 from pytest_quantbudget.core.verdict import LimitReport, Update
 from pytest_quantbudget.judge import margin
 from pytest_quantbudget.judge.margin import RATE, Calibrated, NoMargin
-from pytest_quantbudget.judge.noise import Noise
+from pytest_quantbudget.report.document import Judged
 
 # Write where the budget has `auto`; also where that tightens a limit; everywhere. By default, numbers are requirements.
 AUTO, TIGHTEN, ALL = MODES = ("auto", "tighten", "all")
@@ -59,22 +59,20 @@ class _Proposal:
 
 
 def run(
-    judged: Iterable[tuple[Budget, Sequence[LimitReport], Noise | None]],
-    measurements: Mapping[str, Measurement],
+    judged: Iterable[Judged],
     texts: Mapping[Path, bytes],
     mode: str,
     rate: float = RATE,
 ) -> tuple[dict[str, Update], list[Line]]:
     """Write the limits that `mode` (see `MODES`) names; what was done, by the tests' ids, and lines that say so.
 
-    `judged` are the budgets with their judged limits and the noise of their baseline; `measurements` are by subject;
     `texts` are the budget files as they were read; `rate` is the share of repeat runs that may fail.
     """
     updates: dict[str, Update] = {}
     lines: list[Line] = []
-    for budget, reports, noise in judged:
-        measured = budget.measured(measurements)
-        asked = [_propose(budget, report, measured, noise.values if noise else {}, mode, rate) for report in reports]
+    for part in judged:
+        budget, runs = part.budget, part.noise.values if part.noise else {}
+        asked = [_propose(budget, each, part.beside(each.method), runs, mode, rate) for each in part.limits]
         proposals = [proposal for proposal in asked if proposal is not None]
         _refuse_contradictions(budget, proposals)
         writable = [proposal for proposal in proposals if not proposal.why]

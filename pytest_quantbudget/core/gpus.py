@@ -54,6 +54,16 @@ class Commit:
     dirty: bool
 
 
+@dataclass(frozen=True)
+class MergedReport:
+    """One of the reports that were judged together: its file, when it was measured (ISO 8601), where, and on what."""
+
+    file: str
+    measured: str
+    machine: Machine
+    commit: Commit | None
+
+
 # A `*` behind a digit, and not in `[ab]`, which is found first and kept.
 DIGIT_STAR = re.compile(r"(\[!?\]?[^]]*\])|(?<=[0-9])\*")
 WORD_END = "\ue000"  # a character of no name, which stands in a pattern for the end of a word

@@ -69,7 +69,11 @@ def happened(method: str, limit: str, message: str) -> str:
 
 @dataclass(frozen=True)
 class LimitReport:
-    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it."""
+    """One selected limit: the id of its test, its line in the file, the verdict, and what --quant-update did to it.
+
+    Where a method was measured on several kinds of machine, each has its own test: the kind stands in brackets at the
+    end of the id, `FILE::METHOD::LIMIT[NVIDIA L4]`.
+    """
 
     id: str
     name: str
@@ -79,5 +83,17 @@ class LimitReport:
 
     @property
     def method(self) -> str:
-        """The name of the limit's method, from the id `FILE::METHOD::LIMIT`."""
-        return self.id.removesuffix(f"::{self.name}").rpartition("::")[2]
+        """The name of the limit's method, from the id."""
+        return self._parts[0]
+
+    @property
+    def machine(self) -> str:
+        """The kind of machine in its id; nothing where there is none."""
+        return self._parts[1]
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        front, found, machine = self.id.rpartition(f"::{self.name}[")
+        if found and machine.endswith("]"):
+            return front.rpartition("::")[2], machine.removesuffix("]")
+        return self.id.removesuffix(f"::{self.name}").rpartition("::")[2], ""

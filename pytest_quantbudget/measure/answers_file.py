@@ -17,16 +17,19 @@ def beside(report: Path) -> Path:
     return report.with_name(f"{report.stem if report.suffix == '.json' else report.name}.answers.jsonl")
 
 
-def write(path: Path, measurements: Iterable[Measurement]) -> bool:
+def write(path: Path, measurements: Iterable[tuple[str, Measurement]]) -> bool:
     """Write all answers in order; whether there are any. Without any, an earlier run's file is removed.
 
-    Raises OSError.
+    Each measurement comes with the kind of machine that it is from, which is empty where there is one kind. Raises
+    OSError.
     """
     lines: list[str] = []
-    for measured in measurements:
+    for machine, measured in measurements:
         for task in measured.tasks:
             strict, reused = task.task.extract == "strict", bool(task.origin and task.origin.reused)
-            lines += [line(measured.subject, task.task.name, a, strict=strict, reused=reused) for a in task.answers]
+            for answer in task.answers:
+                of = measured.subject, task.task.name, answer
+                lines.append(line(*of, strict=strict, reused=reused, machine=machine))
     if lines:
         files.write(path, "".join(f"{text}\n" for text in lines).encode())
     else:
@@ -34,7 +37,7 @@ def write(path: Path, measurements: Iterable[Measurement]) -> bool:
     return bool(lines)
 
 
-def line(subject: Subject, task: str, answer: Answer, *, strict: bool, reused: bool = False) -> str:
+def line(subject: Subject, task: str, answer: Answer, *, strict: bool, reused: bool = False, machine: str = "") -> str:
     """One answer as one line. It is printable ASCII, whatever the model wrote."""
     record = {
         "model": subject.model,
@@ -54,5 +57,6 @@ def line(subject: Subject, task: str, answer: Answer, *, strict: bool, reused: b
         "seconds": answer.seconds,
         "cluster": answer.cluster,
         "reused": reused,
+        **({"machine": machine} if machine else {}),
     }
     return json.dumps(record, allow_nan=False).replace("\x7f", "\\u007f")  # the one control character JSON lets through

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from pytest_quantbudget.core.budget import Budget, Method
 from pytest_quantbudget.core.engines import TRANSFORMERS
-from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine
+from pytest_quantbudget.core.gpus import Commit, GpuNeed, Machine, MergedReport
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import NO_TRUST, DivergenceOf, Request, Task, Trust, Workload
@@ -113,6 +113,35 @@ class Runner:
             drafts = {result.task: result for result in self.measure(budget, base).tasks}
         return self.bench.measure(_comparable(needed, drafts), drafts, planned)
 
+    def on(self, machine: str) -> Runner:
+        """This: all is measured on the machine of the run."""
+        return self
+
+    def baseline_of(self, budget: Budget, method: Method, base: Method) -> Measurement:
+        """The baseline that a method is compared with: there is one."""
+        return self.measure(budget, base)
+
+    def measured(self, budget: Budget, run: Mapping[str, Measurement]) -> Mapping[str, Measurement]:
+        """What the methods of a budget are judged on, by subject, of all that the `run` has measured."""
+        return run
+
+    def reports(self, budget: Budget) -> dict[str, str]:
+        """The reports that hold the methods of a budget: none."""
+        return {}
+
+    def against(self, budget: Budget) -> dict[str, Measurement]:
+        """By the names of methods, the baselines that are not the one which stands for all in the table: none."""
+        return {}
+
+    @property
+    def merged_from(self) -> tuple[MergedReport, ...]:
+        """Machine and commit of each of several reports: there are none."""
+        return ()
+
+    def notes(self, budgets: Sequence[Budget]) -> tuple[str, ...]:
+        """What is not the same in several reports: nothing."""
+        return ()
+
     def measure_all(self, budgets: Iterable[Budget]) -> None:
         """Measure everything that is planned: what this process loads afterwards must not disturb it."""
         for budget in budgets:
@@ -166,8 +195,7 @@ class Runner:
         """What the measurements hold for: the machine, and the commit of the repository at `root`."""
         return hardware.machine(), hardware.commit(root), None
 
-    @property
-    def cpu(self) -> str:
+    def cpu(self, budget: Budget, method: Method) -> str:
         """The CPU of the machine that measures."""
         return hardware.cpu()
 

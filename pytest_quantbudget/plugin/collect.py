@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,11 @@ class BudgetFile(pytest.File):
             yield uses
 
 
+def on_each(machines: Sequence[str]) -> list[tuple[str, str]]:
+    """The kinds of machine that tests are for, and what each puts behind a test's name: nothing where it is alone."""
+    return [(each, f"[{each}]") for each in machines] if len(machines) > 1 else [((*machines, "")[0], "")]
+
+
 class MethodNode(pytest.Collector):
     """One method of a budget; its children are the limits."""
 
@@ -115,13 +121,16 @@ class MethodNode(pytest.Collector):
 
     def collect(self) -> Iterator[LimitItem]:
         """One test a limit."""
-        for limit in self.method.limits:
+        machines = self.config.stash[SESSION].machines(self.budget, self.method.name)
+        for limit, (machine, name) in product(self.method.limits, on_each(machines)):
             shared = self.parent.fixtures
-            item: LimitItem = LimitItem.from_parent(self, name=limit.name, callobj=_check, fixtureinfo=shared)
+            full = f"{limit.name}{name}"
+            item: LimitItem = LimitItem.from_parent(self, name=full, callobj=_check, fixtureinfo=shared)
             # All limits of a file run one function below the same conftest files, and so have the same fixtures.
             self.parent.fixtures = item._fixtureinfo
-            item.budget, item.method, item.limit = self.budget, self.method, limit
+            item.budget, item.method, item.limit, item.machine = self.budget, self.method, limit, machine
             item.user_properties += [("quant.method", self.method.name), ("quant.name", limit.name)]
+            item.user_properties += [("quant.machine", machine)] if machine else []
             yield item
 
 
@@ -133,17 +142,20 @@ class UseNode(pytest.Collector):
 
     def collect(self) -> Iterator[UseItem]:
         """One test a use."""
-        for use in self.budget.uses:
-            item: UseItem = UseItem.from_parent(self, name=use.name, callobj=_check)
-            item.budget, item.use = self.budget, use
+        machines = self.config.stash[SESSION].machines(self.budget, None)
+        for use, (machine, name) in product(self.budget.uses, on_each(machines)):
+            item: UseItem = UseItem.from_parent(self, name=f"{use.name}{name}", callobj=_check)
+            item.budget, item.use, item.machine = self.budget, use, machine
             item.user_properties += [("quant.method", USE), ("quant.name", use.name)]
+            item.user_properties += [("quant.machine", machine)] if machine else []
             yield item
 
 
 class BudgetItem(pytest.Function):
-    """One line of a budget that is a test."""
+    """One line of a budget that is a test; with reports from several kinds of machine, one on each `machine`."""
 
     budget: Budget
+    machine: str = ""
     verdict: Verdict | None = None
 
     def judge(self) -> Verdict:
@@ -178,7 +190,7 @@ class LimitItem(BudgetItem):
         from pytest_quantbudget.plugin.judging import verdict_on
 
         needs = [gpu_need(mark) for mark in self.iter_markers("gpu")]
-        return verdict_on(self.config.stash[SESSION], self.budget, self.method, self.limit, needs)
+        return verdict_on(self.config.stash[SESSION], self.budget, self.method, self.limit, needs, self.machine)
 
     def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
         """The line of the budget, where pytest would name that of our own function."""
@@ -207,7 +219,7 @@ class UseItem(BudgetItem):
         """Whether a method meets all its limits that may be taken for the use."""
         from pytest_quantbudget.plugin.judging import verdict_on_use
 
-        return verdict_on_use(self.config.stash[SESSION], self.budget, self.use)
+        return verdict_on_use(self.config.stash[SESSION], self.budget, self.use, self.machine)
 
     def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
         """The line of the budget."""

@@ -122,6 +122,11 @@ def quant_measurement(request: pytest.FixtureRequest, quant_method: tuple[Budget
     session = request.config.stash[SESSION]
     budget, method = quant_method
     session.plan(budget, method, None)
+    machines = session.machines(budget, method.name)
+    if len(machines) > 1:
+        pytest.skip(
+            f"{method.name} was measured on {' and '.join(machines)}: judge one report at a time (--quant-from)"
+        )
     _require_room(request.config, budget, method)
     return session.measurer.measure(budget, method)
 

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 
 def verdict_on(
-    session: Session, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed] = ()
+    session: Session, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed] = (), machine: str = ""
 ) -> Verdict:
-    """The verdict on a limit; measures first what has not been measured, unless `needs` are not met."""
-    verdict = _verdict(session.measurer, budget, method, limit, needs)
+    """The verdict on a limit; measures first what has not been measured, unless `needs` are not met.
+
+    With reports from several kinds of machine, it is judged on those of one.
+    """
+    verdict = _verdict(session.measurer.on(machine), budget, method, limit, needs)
     if session.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
         verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
     if session.fail_on_skip and verdict.outcome == SKIPPED:
@@ -33,18 +36,19 @@ def verdict_on(
     return replace(verdict, message=printable(verdict.message))
 
 
-def verdict_on_use(session: Session, budget: Budget, use: Use) -> Verdict:
+def verdict_on_use(session: Session, budget: Budget, use: Use, machine: str = "") -> Verdict:
     """Whether a method meets all its limits that may be taken for a use; judges all limits of the budget."""
+    measurer = session.measurer.on(machine)
     limits: dict[str, list[LimitReport]] = {}
     measured = {}
     for method in budget.methods:
         needs = [method.gpu] if method.gpu is not None else []
         for limit in method.limits:
-            verdict = verdict_on(session, budget, method, limit, needs)
+            verdict = verdict_on(session, budget, method, limit, needs, machine)
             limits.setdefault(method.name, []).append(LimitReport("", limit.name, limit.line, verdict))
             if verdict.measured is not None or verdict.outcome == WITHIN:
-                measured[method.name] = session.measurer.measure(budget, method)
-    given = advice.advise(budget, limits, measured, session.measurer.noise(budget))
+                measured[method.name] = measurer.measure(budget, method)
+    given = advice.advise(budget, limits, measured, measurer.noise(budget))
     assert given is not None
     verdict = advice.on_use(use.name, budget, limits, given)
     return replace(verdict, message=printable(verdict.message))
@@ -59,11 +63,13 @@ def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, n
     lacks = lacking(measurer, budget, method, base, limit, needs)
     measured = {}
     if lacks is None:
-        measured = {each.name: measurer.measure(budget, each) for each in (method, base) if each is not None}
+        measured = {method.name: measurer.measure(budget, method)}
+        if base is not None and base is not method:
+            measured[base.name] = measurer.baseline_of(budget, method, base)
         if needs and any(m.device is not None and m.device.name == "cpu" for m in measured.values()):
             lacks = "needs a GPU; one was found and torch cannot use it"
     if lacks is not None:
         return Verdict(SKIPPED, f"{name} {lacks}", for_want_of_gpu=True)
     if budget.stored is not None:
         measured[budget.stored.name] = budget.stored.measurement
-    return judge(budget, method, limit, measured, measurer.noise(budget), measurer.cpu)
+    return judge(budget, method, limit, measured, measurer.noise(budget), measurer.cpu(budget, method))

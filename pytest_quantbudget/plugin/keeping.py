@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_quantbudget.core.budget import Budget
-from pytest_quantbudget.core.measurement import Measurement
+from pytest_quantbudget.core.gpus import MergedReport
+from pytest_quantbudget.core.history import MethodRun
 from pytest_quantbudget.core.safetext import safe
-from pytest_quantbudget.core.verdict import LimitReport
-from pytest_quantbudget.judge.noise import Noise
+from pytest_quantbudget.judge.trend import Moved
 from pytest_quantbudget.plugin.session import Session
 from pytest_quantbudget.report import history
-from pytest_quantbudget.report.document import Report
+from pytest_quantbudget.report.document import BudgetReport, Judged, Report
 
 
 @dataclass
@@ -24,13 +23,7 @@ class Keeper:
     told: list[str]
     whole: bool = True
 
-    def keep(
-        self,
-        session: Session,
-        report: Report,
-        judged: Sequence[tuple[Budget, Sequence[LimitReport], Noise | None]],
-        measurements: Mapping[str, Measurement],
-    ) -> Report:
+    def keep(self, session: Session, report: Report, judged: Sequence[Judged]) -> Report:
         """Add the run; its report with what has changed since the last comparable run.
 
         Of a report that is judged again, only what the history does not hold is added, under the time at which it was
@@ -38,16 +31,14 @@ class Keeper:
         """
         place = safe(self.place)
         again = report.judged_from
-        at = again.measured if again is not None else report.created
-        named = [(budget, limits, os.path.relpath(budget.path, session.root)) for budget, limits, _ in judged]
         try:
-            runs = history.runs_of(named, dict(measurements), session.measurer.cpu, at, report.commit)
+            kept = _runs(session, report, judged)
             past = session.past
             self.told += past.notes
             changed = {
-                file: tuple(history.changes(past.runs, budget, [run for run in runs if run.budget == file]))
-                for budget, _, file in named
+                (part.machine, file): tuple(history.changes(past.runs, part.budget, runs)) for part, file, runs in kept
             }
+            runs = [run for _, _, of in kept for run in of]
             new = history.new(past.runs, runs) if again is not None else runs
             if history.write(self.place, new):
                 self.told.append(f"added to the history {place}")
@@ -57,4 +48,30 @@ class Keeper:
             self.whole = False
             self.told.append(f"the history {place} could not be read or written: {safe(str(error.strerror or error))}")
             return report
-        return replace(report, budgets=tuple(replace(b, changes=changed.get(b.file, ())) for b in report.budgets))
+        return replace(report, budgets=_changed(report, changed))
+
+
+def _changed(report: Report, changed: Mapping[tuple[str, str], tuple[Moved, ...]]) -> tuple[BudgetReport, ...]:
+    return tuple(replace(b, changes=changed.get((b.machine, b.file), ())) for b in report.budgets)
+
+
+def _runs(session: Session, report: Report, judged: Sequence[Judged]) -> list[tuple[Judged, str, list[MethodRun]]]:
+    """What the history keeps of each budget: a run is one measuring, so of several reports each has its own."""
+    again = report.judged_from
+    at = again.measured if again is not None else report.created
+    machine = report.machine
+    sources = report.merged_from or (MergedReport("", at, machine, report.commit),)
+    found = []
+    for part in judged:
+        file = os.path.relpath(part.budget.path, session.root)
+        runs: list[MethodRun] = []
+        for source in sources:
+            mine = [method.name for method in part.budget.methods if part.reports.get(method.name, "") == source.file]
+            if mine:
+                measured = dict(part.measurements) | part.baseline_of(mine)
+                of = history.runs_of(
+                    [(part.budget, part.limits, file)], measured, source.machine.cpu, source.measured, source.commit
+                )
+                runs += [run for run in of if run.method in mine]
+        found.append((part, file, runs))
+    return found

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_quantbudget.core.engines import Permissions
     from pytest_quantbudget.core.request import Trust
-    from pytest_quantbudget.report.again import Stored
+    from pytest_quantbudget.report.merged import Merged
 
 MEASURING = ("--quant-cache", "--quant-no-cache", "--quant-refresh", "--quant-timeout", "--quant-noise")
 
@@ -25,10 +25,11 @@ class Options:
 
     `cache` is a local directory for checkpoints, and `store` where results are kept, a directory or URL; None for
     nowhere. `roots` are folders that budgets may refer to; `deadline` is when measuring has to end, on the monotonic
-    clock; `stored` is a report that is judged in place of measuring; `repeat_runs` is how many more times each baseline
-    is measured; `update` names the limits that are written into the budgets at the end (see `budget.update.MODES`);
-    `history` is where runs are kept, a directory or URL; `load_format` replaces that of the budgets; `permissions` say
-    what they may start and reach. A run `for_github` says there what became of it, where it is one of GitHub Actions.
+    clock; `stored` are reports that are judged in place of measuring; `repeat_runs` is how many more times each
+    baseline is measured; `update` names the limits that are written into the budgets at the end (see
+    `budget.update.MODES`); `history` is where runs are kept, a directory or URL; `load_format` replaces that of the
+    budgets; `permissions` say what they may start and reach. A run `for_github` says there what became of it, where it
+    is one of GitHub Actions.
     """
 
     cache: Path | None
@@ -40,7 +41,7 @@ class Options:
     trust: Trust
     roots: tuple[Path, ...]
     deadline: float
-    stored: Stored | None
+    stored: Merged | None
     repeat_runs: int
     update: str
     update_rate: float
@@ -119,8 +120,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--quant-from",
+        action="append",
         metavar="REPORT",
-        help="Judge the measurements in REPORT, which --quant-report wrote: nothing is loaded, and no GPU is needed.",
+        help="Judge the measurements in REPORT, which --quant-report wrote: nothing is loaded, and no GPU is needed. "
+        "May be repeated, and name a directory or a glob: reports of several machines or methods as one run.",
     )
     group.addoption(
         "--quant-noise",
@@ -292,30 +295,24 @@ def _timeout(text: str | None) -> float:
         raise ValueError(f"--quant-timeout: {error}") from None
 
 
-def _stored(config: pytest.Config) -> Stored | None:
-    """The report that --quant-from names."""
-    named: str | None = config.option.quant_from
-    if named is None:
+def _stored(config: pytest.Config) -> Merged | None:
+    """The reports that --quant-from names."""
+    names: list[str] = config.option.quant_from or []
+    if not names:
         return None
-    from pytest_quantbudget.core import files, problems
-    from pytest_quantbudget.report import again
+    from pytest_quantbudget.core import files
+    from pytest_quantbudget.report import merged
 
     for other in MEASURING:
         if getattr(config.option, other.strip("-").replace("-", "_"), None):
             raise ValueError(f"--quant-from judges a report and measures nothing; {other} is about measuring")
     base = config.invocation_params.dir
-    path = files.path_from(base, named)
     cache = files.default_cache()
-    target = config.option.quant_report
-    if target is not None and files.path_from(base, target).resolve() == path.resolve():
-        raise ValueError("--quant-report would overwrite the measurements that --quant-from judges")
+    target = files.path_from(base, config.option.quant_report).resolve() if config.option.quant_report else None
     try:
-        return again.read(path, problems.display_path(path), cache / "hashes" if cache is not None else None)
-    except FileNotFoundError:
-        near = problems.nearest(path.name, [p.name for p in path.parent.glob("*.json")])
-        raise ValueError(f"--quant-from: there is no report {named!r}{near}") from None
+        return merged.read_all(names, base, target, cache / "hashes" if cache is not None else None)
     except (ValueError, OSError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"--quant-from {named}: {error}") from None
+        raise ValueError(f"--quant-from{error}") from None
 
 
 def _repeat_runs(text: str | None) -> int:

@@ -97,10 +97,12 @@ class Recorder:
             self.update(measurements)
         root = self.session.root
         judged = self.session.judged(measurements)
-        self.report = document.build(root, judged, measurements, *measurer.origin(root))
+        notes = measurer.notes([part.budget for part in judged])
+        machine, commit, judged_from = measurer.origin(root)
+        self.report = document.build(root, judged, machine, commit, judged_from, measurer.merged_from, notes)
         if self.options.history is not None:
             keeper = Keeper(self.options.history, self.written)
-            self.report = keeper.keep(self.session, self.report, judged, measurements)
+            self.report = keeper.keep(self.session, self.report, judged)
             self.whole = keeper.whole
         if self.options.report is not None:
             self.write(self.options.report, self.report)
@@ -119,7 +121,7 @@ class Recorder:
         """Write measured values into the budgets, as --quant-update asks."""
         limits, texts = self.session.limits, self.session.budgets.texts
         judged = self.session.judged(measurements)
-        updates, self.updated = update.run(judged, measurements, texts, self.options.update, self.options.update_rate)
+        updates, self.updated = update.run(judged, texts, self.options.update, self.options.update_rate)
         limits.update({id_: replace(limits[id_], updated=done) for id_, done in updates.items()})
 
     def write(self, target: Path, report: document.Report) -> None:

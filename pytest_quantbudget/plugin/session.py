@@ -16,8 +16,8 @@ from pytest_quantbudget.judge.needs import Needs
 
 if TYPE_CHECKING:
     from pytest_quantbudget.core.measurement import Measurement
-    from pytest_quantbudget.judge.noise import Noise
     from pytest_quantbudget.measure.runner import Runner
+    from pytest_quantbudget.report.document import Judged
     from pytest_quantbudget.report.history import Past
     from pytest_quantbudget.report.stored_run import StoredRun
 
@@ -32,6 +32,8 @@ class Session:
     `limits` are the selected ones, by the ids of their tests; `needs` is what they need measured. With `require_gpu`,
     what is skipped for want of a GPU or a package fails, and with `fail_on_skip` everything that is skipped.
     `make_measurer` is called once, when something is to be measured. `history` is where earlier runs are kept.
+    `machines` are the kinds of machine that a method, or any of a budget, was measured on; one without a name where all
+    is from one.
     """
 
     root: Path
@@ -41,6 +43,7 @@ class Session:
     require_gpu: bool = False
     fail_on_skip: bool = False
     history: str | None = None
+    machines: Callable[[Budget, str | None], tuple[str, ...]] = lambda budget, method: ("",)
     limits: dict[str, LimitReport] = field(default_factory=dict)
     _paths: dict[str, Path] = field(default_factory=dict)
 
@@ -75,7 +78,7 @@ class Session:
             path = self._path(file)
             if path not in self.budgets.loaded or id_ in self.limits:
                 continue
-            name, _, limit_name = rest.partition("::")
+            name, _, limit_name = rest.partition("[")[0].partition("::")
             limits = [limit for m in self.budgets.loaded[path].methods if m.name == name for limit in m.limits]
             limit = next((limit for limit in limits if limit.name == limit_name), None)
             use = next((use for use in self.budgets.loaded[path].uses if (name, limit_name) == (USE, use.name)), None)
@@ -126,6 +129,28 @@ class Session:
                 order = {name: i for i, name in enumerate(names)}
                 yield budget, sorted(mine, key=lambda limit: order.get((limit.method, limit.name), len(order)))
 
-    def judged(self, measurements: Mapping[str, Measurement]) -> list[tuple[Budget, list[LimitReport], Noise | None]]:
-        """The budgets with selected limits, these limits, and the noise of the baseline."""
-        return [(b, limits, self.measurer.noise(b, measurements)) for b, limits in self.selected()]
+    def judged(self, measurements: Mapping[str, Measurement]) -> list[Judged]:
+        """The budgets with selected limits, and what these rest on, each kind of machine for itself.
+
+        `measurements` are those of the run.
+        """
+        from pytest_quantbudget.report.document import Judged
+
+        found = []
+        for budget, limits in self.selected():
+            by_machine: dict[str, list[LimitReport]] = {machine: [] for machine in self.machines(budget, None)}
+            for limit in limits:
+                by_machine.setdefault(self._machine(budget, limit), []).append(limit)
+            for machine, mine in by_machine.items():
+                if mine:
+                    source = self.measurer.on(machine)
+                    measured = source.measured(budget, measurements)
+                    noise = source.noise(budget, measured)
+                    told = source.reports(budget), source.against(budget)
+                    found.append(Judged(budget, mine, noise, measured, machine, *told))
+        return found
+
+    def _machine(self, budget: Budget, limit: LimitReport) -> str:
+        """The kind of machine that a limit was judged on: only of several has it to stand in the id."""
+        own = self.machines(budget, limit.method) if limit.method != USE else ()
+        return limit.machine or next(iter((*own, *self.machines(budget, None))), "")

@@ -51,6 +51,8 @@ def start(config: pytest.Config) -> None:
         fail_on_skip=options.fail_on_skip,
         history=options.history,
     )
+    if options.stored is not None:
+        session.machines = options.stored.machines
     config.stash[SESSION] = session
     config.pluginmanager.register(collect, "quantbudget-collect")
     if controller and not config.option.collectonly:
@@ -58,6 +60,7 @@ def start(config: pytest.Config) -> None:
     with _usage_errors():
         add_budgets(config, budgets)
         _spare_baselines(budgets, options)
+        _refuse_contradictions(budgets, options)
         if controller:
             _doubt(config, budgets, options)
 
@@ -116,6 +119,22 @@ def _spare_baselines(budgets: Budgets, options: Options) -> None:
     for budget in budgets.loaded.values():
         if budget.stored is not None and options.report is not None and budget.stored.file == options.report.resolve():
             raise pytest.UsageError(f"--quant-report would overwrite the baseline of {budget.path.name}")
+
+
+def _refuse_contradictions(budgets: Budgets, options: Options) -> None:
+    """Raise pytest.UsageError for reports that cannot be judged together."""
+    if options.stored is None or len(options.stored.reports) == 1:
+        return
+    from pytest_quantbudget.core.safetext import safe
+    from pytest_quantbudget.report import differences
+
+    for budget in budgets.loaded.values():
+        found = list(differences.contradictions(options.stored, budget))
+        twice = [m.name for m in budget.methods if len(options.stored.machines(budget, m.name)) > 1]
+        if twice and options.update:
+            found.append(f"{twice[0]} was measured on several kinds of machine: --quant-update takes one at a time")
+        if found:
+            raise pytest.UsageError(*(safe(f"--quant-from: {budget.path.name}: {text}") for text in found))
 
 
 def _budgets(options: Options) -> Budgets:

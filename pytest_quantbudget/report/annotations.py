@@ -49,7 +49,8 @@ def _of_one_kind(kind: str, limits: Sequence[Ranked], places: Mapping[str, Place
     shown = len(limits) if len(limits) <= MOST else MOST - 1
     for each in limits[:shown]:
         state = ANOMALOUS if each.limit.verdict.anomalous else each.state
-        title = f"{each.method} {each.limit.name} {state}"
+        where = f" on {each.limit.machine}" if each.limit.machine else ""
+        title = f"{each.method} {each.limit.name} {state}{where}"
         yield _command(kind, title, each.limit.verdict.message, places.get(each.limit.id))
     more = len(limits) - shown
     if more:

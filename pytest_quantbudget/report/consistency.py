@@ -24,8 +24,12 @@ def check(report: Report) -> None:
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise ValueError(f"{budget.file} has the method {twice[0]!r:.60} twice")
+        files = {source.file for source in report.merged_from}
         for method in budget.methods:
-            found = next(_contradictions(method.measurement), "") if method.measurement else ""
+            if method.from_report and method.from_report not in files:
+                raise ValueError(f"{method.name} is from {method.from_report!r:.60}, which is none of its sources")
+            records = [record for record in (method.measurement, method.against) if record is not None]
+            found = next((fault for record in records for fault in _contradictions(record)), "")
             if found:
                 raise ValueError(f"contradicts itself: {budget.file}, {method.name}: {found}")
 

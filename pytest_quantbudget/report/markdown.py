@@ -83,21 +83,21 @@ def _joined(blocks: Iterable[_Block], gone: Sequence[_Block], room: int) -> str:
 
 
 def _blocks(report: Report) -> Iterator[_Block]:
-    limits = {budget.file: ranked(budget) for budget in report.budgets}
-    states = {each.state for found in limits.values() for each in found}
+    states = {each.state for budget in report.budgets for each in ranked(budget)}
     wrong = states & {OVER, FAILED, NOT_RUN}
     mark = "\N{CROSS MARK}" if wrong else "\N{WARNING SIGN}" if UNDECIDED in states else "\N{WHITE HEAVY CHECK MARK}"
     if not states - {SKIPPED}:
         mark = "\N{WHITE CIRCLE}"
     yield _Block(f"## {mark} Quantization budget: {headline(report)}", VERDICT)
     for budget in report.budgets:
-        yield from _of_budget(budget, report.machine.cpu)
+        yield from _of_budget(budget, report)
     yield _Block(gfm.folded("Machine and versions", gfm.bullets(_machine(report))), MACHINE, "machine and versions")
 
 
-def _of_budget(budget: BudgetReport, cpu: str) -> Iterator[_Block]:
+def _of_budget(budget: BudgetReport, report: Report) -> Iterator[_Block]:
     limits = ranked(budget)
-    file = gfm.code(budget.file, LONGEST_NAME)
+    where = f" on {gfm.inline(budget.machine, LONGEST_NAME)}" if budget.machine else ""
+    file = f"{gfm.code(budget.file, LONGEST_NAME)}{where}"
     yield _Block(f"### {file}\n\n{_counts(limits)}", TO_ACT_ON, f"{file}")
     within = [each for each in limits if each.state == WITHIN and not each.limit.verdict.anomalous]
     to_act_on = [each for each in limits if each.state != SKIPPED and each not in within]
@@ -106,7 +106,7 @@ def _of_budget(budget: BudgetReport, cpu: str) -> Iterator[_Block]:
         yield from _reasons(to_act_on, f"why limits of {file} are not within")
     skipped = [each for each in limits if each.state == SKIPPED]
     yield from _reasons(skipped, f"limits of {file} that were skipped")
-    columns = table.columns(budget, cpu)
+    columns = table.columns(budget, report.cpu_of)
     if budget.methods:
         yield _Block(_trade_off(columns), TRADE_OFF, f"the trade-off table of {file}")
     advice = [gfm.inline(line.text.removeprefix("advice: "), 2 * gfm.LONGEST) for line in advised.lines(budget)]
@@ -204,7 +204,13 @@ def _machine(report: Report) -> Iterator[str]:
         yield f"{gfm.code(budget.file, LONGEST_NAME)}: model {gfm.code(_model(budget.model), LONGEST_NAME)}{at}{dummy}"
     if commit is not None:
         yield f"commit {gfm.code(commit.sha, LONGEST_NAME)}{', with changes' if commit.dirty else ''}"
-    if report.judged_from is not None:
+    for each in report.merged_from[:MOST_REASONS]:
+        gpus = ", ".join(dict.fromkeys(gpu.name for gpu in each.machine.gpus))
+        where = ", ".join(filter(None, (each.machine.cpu, gpus)))
+        file = gfm.code(each.file, LONGEST_NAME)
+        yield f"judged from {file}, measured {gfm.inline(each.measured)} on {gfm.inline(where)}"
+    yield from (gfm.inline(note) for note in report.notes[:MOST_REASONS])
+    if report.judged_from is not None and not report.merged_from:
         file, measured = report.judged_from.file, report.judged_from.measured
         yield f"judged from {gfm.code(file, LONGEST_NAME)}, measured {gfm.inline(measured)}"
     yield f"written {gfm.inline(report.created)}"

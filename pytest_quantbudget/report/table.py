@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +33,7 @@ KEPT = 5  # names of modules in a line
 TEXT_PERPLEXITY = "ppl ratio"
 # Of bounds, which no cell shows.
 CONFIDENCE = 0.95
+CpuOf = Callable[[MethodReport], str]
 
 
 def lines(report: Report, *, replies: bool = False, room: float = math.inf) -> Iterator[Line]:
@@ -48,21 +49,24 @@ def lines(report: Report, *, replies: bool = False, room: float = math.inf) -> I
 def _lines(report: Report, replies: bool, room: float) -> Iterator[Line]:
     for budget in report.budgets:
         weights = " (dummy weights)" if budget.load_format == DUMMY else ""
-        yield Line(f"quantization budget {budget.file}{weights}", title=True)
-        yield from _table(budget, room, report.machine.cpu)
+        yield Line(f"quantization budget {budget.heading}{weights}", title=True)
+        yield from _table(budget, room, report.cpu_of)
         if replies:
             yield from _receipts(budget)
             yield from _replies(budget)
     measured = [method.measurement for budget in report.budgets for method in budget.methods if method.measurement]
     notes = [record.notes for record in measured] + [budget.noise.notes for budget in report.budgets if budget.noise]
-    for note in dict.fromkeys(itertools.chain(*notes)):
+    for note in dict.fromkeys(itertools.chain(report.notes, *notes)):
         yield Line(f"note: {note}", markup={"yellow": True})
-    if report.judged_from is not None:
+    if report.merged_from:
+        told = ", ".join(f"{each.file} ({each.measured})" for each in report.merged_from)
+        yield Line(f"judged from {len(report.merged_from)} reports, measured: {told}")
+    elif report.judged_from is not None:
         yield Line(f"judged from {report.judged_from.file}, measured {report.judged_from.measured}")
 
 
-def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
-    found = columns(budget, cpu)
+def _table(budget: BudgetReport, room: float, cpu_of: CpuOf = lambda _: "") -> Iterator[Line]:
+    found = columns(budget, cpu_of)
     shown, left_out = layout.fit(found, room)
     head, *rows = layout.rows(shown)
     yield Line(head)
@@ -79,14 +83,15 @@ def _table(budget: BudgetReport, room: float, cpu: str = "") -> Iterator[Line]:
     yield from advised.lines(budget)
 
 
-def columns(budget: BudgetReport, cpu: str = "") -> list[Cells]:
+def columns(budget: BudgetReport, cpu_of: CpuOf = lambda _: "") -> list[Cells]:
     """All columns of a budget's table, of which the first names the methods and the last counts their limits.
 
-    `cpu` is that of the run: timings on another one are compared with none of a stored baseline's.
+    `cpu_of` gives the CPU that a method was measured on: timings on another one are compared with none of a stored
+    baseline's.
     """
     names = Cells("method", [printable(method.name) for method in budget.methods])
     verdicts = Cells("verdict", [_counts(method) for method in budget.methods])
-    return [names, *_formats(budget), *_figures(budget, cpu), verdicts]
+    return [names, *_formats(budget), *_figures(budget, cpu_of), verdicts]
 
 
 def remarks(budget: BudgetReport, shown: Sequence[Cells]) -> Iterator[Line]:
@@ -130,10 +135,10 @@ def _formats(budget: BudgetReport) -> Iterator[Cells]:
         yield Cells("checkpoint", [printable(each.label) if each else NONE for each in packings], FORMAT_STAYS)
 
 
-def _figures(budget: BudgetReport, cpu: str) -> Iterator[Cells]:
+def _figures(budget: BudgetReport, cpu_of: CpuOf) -> Iterator[Cells]:
     """The columns of figures; optional ones only where some method has one."""
     for column in _columns(budget):
-        cells = [printable(_cell(column, method, budget, cpu)) for method in budget.methods]
+        cells = [printable(_cell(column, method, budget, cpu_of(method))) for method in budget.methods]
         if not column.optional or set(cells) != {NONE}:
             yield Cells(column.head, cells, column.stays)
 
@@ -156,7 +161,7 @@ def _wanted(column: Column, budget: BudgetReport) -> bool:
 
 def _cell(column: Column, method: MethodReport, budget: BudgetReport, cpu: str) -> str:
     """What a column shows of a method: the figure that a limit on it is judged on, where there is one."""
-    measured, is_baseline = budget.measured, method.name == budget.baseline
+    measured, is_baseline = budget.measured_beside(method), method.name == budget.baseline
     if method.name not in measured or (is_baseline and not column.shown):
         return NONE
     if column.kind.relation and budget.baseline not in measured:

@@ -13,6 +13,7 @@ from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.judge.noise import Noise
 from pytest_quantbudget.judge.verdict import judge
+from pytest_quantbudget.report.document import Judged
 
 # The spread of five runs, of logarithms 0.0158: with Student's t at 99 % and two runs, 8.8 % of a time.
 NOISE = Noise("fp16", 4, {"ttft": STEADY, "tokens_per_s": STEADY})
@@ -39,7 +40,7 @@ def room(tmp_path: Path) -> Callable[..., str]:
         ]
         before(path)
         by_subject = {record.subject.key: record for record in records}
-        updates, lines = update.run([(budget, limits, NOISE)], by_subject, budgets.texts, mode)
+        updates, lines = update.run([Judged(budget, limits, NOISE, by_subject)], budgets.texts, mode)
         assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [], "no half a file stays"
         for done in updates.values():
             assert done.rate == 0.01

@@ -45,10 +45,13 @@ def test_the_file_holds_what_the_measurements_hold_and_nothing_of_an_earlier_run
     result = TaskResult(TASK, (ANSWER, replace(ANSWER, question=3)), 1.0, Origin("then", reused=True))
     other = replace(SUBJECT, method="nf4")
     fresh = replace(result, answers=(ANSWER,), origin=None)
-    assert answers_file.write(path, [Measurement(SUBJECT, tasks=(result,)), Measurement(other, tasks=(fresh,))])
+    assert answers_file.write(
+        path, [("", Measurement(SUBJECT, tasks=(result,))), ("NVIDIA L4", Measurement(other, tasks=(fresh,)))]
+    )
     written = [(line["method"], line["question"], line["reused"]) for line in lines(path)]
     assert written == [("bf16", 7, True), ("bf16", 3, True), ("nf4", 7, False)]
-    assert not answers_file.write(path, [Measurement(SUBJECT)])
+    assert [line.get("machine") for line in lines(path)] == [None, None, "NVIDIA L4"]
+    assert not answers_file.write(path, [("", Measurement(SUBJECT))])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,7 +22,11 @@ from pytest_quantbudget.report.document import Report
         ),
         (["--quant-from", "cut.json"], "--quant-from cut.json: *cut.json is not JSON that can be used"),
         (["--quant-from", "old.json"], "*old.json is a report of version 99; this release reads version 1"),
-        (["--quant-from", "."], "--quant-from .: *irectory*"),
+        (["--quant-from", "."], "--quant-from cut.json: *cut.json is not JSON that can be used"),
+        (["--quant-from", "others"], "--quant-from others: no report is among 1 JSON files"),
+        (["--quant-from", "others/package.json"], "*package.json is no report: --quant-report writes one"),
+        (["--quant-from", "n*.json"], "--quant-from n*.json: there is no report (*.json)"),
+        (["--quant-from", "repotr.json", "--quant-from", "old.json"], "there is no report 'repotr.json'; did you"),
         (
             ["--quant-from", "report.json", "--quant-refresh"],
             "judges a report and measures nothing; --quant-refresh is",
@@ -37,6 +41,7 @@ def test_what_cannot_be_judged_again_is_a_usage_error(pytester: pytest.Pytester,
     document.write(pytester.path / "report.json", REPORT)
     (pytester.path / "cut.json").write_text('{"version": 1')
     (pytester.path / "old.json").write_text('{"version": 99}')
+    (pytester.mkdir("others") / "package.json").write_text('{"version": "1.0"}')
     result = pytester.runpytest(*args)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{words}*"])

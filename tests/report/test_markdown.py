@@ -27,7 +27,8 @@ def report(*limits: LimitReport, **more: object) -> Report:
         for name in dict.fromkeys(each.method for each in limits)
     )
     changes = {"methods": methods, "noise": None, "together": (), "uses": (), "advice": None, **more}
-    return replace(REPORT, budgets=(replace(REPORT.budgets[0], **changes),), judged_from=None)  # type: ignore[arg-type]
+    budget = replace(REPORT.budgets[0], **{"machine": "", **changes})  # type: ignore[arg-type]
+    return replace(REPORT, budgets=(budget,), judged_from=None, merged_from=(), notes=())
 
 
 DROP: dict[str, Any] = {
@@ -132,7 +133,7 @@ def test_hostile_names_and_messages_add_nothing_to_the_page(text: str) -> None:
         ]
         machine = replace(REPORT.machine, cpu=name, libraries={name: name}, platform=name)
         machine = replace(machine, gpus=tuple(replace(gpu, name=name, driver=name) for gpu in machine.gpus))
-        found = report(*limits, file=name, model=name, revision=name, advice=REPORT.budgets[0].advice)
+        found = report(*limits, file=name, model=name, machine=name, revision=name, advice=REPORT.budgets[0].advice)
         budget = replace(found.budgets[0], uses=(limit("edge", FAILED, name, "use"),))
         return replace(found, machine=machine, created=name, budgets=(budget,), commit=None)
 

@@ -209,7 +209,7 @@ def test_the_new_report_holds_the_baseline_and_the_table_shows_it(room: Path) ->
     budget = read(room, NEW)
     run = report(budget, nf4=told(3))
     measurements = {m.measurement.subject.key: m.measurement for m in run.budgets[0].methods if m.measurement}
-    built = document.build(room, [(budget, [], None)], measurements, run.machine, None)
+    built = document.build(room, [document.Judged(budget, [], None, measurements)], run.machine, None)
     document.write(room / "v2.json", built)
     found = document.read(room / "v2.json")
     (of,) = found.budgets

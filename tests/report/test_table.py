@@ -30,8 +30,9 @@ def limits(method: str, **outcomes: tuple[str, str] | tuple[str, str, str]) -> t
 
 
 def report(*methods: MethodReport, **more: object) -> Report:
-    budget = replace(REPORT.budgets[0], methods=methods, noise=None, together=(), **more)  # type: ignore[arg-type]
-    return replace(REPORT, budgets=(budget,), judged_from=None)
+    of = {"methods": methods, "noise": None, "together": (), "machine": "", **more}
+    budget = replace(REPORT.budgets[0], **of)  # type: ignore[arg-type]
+    return replace(REPORT, budgets=(budget,), judged_from=None, merged_from=(), notes=())
 
 
 def texts(found: Report, room: float = 200) -> list[str]:

@@ -150,9 +150,12 @@ def _row(pair: _Pair, texts: Texts, *, strict: bool) -> list[int]:
 def _pairs(budget: BudgetReport, task: Task) -> dict[str, list[_Pair]]:
     """The answers of each method; the baseline's only where it is the only one that was asked."""
     results = {name: result for name, record in budget.measured.items() if (result := record.task(task)) is not None}
-    before = results.pop(budget.baseline, None) if len(results) > 1 and budget.baseline is not None else None
+    compared = len(results) > 1 and budget.baseline is not None and results.pop(budget.baseline, None) is not None
     found: dict[str, list[_Pair]] = {}
     for name, after in results.items():
+        # Each method goes with the baseline of its own run.
+        beside = budget.measured_beside(next(method for method in budget.methods if method.name == name))
+        before = beside[budget.baseline].task(task) if compared and budget.baseline is not None else None
         bases = counterparts(before, after) if before is not None else [None] * len(after.answers)
         found[name] = []
         for base, own, right in zip(bases, after.answers, after.correct, strict=True):

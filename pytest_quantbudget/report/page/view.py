@@ -147,7 +147,7 @@ def page(report: Report) -> Page:
         counts.update(dict(each.verdict.counts))
     verdict = _verdict(counts)
     records = [record for budget in report.budgets for record in budget.measured.values()]
-    noted = [record.notes for record in records] + [b.noise.notes for b in report.budgets if b.noise]
+    noted = [report.notes] + [record.notes for record in records] + [b.noise.notes for b in report.budgets if b.noise]
     return Page(
         title=f"{verdict.words}: {', '.join(budget.file for budget in report.budgets)}",
         report=report,
@@ -177,7 +177,7 @@ def _budget(number: int, budget: BudgetReport, report: Report) -> BudgetView:
         verdict=_verdict(Counter(each.state for each in limits)),
         wanting=[row for row in rows if not _is_fine(row.each)],
         kept=[row for row in rows if _is_fine(row.each)],
-        table=table.columns(budget, report.machine.cpu),
+        table=table.columns(budget, report.cpu_of),
         charts=[chart for chart in charts if chart.plots],
         axes=axes,
         standings={standing.method: standing for standing in advice.methods} if advice is not None else {},
@@ -251,7 +251,12 @@ def _replies(budget: BudgetReport) -> Iterator[tuple[str, str]]:
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     machine, commit = report.machine, report.commit
     yield "Written", report.created
-    if report.judged_from is not None:
+    for each in report.merged_from:
+        gpus = ", ".join(dict.fromkeys(gpu.name for gpu in each.machine.gpus))
+        sha = each.commit.sha[:12] if each.commit is not None else ""
+        told = (f"measured {each.measured}", each.machine.cpu, gpus, sha)
+        yield f"Judged from {each.file}", ", ".join(filter(None, told))
+    if report.judged_from is not None and not report.merged_from:
         yield "Judged from", f"{report.judged_from.file}, measured {report.judged_from.measured}"
     if commit is not None:
         yield "Commit", f"{commit.sha}{', with changes that are not committed' if commit.dirty else ''}"
