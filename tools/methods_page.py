@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
+from pytest_quantbudget.core.engines import AUTO_GPTQ, AUTOAWQ, LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.engine.vllm import operators
 from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.models.methods import ANY_FORMAT, Spec
@@ -19,6 +19,8 @@ GGUF = "engine/test_gguf_kinds.py::test_every_kind_is_made_loaded_and_close_to_t
 IN_SEVERAL = (
     *("fp32", "bf16", "fp16", "int8", "nf4", "gptq-int4", "awq-int4", "torchao-int8", "torchao-int4", "torchao-fp8"),
 )
+# Engines that run the kind of their name alone.
+OWN = (AUTO_GPTQ, AUTOAWQ)
 # Which test runs a kind on an engine, for real.
 RUN_BY: dict[tuple[str, str], str] = {
     **{(kind, TRANSFORMERS): SEVERAL for kind in IN_SEVERAL},
@@ -27,6 +29,8 @@ RUN_BY: dict[tuple[str, str], str] = {
     ("checkpoint", TRANSFORMERS): "engine/test_ready.py::test_the_answers_are_nearly_those_of_the_source",
     ("gguf", LLAMA_CPP): "engine/test_gguf_files.py::test_a_ready_file_is_what_it_is",
     **{(kind, LLAMA_CPP): GGUF for kind in methods.run_by(LLAMA_CPP) if kind != "gguf"},
+    (AUTO_GPTQ, AUTO_GPTQ): "engine/test_real_archived.py::test_the_served_logits_are_those_that_are_stored",
+    (AUTOAWQ, AUTOAWQ): "engine/test_real_archived.py::test_the_served_logits_are_those_that_are_stored",
     ("fp32", VLLM): "end_to_end/test_vllm.py::test_it_answers_as_transformers_does_and_leaves_nothing_behind",
 }
 # What was run by hand, and where that is told.
@@ -46,7 +50,8 @@ HEAD = """# Methods
 Made by `python tools/methods_page.py` from what each method says of itself.
 
 A method's `kind` says what it is, and its `engine` what runs it. "Test" leads to a test that runs the kind on that
-engine, for real, on a small model; those of vLLM want an interpreter with vLLM (`QUANT_VLLM_PYTHON`) and run by hand.
+engine, for real, on a small model; those of vLLM, auto-gptq and autoawq want an interpreter that has it, which
+`QUANT_VLLM_PYTHON`, `QUANT_AUTO_GPTQ_PYTHON` or `QUANT_AUTOAWQ_PYTHON` names, and run by hand.
 "-" is a kind that the engine does not take: the budget's line is refused with those that it does. Which engines run the
 format of a ready checkpoint is told in [engines.md](engines.md), adapters in [adapters.md](adapters.md), and how to add
 a kind in [extending.md](extending.md).
@@ -60,13 +65,13 @@ def main() -> None:
 def page() -> Iterator[str]:
     """The page's lines."""
     yield HEAD
-    known = engines.names()
+    known = [name for name in engines.names() if name not in OWN]
     notes: list[str] = []
-    yield f"| kind | what it is | bits | {' | '.join(known)} |"
-    yield f"| --- | --- | --- | {' | '.join('---' for _ in known)} |"
+    yield f"| kind | what it is | bits | {' | '.join(known)} | of the kind's name |"
+    yield f"| --- | --- | --- | {' | '.join('---' for _ in known)} | --- |"
     for kind in methods.names():
         spec = methods.spec(kind)
-        cells = (cell(kind, engine, notes) for engine in known)
+        cells = [*(cell(kind, engine, notes) for engine in known), cell(kind, kind, notes) if kind in OWN else "-"]
         yield f"| `{kind}` | {spec.summary.rstrip('.')} | {spec.bits or 'as it says'} | {' | '.join(cells)} |"
     yield ""
     yield from (f"{number}. {note}" for number, note in enumerate(notes, 1))
@@ -100,18 +105,31 @@ def cell(kind: str, engine: str, notes: list[str]) -> str:
 def of_kind(spec: Spec) -> Iterator[str]:
     """A section on one kind."""
     yield f"\n### {spec.name}\n"
-    made = "by `checkpoint` alone" if spec.checkpoint_format == ANY_FORMAT else "at load"
+    alone = spec.checkpoint_format == ANY_FORMAT or spec.name in OWN
+    made = "by `checkpoint` alone" if alone else "at load"
     if spec.quantize is not None:
         made = "of the model, once, and kept" + (" (from `calibration` texts)" if spec.calibrated else "")
     ready = f"; ready ones by `checkpoint`, in the format {spec.checkpoint_format}" if _loads_ready(spec) else ""
+    if spec.name in OWN:
+        ready = f", in the format {spec.checkpoint_format}"
     yield f"- Made: {made}{ready}."
     if spec.packages:
         yield f"- Needs {', '.join(f'`{name}`' for name in spec.packages)}: `{methods.pip_command(*spec.packages)}`."
     known = spec.storage(spec.filled({})) is not None
     yield f"- Estimate of its memory: {'to the byte' if known else 'none'}."
-    for field in spec.options:
+    options = [("", field) for field in spec.options]
+    if spec.name in OWN:
+        engine = engines.spec(spec.name)
+        yield from (
+            "- Needs an interpreter of its own:\n",
+            "  ```bash",
+            *(f"  {each}" for each in engine.setup),
+            "  ```\n",
+        )
+        options += [("engine_options: ", field) for field in engine.options or ()]
+    for where, field in options:
         default = "" if field.default is None else f" (default `{field.default}`)"
-        yield f"- `{field.name}`: {field.doc}{default}"
+        yield f"- `{where}{field.name}`: {field.doc}{default}"
 
 
 def _loads_ready(spec: Spec) -> bool:

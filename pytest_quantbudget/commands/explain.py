@@ -208,7 +208,8 @@ class Explaining:
                 and (why := engines.missing(method.subject)) is not None]  # fmt: skip
         if gone:
             names = sorted({name for method in budget.methods for name in engines.absent(method.subject)})
-            yield from _wrapped(f"not installed: {', '.join(names)}; {methods.pip_command(*names)}", room)
+            here_too = f"not installed: {', '.join(names)}; {methods.pip_command(*names)}"
+            yield from _wrapped(here_too if names else "; ".join(gone), room)
         by_why: dict[str, dict[str, list[str]]] = {}
         for name, limit, why in here.skipped:
             by_why.setdefault(why, {}).setdefault(name, []).append(limit.name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 TRANSFORMERS, LLAMA_CPP, VLLM, OPENAI = "transformers", "llama.cpp", "vllm", "openai"
+AUTO_GPTQ, AUTOAWQ = "auto-gptq", "autoawq"
 
 
 @dataclass(frozen=True)

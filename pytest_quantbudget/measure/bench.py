@@ -184,7 +184,7 @@ class Bench:
             if not error.missing:
                 gathered.fail(LOAD, str(error))
                 return
-            missing = str(error)
+            missing = f"{error}{engines.setup(subject)}"
         if missing is not None:
             gathered.parts.append(Measurement(subject, failures=(Failure(LOAD, "skip", missing),)))
             return

@@ -24,7 +24,7 @@ from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.units import format_time
 from pytest_quantbudget.measure import elsewhere, probe, process
 from pytest_quantbudget.measure.probe import Found, Wanted
-from pytest_quantbudget.models import engines, methods, vllm_options
+from pytest_quantbudget.models import engines, methods
 
 LIMIT_S = 60.0  # for an interpreter on a slow disk to say what it has
 OLDEST = ".".join(map(str, elsewhere.OLDEST))
@@ -128,7 +128,7 @@ def _requirements() -> dict[str, Requirement]:
 
 def _wanted() -> Wanted:
     packages = {name for spec in map(engines.spec, engines.names()) for name in (*spec.packages, *spec.serving)}
-    libraries = dict.fromkeys((*methods.library_names(), *vllm_options.LIBRARIES))
+    libraries = dict.fromkeys((*methods.library_names(), *engines.libraries()))
     return Wanted(tuple(sorted({*packages, *methods.packages(), methods.PEFT})), tuple(libraries))
 
 

@@ -20,7 +20,7 @@ from pytest_quantbudget.core.request import DUMMY, DivergenceOf, Part, Request, 
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.measure.probe import Found
 from pytest_quantbudget.measure.store import Key
-from pytest_quantbudget.models import dummy, engines, hub, methods, quantization, vllm_options
+from pytest_quantbudget.models import dummy, engines, hub, methods, quantization
 from pytest_quantbudget.models.methods import Spec
 from pytest_quantbudget.tasks import prompts, questions
 
@@ -103,7 +103,7 @@ def keys_of(
         revision, checkpoint, calibration = _origins(subject, spec, trust, memo)
         adapter = subject.adapter
         changed = {"revision": _revision(adapter.name, memo), "merge": adapter.merge} if adapter is not None else None
-        here = versions.installed((*methods.library_names(), *vllm_options.LIBRARIES))
+        here = versions.installed((*methods.library_names(), *engines.libraries()))
         libraries = interpreter.libraries if interpreter else here
         states = {part.source: _state(part, memo, libraries) for part in request.parts if part.source is not None}
     except (OSError, ValueError):
@@ -203,8 +203,7 @@ def _versions(subject: Subject, spec: Spec, installed: Mapping[str, str]) -> Map
     if spec.resolve is not None and subject.engine == TRANSFORMERS:
         # Which of them the checkpoint needs is not known before it is there.
         wanted = (*wanted, *quantization.packages())
-    if subject.engine == VLLM:
-        wanted = (*wanted, *vllm_options.LIBRARIES)
+    wanted = (*wanted, *engines.spec(subject.engine).libraries)
     return {
         "pytest-quantbudget": f"{methods.libraries().get('pytest-quantbudget')} {own_sources()}",
         **{name: installed[name] for name in wanted if name in installed},

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pytest_quantbudget.core import entry_points, versions
-from pytest_quantbudget.core.engines import LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
+from pytest_quantbudget.core.engines import AUTO_GPTQ, AUTOAWQ, LLAMA_CPP, OPENAI, TRANSFORMERS, VLLM
 from pytest_quantbudget.core.fields import Field
 from pytest_quantbudget.core.request import DUMMY, Subject
-from pytest_quantbudget.models import llama_options, methods, vllm_options
+from pytest_quantbudget.models import archived_options, llama_options, methods, vllm_options
 from pytest_quantbudget.models.methods import Spec
 
 
@@ -22,11 +24,12 @@ class EngineSpec:
     budget may give; None where only the engine itself knows them: then `refused` says by name why some are not taken.
     `packages` are modules that the measuring process imports for it, and `extra` is the project's extra that brings
     them. `serving` are modules of a server that the method's interpreter runs: then the measuring process runs in this
-    one. A method that names no kind, and is not named as one, has the `default` kind, and with a checkpoint the kind
-    `ready`. An engine that `labels` takes every kind: for it a kind is what the user calls what is served. One that is
-    `like` another runs that one's kinds, and imports their packages. One that `quantizes` makes what it needs of the
-    model; for the others a quantized kind needs a checkpoint. One that gives no full `logits` can be no baseline of a
-    divergence.
+    one. `setup` are the commands that bring these, where they need an interpreter of their own, `{python}`, and
+    `libraries` are distributions there that figures depend on. A method that names no kind, and is not named as one,
+    has the `default` kind, and with a checkpoint the kind `ready`. An engine that `labels` takes every kind: for it a
+    kind is what the user calls what is served. One that is `like` another runs that one's kinds, and imports their
+    packages. One that `quantizes` makes what it needs of the model; for the others a quantized kind needs a checkpoint.
+    One that gives no full `logits` can be no baseline of a divergence.
     """
 
     name: str
@@ -36,6 +39,8 @@ class EngineSpec:
     refused: Mapping[str, str] = field(default_factory=dict)
     packages: Sequence[str] = ()
     serving: Sequence[str] = ()
+    setup: Sequence[str] = ()
+    libraries: Sequence[str] = ()
     default: str | None = None
     ready: str = "checkpoint"
     labels: bool = False
@@ -89,6 +94,7 @@ SPECS: dict[str, EngineSpec] = {
             refused=vllm_options.REFUSED,
             packages=("transformers",),
             serving=("vllm",),
+            libraries=vllm_options.LIBRARIES,
             logits=False,
         ),
         EngineSpec(
@@ -98,6 +104,30 @@ SPECS: dict[str, EngineSpec] = {
             packages=("transformers",),
             default="served",
             labels=True,
+            logits=False,
+        ),
+        EngineSpec(
+            AUTO_GPTQ,
+            "auto-gptq's own loader, served from an interpreter of its own.",
+            "pytest_quantbudget.engine.archived.engine",
+            options=archived_options.AUTO_GPTQ_OPTIONS,
+            packages=("transformers",),
+            serving=("auto_gptq",),
+            setup=archived_options.AUTO_GPTQ_SETUP,
+            libraries=archived_options.AUTO_GPTQ_LIBRARIES,
+            ready=AUTO_GPTQ,
+            logits=False,
+        ),
+        EngineSpec(
+            AUTOAWQ,
+            "autoawq's own loader, served from an interpreter of its own.",
+            "pytest_quantbudget.engine.archived.engine",
+            options=archived_options.AUTOAWQ_OPTIONS,
+            packages=("transformers",),
+            serving=("awq",),
+            setup=archived_options.AUTOAWQ_SETUP,
+            libraries=archived_options.AUTOAWQ_LIBRARIES,
+            ready=AUTOAWQ,
             logits=False,
         ),
     )
@@ -122,7 +152,13 @@ def spec(name: str) -> EngineSpec:
 
 def measured_in(subject: Subject) -> str | None:
     """The interpreter of a subject's measuring process; None for this one, which also measures what a server runs."""
-    return None if subject.engine in (VLLM, OPENAI) else subject.python
+    engine = spec(subject.engine)
+    return None if engine.serving or engine.labels else subject.python
+
+
+def libraries() -> tuple[str, ...]:
+    """The distributions of servers' interpreters that figures depend on."""
+    return tuple(dict.fromkeys(name for each in map(spec, names()) for name in each.libraries))
 
 
 def missing(subject: Subject, there: Collection[str] | None = None) -> str | None:
@@ -137,11 +173,28 @@ def missing(subject: Subject, there: Collection[str] | None = None) -> str | Non
 
 
 def absent(subject: Subject) -> list[str]:
-    """The modules of this interpreter that a subject needs and that are not there."""
+    """The modules of this interpreter that a subject needs and that are not there, but for an engine's own one."""
     if subject.python is not None:
         return []
-    wanted = (*imported(subject), *spec(subject.engine).serving)
+    engine = spec(subject.engine)
+    wanted = (*imported(subject), *(() if engine.setup else engine.serving))
     return [name for name in wanted if not versions.is_there(name)]
+
+
+def setup(subject: Subject) -> str:
+    """The commands that make the interpreter of a subject's engine, as far as it is not there; empty where all is.
+
+    They stand behind what is missing in a sentence.
+    """
+    engine = spec(subject.engine)
+    if not engine.setup:
+        return ""
+    python = Path(subject.python or f".venv-{engine.name}/bin/python")
+    line = f"`quant_interpreters = {engine.name} = {python}`"
+    named = "" if subject.python else f" in an interpreter of its own, which the ini line {line} names"
+    made = [] if python.exists() else [f"python3.11 -m venv {shlex.quote(str(python.parents[1]))}"]
+    filled = [command.replace("{python}", shlex.quote(str(python))) for command in engine.setup]
+    return f"{named}: {' && '.join([*made, *filled])}"
 
 
 def imported(subject: Subject) -> list[str]:
@@ -175,6 +228,8 @@ def makes_first(subject: Subject) -> bool:
 
 def _gone(subject: Subject, wanted: Iterable[str], there: Collection[str] | None, python: str | None) -> str | None:
     gone = [name for name in wanted if (importlib.util.find_spec(name) is None if there is None else name not in there)]
-    where = f" in {python}" if python else ""
-    command = methods.pip_command(*gone, python=python)
-    return f"{subject.method} needs {', '.join(gone)}{where}: {command}" if gone else None
+    if not gone:
+        return None
+    what = f"{subject.method} needs {', '.join(gone)}{f' in {python}' if python else ''}"
+    made = setup(subject) if wanted is spec(subject.engine).serving else ""
+    return what + (made or f": {methods.pip_command(*gone, python=python)}")

@@ -175,7 +175,10 @@ def test_an_interpreter_is_one_of_the_ini_file(tmp_path: Path) -> None:
         ("nf4: {kind: fp32}", "nf4 is the name of a kind, and this is fp32: name the method otherwise"),
         ("'a b': {kind: nf4}", "a method's name has letters, digits and -_.+ (at most 60), not 'a b'"),
         ("'a::b': {kind: nf4}", "a method's name has letters, digits and -_.+ (at most 60), not 'a::b'"),
-        ("x: {kind: nf4, engine: vlm}", "engine: 'vlm' is not one of transformers, llama.cpp, vllm, openai; did you"),
+        (
+            "x: {kind: nf4, engine: vlm}",
+            "engine: 'vlm' is not one of transformers, llama.cpp, vllm, openai, auto-gptq, autoawq; did you",
+        ),
         ("x: {kind: nf4, engine: vllm}", "vllm does not run nf4, which is for transformers; it runs fp32, bf16, "),
         ("x: {kind: gptq-int4, engine: vllm}", "vllm does not quantize: gptq-int4 needs a `checkpoint`"),
         ("x: {checkpoint: a/b, decompressed: yes}", "decompressed: True is not one of allow"),

@@ -16,9 +16,9 @@ from pytest_quantbudget.core.request import DUMMY, Subject
 from pytest_quantbudget.engine.base import Scored, Sequences
 from pytest_quantbudget.engine.machine.gpus import Gpus
 from pytest_quantbudget.engine.openai.engine import OpenAI
+from pytest_quantbudget.engine.openai.source import find
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.engine.vllm import engine
-from pytest_quantbudget.engine.vllm.source import find
 from pytest_quantbudget.models import engines
 
 

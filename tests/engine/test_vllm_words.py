@@ -10,9 +10,10 @@ from simulated.driver import Driver
 from pytest_quantbudget.core.files import BUILTIN_DIR
 from pytest_quantbudget.core.request import Subject, Trust
 from pytest_quantbudget.engine.machine.gpus import Gpus
+from pytest_quantbudget.engine.openai import own_server
+from pytest_quantbudget.engine.openai.source import Ids, Source, check_adapters, find
 from pytest_quantbudget.engine.vllm import engine, memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find
 from pytest_quantbudget.models import engines, quantization
 
 LOGS = Path(__file__).parents[1] / "data" / "vllm"
@@ -165,7 +166,7 @@ def test_an_adapter_is_a_directory_of_safetensors(tmp_path: Path) -> None:
     ],
 )
 def test_no_more_is_asked_for_than_fits_into_an_answer(wanted: int, vocabulary: int, positions: int, told: int) -> None:
-    assert engine.told_at_once(wanted, vocabulary, positions) == told
+    assert own_server.told_at_once(wanted, vocabulary, positions) == told
 
 
 def test_an_adapter_is_what_is_measured() -> None:

@@ -32,6 +32,8 @@ for package in ("core", "tasks", "models", "engine", "measure", "judge"):
 print(json.dumps(missing))
 """
 
+# Those of the environments that archived libraries need.
+OLDER = ("3.8", "3.9", "3.12")
 # Newer than Python 3.10, by the module or what they are taken from.
 NEWER = {
     "datetime.UTC", "contextlib.chdir", "hashlib.file_digest", "asyncio.timeout", "asyncio.TaskGroup",
@@ -106,3 +108,15 @@ def test_the_package_itself_imports_no_pytest() -> None:
         [sys.executable, "-c", code], env={"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True
     )
     assert ended.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_the_server_of_archived_libraries_needs_no_newer_python(version: str) -> None:
+    python = found(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version}")
+    script = PACKAGE / "engine" / "archived" / "server.py"
+    words = [python, str(script), "auto-gptq", "--model", ".", "--port", "1"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("REFUSED "))
+    assert json.loads(line.partition(" ")[2])["words"] == "auto-gptq cannot be imported: No module named 'auto_gptq'"

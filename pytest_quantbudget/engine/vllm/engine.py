@@ -6,7 +6,6 @@ this package.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import sys
@@ -21,24 +20,21 @@ from pytest_quantbudget.core.request import DUMMY, NO_TRUST, Subject, Trust, Wor
 from pytest_quantbudget.engine.base import Description, Ends, Hear, Lacking, Scored, Sequences
 from pytest_quantbudget.engine.hf import load as loading
 from pytest_quantbudget.engine.machine.gpus import Gpus
-from pytest_quantbudget.engine.openai import probe
 from pytest_quantbudget.engine.openai.conversation import ServerFailed
-from pytest_quantbudget.engine.openai.engine import OpenAI
-from pytest_quantbudget.engine.openai.http import MAX_BODY, ServerError
+from pytest_quantbudget.engine.openai.http import ServerError
+from pytest_quantbudget.engine.openai.own_server import OwnServer
+from pytest_quantbudget.engine.openai.source import Ids, Source, check_adapters, find
 from pytest_quantbudget.engine.out_of_memory import Batching
 from pytest_quantbudget.engine.vllm import memory, operators, says
 from pytest_quantbudget.engine.vllm.flags import flags
-from pytest_quantbudget.engine.vllm.source import Ids, Source, check_adapters, find
-from pytest_quantbudget.models import checkpoint, hub, methods, quantization
+from pytest_quantbudget.models import hub, methods, quantization
 from pytest_quantbudget.models.methods import Prepared
 
 MODULE = "vllm.entrypoints.openai.api_server"
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-ENTRY_BYTES = 100  # of a token's log-probability, rank and text in JSON
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the largest ranks that vLLM can be told of
 TOP = 128  # likeliest tokens of each position, where `max_logprobs` does not say how many
 AT_ONCE = 256  # vLLM's own `max_num_seqs` on most GPUs
-SCORED_AT_ONCE = 16  # answers with log-probabilities are long
 START_S = 3600.0  # weights of hundreds of GB, and graphs to capture; a method's `timeout` ends it sooner
 
 
@@ -121,13 +117,14 @@ def asked(subject: Subject) -> str:
     return str(first["name"]) if isinstance(first, dict) and "name" in first else name_of(subject)
 
 
-class VLLMServer(OpenAI):
+class VLLMServer(OwnServer):
     """vLLM's server. Prompts are token ids of the tokenizer of the budget's model."""
 
     name = VLLM
 
     def __init__(self, subject: Subject, source: Source, gpus: Gpus, trust: Trust = NO_TRUST) -> None:
         self.subject, self.source = subject, source
+        self.most_told = subject.engine_options.get("max_logprobs", TOP)
         words = [*command(subject, source, trust), "--host=127.0.0.1", "--port={port}"]
         lacks = operators.needed(source.packed) if not gpus.cards else None
         if lacks is not None and operators.missing(words[0], lacks, self.environ()):
@@ -137,6 +134,8 @@ class VLLMServer(OpenAI):
             )
         server = Server(command=tuple(words), model=asked(subject), start_timeout_s=START_S)
         super().__init__(subject, server, source.own or source.folder, source.revision, gpus, trust)
+        if self._scores_alone:
+            self.scored_at_once = 1
 
     def read_tokenizer(self, trust: Trust) -> Any:
         """That of the budget's model; of dummy weights ids alone."""
@@ -222,12 +221,6 @@ class VLLMServer(OpenAI):
         except ServerError:
             return ""
 
-    def end_tokens(self) -> tuple[int, ...]:
-        """At which vLLM ends: those of the checkpoint's generation config or its own, and the tokenizer's."""
-        told = [found(self.source.folder).get("eos_token_id") for found in (checkpoint.generation, checkpoint.config)]
-        ends = [end for each in told for end in (each if isinstance(each, list) else [each])]
-        return tuple(dict.fromkeys([*(end for end in ends if isinstance(end, int)), *super().end_tokens()]))
-
     def time(self, workload: Workload) -> Speed:
         """As any server, and what its processes hold of the GPUs afterwards: vLLM takes all of it when it starts."""
         speed = super().time(workload)
@@ -263,41 +256,6 @@ class VLLMServer(OpenAI):
         """As of any server; one at a time where the server takes no more."""
         for part in [[each] for each in sequences] if self._scores_alone else [sequences]:
             yield from super().score(part)
-
-    def tops(self, sequences: Sequences) -> Iterator[list[Mapping[int, float]]]:
-        """As many of the likeliest tokens as `max_logprobs` says, -1 for all, and as fit into one answer."""
-        self._need(probe.PROMPT_LOGPROBS)
-        count = 1 if self._scores_alone else SCORED_AT_ONCE
-        for start in range(0, len(sequences), count):
-            part = sequences[start : start + count]
-            yield from self.talk.run(self._all_tops(part))
-
-    async def _all_tops(self, sequences: Sequences) -> list[list[Mapping[int, float]]]:
-        return list(await asyncio.gather(*(self._tops(list(ids), first) for ids, first in sequences)))
-
-    async def _tops(self, ids: list[int], first: int) -> list[Mapping[int, float]]:
-        most = told_at_once(self.subject.engine_options.get("max_logprobs", TOP), len(self.tokenizer), len(ids))
-        body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": most}
-        answer = await self.talk.json(self.talk.client.api("completions"), body)
-        rows: list[Mapping[int, float]] = []
-        try:
-            told = answer["choices"][0]["prompt_logprobs"][first:]
-            rows = [{int(token): float(each["logprob"]) for token, each in row.items()} for row in told]
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError):
-            pass
-        if len(rows) != len(ids) - first or not all(rows):
-            raise ServerError("vLLM's log-probabilities of a prompt have another form than when it was asked first")
-        return rows
-
-
-def told_at_once(wanted: int, vocabulary: int, positions: int) -> int:
-    """How many likeliest tokens of each position to ask for: those that are wanted, -1 for all, if they fit.
-
-    There may be more tokens than the tokenizer knows: all is left to vLLM where all of these fit. It refuses a number
-    above theirs.
-    """
-    fitting = MAX_BODY // (positions * ENTRY_BYTES)
-    return min(wanted, fitting) if wanted >= 0 else -1 if 2 * vocabulary <= fitting else min(fitting, vocabulary)
 
 
 def _whole(text: str | None) -> int | None:

@@ -33,6 +33,8 @@ MODULES: Mapping[str, str] = {
     "nf4": "bitsandbytes",
     "gptq-int4": "gptq",
     "awq-int4": "awq",
+    "auto-gptq": "auto_gptq",
+    "autoawq": "autoawq",
     "torchao-int8": "torchao",
     "torchao-int4": "torchao",
     "torchao-intx": "torchao",

@@ -1,4 +1,7 @@
-"""What vLLM is to load: a directory with weights, or, of dummy weights, one with a configuration alone."""
+"""What a server is to load that an engine starts itself.
+
+A directory with weights, or, of dummy weights, one with a configuration alone.
+"""
 
 from __future__ import annotations
 
