@@ -36,7 +36,7 @@ from pytest_quantbudget.measure.runner import Runner
 from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.duration import NOTHING, Span, assumed
-from pytest_quantbudget.models.sources import HERE, THERE, Source, set_is_here, sources
+from pytest_quantbudget.models.sources import HERE, THERE, UNKNOWN, Source, set_is_here, sources
 from pytest_quantbudget.report import layout
 from pytest_quantbudget.tasks.questions import HUB_SETS
 
@@ -180,26 +180,29 @@ class Explaining:
         yield from self._downloads(list(found.values()), here, room)
 
     def _downloads(self, found: Sequence[Source], here: _Here, room: int) -> Iterator[str]:
-        gone = [each for each in found if each.where == THERE]
         for each in found:
             if each.where == HERE:
                 size = f", {format_size(each.size)}" if each.size else ""
                 yield from _wrapped(f"{_name(each.name)} is on this machine{size}", room)
-            elif each.where != THERE:
-                yield from _wrapped(f"{_name(each.name)}: whether it is on this machine is not known here", room)
-        sizes = [each.size for each in gone if each.size is not None]
         sets = {part.name for each in here.requests.values() for part in each.of(Task) if part.file is None}
         for name in sorted(sets & HUB_SETS.keys()):
             there = set_is_here(HUB_SETS[name][0])
             said = "in the hub's cache" if there else "from the hub, a few MB" if there is not None else "from the hub"
             yield from _wrapped(f"the questions of {name}: {HUB_SETS[name][0]}, {said}", room)
-        if not gone:
-            yield from _wrapped("To be downloaded of weights: nothing that is known", room)
-            return
-        names = ", ".join(f"{each.name} ({_size(each)})" for each in gone)
-        more = " and what is not known" if len(sizes) < len(gone) else ""
-        about = "about " if any(each.about for each in gone) else ""
-        yield from _wrapped(f"To be downloaded: {about}{format_size(sum(sizes)) if sizes else ''}{more}: {names}", room)
+        for where, said in (
+            (THERE, "To be downloaded"),
+            (UNKNOWN, "To be downloaded where it is not in the hub's cache"),
+        ):
+            gone = [each for each in found if each.where == where]
+            if gone:
+                sizes = [each.size for each in gone if each.size is not None]
+                about = "about " if any(each.about for each in gone) else ""
+                more = " and what is not known" if len(sizes) < len(gone) else ""
+                whole = f" {about}{format_size(sum(sizes))}{more}:" if len(gone) > 1 and sizes else ""
+                names = ", ".join(f"{_name(each.name)} ({_size(each)})" for each in gone)
+                yield from _wrapped(f"{said}:{whole} {names}", room)
+        if all(each.where == HERE for each in found):
+            yield from _wrapped("To be downloaded of weights: nothing", room)
 
     def _missing(self, budget: Budget, here: _Here, room: int) -> Iterator[str]:
         told = ", ".join(f"{gpu.name} ({format_size(gpu.total)})" for gpu in self.gpus.usable)

@@ -93,7 +93,10 @@ class Expecting:
         for path in map(Path, filter(None, (subject.model, subject.checkpoint, adapter))):
             if path.is_absolute() and _too_large(path) and not hub.is_hashed(path, memo):
                 return None, f"{path.name} was not measured here yet"
-        found = keys_of(_of_cache(request), self.gpus[: subject.gpus], NO_TRUST, memo)
+        try:
+            found = keys_of(_of_cache(request), self.gpus[: subject.gpus], NO_TRUST, memo)
+        except ImportError:  # the hub's library, which knows what is in its cache
+            found = None
         return found, "" if found is not None else "its revision is not on this machine"
 
     def _seconds(

@@ -86,5 +86,5 @@ def wrapped(text: str, room: int) -> list[str]:
     if width(text) <= room:
         return [text]
     # A wide character counts as much as two letters.
-    lines = textwrap.wrap(text, room * len(text) // width(text), subsequent_indent=GAP)
+    lines = textwrap.wrap(text, room * len(text) // width(text), subsequent_indent=GAP, break_on_hyphens=False)
     return lines or [text]

@@ -1,5 +1,6 @@
 """`explain`: in words, what a budget does; as narrow as the terminal, whatever names it holds."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from pytest_quantbudget.models import methods
 
 Explain = Callable[..., tuple[int, str, str]]
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", "GPU-1", 80 * 2**30, 79 * 2**30, "9.0", "13.0")
+HUB = "huggingface_hub"
 SHIPPED = Path(methods.__file__).parents[3] / "budgets"
 
 
@@ -28,6 +30,9 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.setenv("COLUMNS", "100")
+    there = importlib.util.find_spec
+    # As where all packages are installed, but for the one that is asked something.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: there(name) if name == HUB else object())
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = main(["explain", *arguments])
@@ -63,7 +68,7 @@ def test_a_budget_is_told_part_by_part(explain: Explain) -> None:
         "int8: not at all; no limit asks for it",
         "| method     weights  on a GPU  from | fp32      2.19 MiB",
         "builtin is on this machine, 1.10 MiB",
-        "To be downloaded of weights: nothing that is known",
+        "To be downloaded of weights: nothing",
         "On this machine (no GPU was found):",
         "1 limit skips: no GPU was found: device memory has no peak here: nf4: max_vram",
         "1 limit skips: no value is for 'cpu': nf4: min_tokens_per_s",
@@ -82,7 +87,7 @@ def test_a_budget_is_told_part_by_part(explain: Explain) -> None:
 def test_a_machine_with_a_gpu_has_other_limits(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(hardware, "all_gpus", lambda: [H100])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    pytest.importorskip(HUB)
     code, said, _ = explain(str(SHIPPED / "qwen3_8b.yaml"), "--allow-path", str(SHIPPED))
     assert code == 0
     for words in (
@@ -92,6 +97,21 @@ def test_a_machine_with_a_gpu_has_other_limits(explain: Explain, monkeypatch: py
         "the questions of gsm8k: openai/gsm8k, from the hub, a few MB",
         "every limit can be judged, as far as is known before anything is loaded",
         "assumed, for a GPU:",
+    ):
+        assert flat(words) in flat(said), said
+
+
+def test_what_is_not_installed_is_told_with_the_command(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("b.yaml").write_text(SMALL)
+    lacking = ("bitsandbytes", "torch", HUB)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in lacking else object())
+    code, said, _ = explain("b.yaml", str(SHIPPED / "qwen3_8b.yaml"))
+    assert code == 0
+    for words in (
+        "not installed: bitsandbytes, torch; pip install 'pytest-quantbudget[bitsandbytes,models]'",
+        "3 limits skip: nf4 needs torch, bitsandbytes: pip install 'pytest-quantbudget[bitsandbytes,models]': nf4: ",
+        "not known here, because it is not measured here: fp32, nf4",
+        "To be downloaded where it is not in the hub's cache: about 26.6 GiB: Qwen/Qwen3-8B (about 15.3 GiB), ",
     ):
         assert flat(words) in flat(said), said
 
@@ -167,6 +187,7 @@ methods:
         "served (openai): a reply, 50 requests at each of 1 levels of load",
         "lora: its adapter is merged into the weights first, once, and kept",
         "gguf-q4_0: the model is quantized first, once, and kept",
+        "acme/lora (size not known), acme/w4a16 (size not known)",
         "served | not known",
         "how many questions the task has is known once it is loaded",
         "| bf16 not known not known odd",

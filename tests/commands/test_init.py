@@ -19,6 +19,7 @@ from pytest_quantbudget.budget.yaml import parse
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR
+from pytest_quantbudget.core.gpus import Gpu
 from pytest_quantbudget.models import methods
 
 Init = Callable[..., tuple[int, str, str]]
@@ -290,3 +291,55 @@ def test_nothing_heavy_is_imported(init: Init) -> None:
     before = {name for name in ("torch", "transformers", "numpy") if name in sys.modules}
     assert init("builtin", "-o", "-")[0] == 0
     assert {name for name in ("torch", "transformers", "numpy") if name in sys.modules} == before
+
+
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_hub_model_is_found_in_the_hubs_cache(
+    init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--acme--chat"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("ab" * 20)
+    told = {"auto_map": {"AutoConfig": "code.Config"}, "dtype": "float16", "max_position_embeddings": 600}
+    model(folder / "snapshots" / ("ab" * 20), **told)
+    (folder / "snapshots" / ("ab" * 20) / "chat_template.jinja").write_text("{{ messages }}")
+    more = ["--revision", revision] if revision else []
+    code, said, error = init("acme/chat", "--gpu", "24 GiB", *more)
+    assert (code, error) == (0, "")
+    text = Path("chat.yaml").read_text()
+    # In the model's own type, with what fits into 600 tokens; code is run where the command line says so alone.
+    assert "baseline: fp16\n" in text
+    assert "gsm8k: {shots: 0, questions: {start: 100, max: 1319}}" in text
+    assert "prompt_tokens: 150, new_tokens: 37" in text
+    assert "`chat_template: true` asks as its users do" in text
+    assert "--quant-update --quant-trust-remote-code\n" in said
+
+
+def test_a_model_that_reads_few_tokens_is_asked_nothing(init: Init) -> None:
+    model(Path("m"), max_position_embeddings=256)
+    assert init("m", "--gpu", "L4")[0] == 0
+    assert written("m.yaml").tasks == {}
+    assert names(written("m.yaml"))["nf4"] == ["max_vram", "min_tokens_per_s"]
+    assert "# no task: the model reads 256 tokens, and GSM8K takes 512" in Path("m.yaml").read_text()
+
+
+def test_an_architecture_that_is_not_known_leaves_nothing_out(init: Init) -> None:
+    model(Path("odd"), model_type="odd")
+    assert init("odd", "--gpu", "1 GiB")[0] == 0
+    assert list(names(written("odd.yaml"))) == ["bf16", "int8", "nf4"]
+
+
+def test_this_machines_cards_are_those_that_it_is_for(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu(0, "NVIDIA L4", "GPU-1", 23034 * 2**20, 23000 * 2**20, "8.9", "580.1")
+    old = Gpu(1, "Tesla V100", "GPU-2", 32 * 2**30, 32 * 2**30, "7.0", "580.1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("pytest_quantbudget.measure.hardware.all_gpus", lambda: [card, card, old])
+    assert init("Qwen/Qwen3-8B")[0] == 0
+    budget = written("qwen3-8b.yaml")
+    (speed,) = (limit for limit in budget.method("nf4").limits if limit.name == "min_tokens_per_s")
+    assert [target.pattern for target in speed.targets] == ["Tesla V100", "NVIDIA L4"]
+    assert budget.baseline == "fp16"
