@@ -71,7 +71,7 @@ class Budgets:
         file, *parts = argument.split("::")
         path = Path(file)
         budget = self.load(path)
-        known = {method.name: [limit.name for limit in method.limits] for method in budget.methods}
+        known = {method.name: [limit.name for limit in method.all_limits] for method in budget.methods}
         if budget.uses:
             known[USE] = [use.name for use in budget.uses]
         names = list(known)

@@ -12,12 +12,14 @@ from typing import Any
 from pytest_quantbudget.budget import keys, limits, uses
 from pytest_quantbudget.budget.adapters import read_adapter
 from pytest_quantbudget.budget.baseline import read_baseline
+from pytest_quantbudget.budget.changes import read_changes
 from pytest_quantbudget.budget.engines import Runs, is_file, needs_checkpoint
 from pytest_quantbudget.budget.load import LoadReader
 from pytest_quantbudget.budget.paths import Paths
 from pytest_quantbudget.budget.tasks import Declared, read_tasks
 from pytest_quantbudget.budget.yaml import parse, read_extended, sources
 from pytest_quantbudget.core.budget import MAX_AGE_S, Basis, Budget, Method
+from pytest_quantbudget.core.changes import MAX_CHANGE, ChangeLimit
 from pytest_quantbudget.core.engines import NO_PERMISSIONS, TRANSFORMERS, VLLM, Permissions
 from pytest_quantbudget.core.files import BUILTIN_DIR, EVERYWHERE, Roots
 from pytest_quantbudget.core.gpus import GpuNeed
@@ -117,6 +119,8 @@ class _BudgetReader:
             for limit in method.limits:
                 own = replace(basis, load=method.load, limits=method.limits)
                 self.check_limit(limit, method, own, totals)
+            for change in method.changes:
+                self.check_limit(change, method, replace(basis, load=method.load, limits=method.limits), totals)
         max_age = self.file["max_age"] or MAX_AGE_S
         wanted = uses.read_uses(self.root.entries.get("use"), self.file["use"], read, self.problems)
         return Budget(
@@ -166,9 +170,12 @@ class _BudgetReader:
         read = [
             limits.read_limit(kinds, key, entry, judging, of_tasks, self.problems)
             for key, entry in entries.entries.items()
+            if key != MAX_CHANGE
         ]
         of_method = tuple(filter(None, read))
         limits.check_contradictions(of_method, self.problems)
+        taken = [limit.name for limit in of_method]
+        of_runs = read_changes(entries.entries.get(MAX_CHANGE), kinds, judging, of_tasks, taken, self.problems)
         gpus = values["gpus"] if "gpus" in node.entries else self.file["gpus"]
         need = self.gpu_need(values["gpu"]) if values["gpu"] else self.gpu
         if need is not None or gpus > 1:
@@ -210,6 +217,7 @@ class _BudgetReader:
             given_to_engine,
             self.decompressed(node, values["decompressed"]),
             uses.traits(spec, subject),
+            of_runs,
         )
 
     def decompressed(self, node: Marked, given: str | None) -> bool:
@@ -297,19 +305,20 @@ class _BudgetReader:
                 self.problems.add(node.entries["file"], f"file: {error}")
         return Text(str(path), values["window"], values["stride"])
 
-    def check_limit(self, limit: Limit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:
+    def check_limit(self, limit: Limit | ChangeLimit, method: Method, basis: Basis, totals: Mapping[str, int]) -> None:
         """Note a limit that the method or the rest of the file makes pointless."""
-        metric = metrics.metric_of(limit.kind)
+        kind = limit.limit.kind if isinstance(limit, ChangeLimit) else limit.kind
+        metric = metrics.metric_of(kind)
         missing, baseline = metric.lacking(basis), basis.baseline
         if metric.quantized_only and methods.spec(method.subject.kind).bits > QUANTIZED_BITS:
             missing = f"a method that quantizes: {method.name} stores every value in 16 bits or more"
-        if limit.kind.relation and method.name == baseline:
+        if kind.relation and method.name == baseline:
             self.problems.add(limit, f"{limit.name} compares the baseline {baseline} with itself: it cannot fail")
-        elif limit.kind.relation and baseline is None and "baseline" not in self.root.entries:
+        elif kind.relation and baseline is None and "baseline" not in self.root.entries:
             self.problems.add(limit, f"{limit.name} compares with a baseline, and the file has no `baseline`")
         if missing:
             self.problems.add(limit, f"{limit.name} needs {missing}")
-        elif method.subject.load_format != DUMMY or not metric.quality:
+        elif isinstance(limit, Limit) and (method.subject.load_format != DUMMY or not metric.quality):
             why = resolution.pointless(limit, method.name, basis, totals)
             if why:
                 self.problems.add(limit, why)

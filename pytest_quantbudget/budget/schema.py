@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_quantbudget.budget import keys
+from pytest_quantbudget.budget import changes, keys
 from pytest_quantbudget.core import limits
+from pytest_quantbudget.core.changes import MAX_CHANGE
 from pytest_quantbudget.core.fields import mapping_schema
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.judge import metrics
@@ -71,7 +72,10 @@ def _limits() -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "properties": {kind.name: _limit(kind) for kind in metrics.limits().values()},
+        "properties": {
+            **{kind.name: _limit(kind) for kind in metrics.limits().values()},
+            MAX_CHANGE: changes.schema(),
+        },
         "patternProperties": {
             **{
                 f"^{metric.pattern}$": _limit(metric.limits[0], metric.doc)

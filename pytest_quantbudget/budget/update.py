@@ -102,7 +102,10 @@ def _propose(
     if budget.uses and report.method == USE:
         return None
     method = budget.method(report.method)
-    limit = next(limit for limit in method.limits if limit.name == report.name)
+    limit = next((limit for limit in method.limits if limit.name == report.name), None)
+    if limit is None:
+        # How much worse a run may be than those before it is a requirement, and not measured.
+        return None
     record = measured.get(method.name)
     device = record.device.name if record and record.device else ""
     target = limit.target(device) if device else limit.targets[0]

@@ -18,5 +18,5 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Read every budget; say how many limits each holds."""
     for budget in reading.budgets(options):
-        limits = sum(len(method.limits) for method in budget.methods)
+        limits = sum(len(method.all_limits) for method in budget.methods)
         print(f"{display_path(budget.path)}: {len(budget.methods)} methods, {limits} limits")

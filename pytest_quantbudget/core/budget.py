@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.load import Load
@@ -55,6 +56,7 @@ class Source:
 class Method:
     """One method of a budget with its limits; `engine_options` are where those of its engine stand, by name.
 
+    `changes` are limits on how much its figures may change from run to run.
     Where `decompressed`, its memory and speed are judged also where the engine runs its checkpoint decompressed.
     """
 
@@ -69,6 +71,12 @@ class Method:
     engine_options: Mapping[str, Marked] = field(default_factory=dict)
     decompressed: bool = False
     traits: Traits = Traits()
+    changes: tuple[ChangeLimit, ...] = ()
+
+    @property
+    def all_limits(self) -> tuple[Limit | ChangeLimit, ...]:
+        """Everything of it that is a test: its limits, and those on changes."""
+        return (*self.limits, *self.changes)
 
 
 @dataclass(frozen=True)

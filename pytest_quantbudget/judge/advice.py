@@ -114,6 +114,9 @@ def _standing(method: Method, judged: Sequence[LimitReport]) -> tuple[str, str]:
     """Whether a method meets its limits, and which ones say so."""
     if not method.limits:
         return UNKNOWN, "it has no limits"
+    # How it has changed since earlier runs says nothing about what it is good for.
+    own = {limit.name for limit in method.limits}
+    judged = [limit for limit in judged if limit.name in own]
     over = [limit.name for limit in judged if limit.verdict.outcome == OVER]
     if over:
         return MISSES, ", ".join(over)

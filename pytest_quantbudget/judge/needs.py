@@ -57,6 +57,9 @@ def _rules(budget: Budget, limits: Sequence[Limit]) -> Iterator[Rule]:
     for limit in limits:
         kind = limit.kind
         if kind.task and budget.tasks[kind.task].start is not None:
+            if not limit.targets:
+                # Of a change it is not known beforehand what would decide it.
+                continue
             patterns, values = (tuple(getattr(t, name) for t in limit.targets) for name in ("pattern", "value"))
             on = kind.relation if kind.metric == Accuracy.name else kind.metric
             yield Rule(kind.task, on, kind.bound, patterns, values, limit.judging.confidence)
@@ -95,7 +98,8 @@ class Needs:
     def _needs_margin(self, limit: Limit) -> bool:
         """Whether a limit is going to be written whose margin is how much runs differ."""
         open_ = any(target.value is None for target in limit.targets)
-        return metric_of(limit.kind).margin == FACTOR and bool(self.update) and (open_ or self.update != AUTO)
+        written = bool(self.update) and bool(limit.targets)
+        return metric_of(limit.kind).margin == FACTOR and written and (open_ or self.update != AUTO)
 
     def times(self, budget: Budget) -> int:
         """How many repeat runs of a budget's baseline are made."""

@@ -60,7 +60,7 @@ def method_run(
 
 def all_kinds(budget: Budget, method: Method) -> list[LimitKind]:
     """The kinds of limits that a figure of a method may be kept for."""
-    own = {limit.name: limit.kind for limit in method.limits}
+    own = {kind.name: kind for kind in (*(x.kind for x in method.limits), *(x.limit.kind for x in method.changes))}
     return list({**limit_kinds(budget.tasks), **own}.values())
 
 

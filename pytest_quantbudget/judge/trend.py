@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pytest_quantbudget.core.changes import CONFIDENCE, MEDIAN_OF, figure_of
 from pytest_quantbudget.core.history import MethodRun, unpacked
 from pytest_quantbudget.core.limits import LimitKind
 from pytest_quantbudget.judge.distributions import t_quantile
@@ -19,7 +20,6 @@ from pytest_quantbudget.judge.intervals import Interval, Paired, pair
 from pytest_quantbudget.judge.metrics import metric_of
 from pytest_quantbudget.judge.metrics.base import COUNTED, RANGE
 
-CONFIDENCE = 0.99  # of a bound of a change: it is looked at in every run, and at 0.95 one in twenty would be an alarm
 FEWEST = 4  # earlier runs from which a spread is taken
 ROBUST = 8  # from so many on, the spread is one that outliers do not widen
 SPREAD_OF = 20  # runs, the newest, whose spread counts
@@ -99,7 +99,10 @@ def _said(value: str | None) -> str:
 
 def in_points(kind: LimitKind) -> bool:
     """Whether a change of such a figure is told in percentage points; otherwise in percent of what it was."""
-    return kind.unit in ("%", POINTS) or kind.kind.schema.get("maximum") == 1
+    return kind.unit in ("%", POINTS) or 1 in (
+        kind.kind.schema.get("maximum"),
+        kind.kind.schema.get("exclusiveMaximum"),
+    )
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ class Rule:
 
     kind: LimitKind
     harm: float
-    of: int = 5
+    of: int = MEDIAN_OF
     in_a_row: int = 1
     confidence: float = CONFIDENCE
 
@@ -334,7 +337,7 @@ class Moved:
     @property
     def figure(self) -> str:
         """The figure's name, without the bound of the limit on it."""
-        return self.name.partition("_")[2] or self.name
+        return figure_of(self.name)
 
 
 LONGEST_TREND = 60

@@ -66,12 +66,7 @@ def judge(
             low = found.bounds.low if found.bounds is not None else -math.inf
             found = replace(found, bounds=Interval(low, math.inf), confidence=case.confidence)
     except Unmeasured as missing:
-        whose = "" if missing.method == method.name else f"the baseline {missing.method}: "
-        kind = missing.failure.kind
-        outcome = FAILED if kind == "error" else SKIPPED
-        message = f"{name} not measured: {whose}{missing.failure.message}"
-        wanting = kind in ("no-gpu", "skip")
-        return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
+        return not_measured(name, method.name, missing, target)
     if (own.took_s or 0.0) > method.timeout_s < (own.allowed_s or 0.0):
         # Another budget of the run, with which the measurement is shared, has given it more time.
         took_s = own.took_s or 0.0
@@ -110,6 +105,16 @@ def _anomalous(verdict: Verdict, limit: Limit, found: Figure, noise: Noise | Non
     gain = format_value(-found.paired.drop, "points")
     why = f"{gain} better than {baseline} beyond noise (p {p:.2g}): were both asked in the same words and templates?"
     return replace(verdict, message=f"{verdict.message}; anomalous: {why}", anomalous=True)
+
+
+def not_measured(name: str, method: str, missing: Unmeasured, target: Target | None = None) -> Verdict:
+    """The verdict on a limit of a method, both in `name`, whose figure is missing."""
+    whose = "" if missing.method == method else f"the baseline {missing.method}: "
+    kind = missing.failure.kind
+    outcome = FAILED if kind == "error" else SKIPPED
+    message = f"{name} not measured: {whose}{missing.failure.message}"
+    wanting = kind in ("no-gpu", "skip")
+    return Verdict(outcome, message, detail=missing.failure.detail, for_want_of_gpu=wanting, **_said(target))
 
 
 def _beside_noise(verdict: Verdict, limit: Limit, value: float, measured: float, noise: Noise) -> Verdict:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_quantbudget.core.budget import USE, Budget, Method, Use
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.problems import at, display_path
 from pytest_quantbudget.core.safetext import quoted, safe
@@ -122,7 +123,7 @@ class MethodNode(pytest.Collector):
     def collect(self) -> Iterator[LimitItem]:
         """One test a limit."""
         machines = self.config.stash[SESSION].machines(self.budget, self.method.name)
-        for limit, (machine, name) in product(self.method.limits, on_each(machines)):
+        for limit, (machine, name) in product(self.method.all_limits, on_each(machines)):
             shared = self.parent.fixtures
             full = f"{limit.name}{name}"
             item: LimitItem = LimitItem.from_parent(self, name=full, callobj=_check, fixtureinfo=shared)
@@ -175,10 +176,10 @@ class BudgetItem(pytest.Function):
 
 
 class LimitItem(BudgetItem):
-    """A limit of a method."""
+    """A limit of a method, on a figure or on how that has changed."""
 
     method: Method
-    limit: Limit
+    limit: Limit | ChangeLimit
 
     @property
     def heading(self) -> str:
@@ -251,7 +252,11 @@ def _check(request: pytest.FixtureRequest) -> None:
 
 
 def explain(
-    excinfo: pytest.ExceptionInfo[BaseException], message: str, place: Limit | Use, verdict: Verdict, more: list[str]
+    excinfo: pytest.ExceptionInfo[BaseException],
+    message: str,
+    place: Limit | ChangeLimit | Use,
+    verdict: Verdict,
+    more: list[str],
 ) -> TerminalRepr:
     """A broken line in words: what happened, the user's lines, and the last lines of the measuring process.
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from pytest_quantbudget.budget.lacking import lacking
 from pytest_quantbudget.core.budget import Budget, Method, Use
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.gpus import GpuNeed
 from pytest_quantbudget.core.limits import Limit
-from pytest_quantbudget.core.safetext import printable
+from pytest_quantbudget.core.safetext import printable, safe
 from pytest_quantbudget.core.verdict import FAILED, SKIPPED, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.judge import advice
+from pytest_quantbudget.judge.changed import judge_change
 from pytest_quantbudget.judge.verdict import judge, unjudged
 from pytest_quantbudget.plugin.session import Session
 
@@ -21,13 +23,18 @@ if TYPE_CHECKING:
 
 
 def verdict_on(
-    session: Session, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed] = (), machine: str = ""
+    session: Session,
+    budget: Budget,
+    method: Method,
+    limit: Limit | ChangeLimit,
+    needs: Sequence[GpuNeed] = (),
+    machine: str = "",
 ) -> Verdict:
     """The verdict on a limit; measures first what has not been measured, unless `needs` are not met.
 
     With reports from several kinds of machine, it is judged on those of one.
     """
-    verdict = _verdict(session.measurer.on(machine), budget, method, limit, needs)
+    verdict = _verdict(session, session.measurer.on(machine), budget, method, limit, needs)
     if session.require_gpu and verdict.outcome == SKIPPED and verdict.for_want_of_gpu:
         verdict = replace(verdict, outcome=FAILED, message=f"{verdict.message} (--quant-require-gpu)")
     if session.fail_on_skip and verdict.outcome == SKIPPED:
@@ -54,8 +61,18 @@ def verdict_on_use(session: Session, budget: Budget, use: Use, machine: str = ""
     return replace(verdict, message=printable(verdict.message))
 
 
-def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, needs: Sequence[GpuNeed]) -> Verdict:
-    name = f"{method.name}: {limit.name}"
+def _verdict(
+    session: Session,
+    measurer: Measurer,
+    budget: Budget,
+    method: Method,
+    asked: Limit | ChangeLimit,
+    needs: Sequence[GpuNeed],
+) -> Verdict:
+    name = f"{method.name}: {asked.name}"
+    limit = asked.limit if isinstance(asked, ChangeLimit) else asked
+    if isinstance(asked, ChangeLimit) and session.history is None:
+        return Verdict(SKIPPED, f"{name} has no history to compare with: --quant-history PLACE names one")
     why = unjudged(method.subject, limit.kind)
     if why is not None:
         return Verdict(SKIPPED, f"{name} {why}")
@@ -72,4 +89,10 @@ def _verdict(measurer: Measurer, budget: Budget, method: Method, limit: Limit, n
         return Verdict(SKIPPED, f"{name} {lacks}", for_want_of_gpu=True)
     if budget.stored is not None:
         measured[budget.stored.name] = budget.stored.measurement
+    if isinstance(asked, ChangeLimit):
+        try:
+            past = session.past.runs
+        except (OSError, ValueError, ImportError) as error:
+            return Verdict(FAILED, f"{name} not judged: the history {safe(str(session.history))}: {safe(str(error))}")
+        return judge_change(budget, method, asked, measured, past, measurer.cpu(budget, method))
     return judge(budget, method, limit, measured, measurer.noise(budget), measurer.cpu(budget, method))

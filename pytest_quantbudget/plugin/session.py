@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.budget import USE, Budget, Method
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.verdict import NOT_RUN, LimitReport, Verdict
 from pytest_quantbudget.judge.needs import Needs
@@ -79,14 +80,14 @@ class Session:
             if path not in self.budgets.loaded or id_ in self.limits:
                 continue
             name, _, limit_name = rest.partition("[")[0].partition("::")
-            limits = [limit for m in self.budgets.loaded[path].methods if m.name == name for limit in m.limits]
-            limit = next((limit for limit in limits if limit.name == limit_name), None)
+            known = [limit for m in self.budgets.loaded[path].methods if m.name == name for limit in m.all_limits]
+            limit = next((limit for limit in known if limit.name == limit_name), None)
             use = next((use for use in self.budgets.loaded[path].uses if (name, limit_name) == (USE, use.name)), None)
             verdict = Verdict(NOT_RUN, "selected and never judged")
             place = limit or use
             self.limits[id_] = LimitReport(id_, limit_name, place.line if place else 0, verdict)
             if limit is not None:
-                chosen.setdefault((path, name), []).append(limit)
+                chosen.setdefault((path, name), []).append(limit.limit if isinstance(limit, ChangeLimit) else limit)
             for method in self.budgets.loaded[path].methods if use is not None else ():
                 # It rests on all limits, whichever of them have tests in this run.
                 chosen.setdefault((path, method.name), []).extend(method.limits)
@@ -109,7 +110,9 @@ class Session:
         found: dict[str, tuple[Path, int]] = {}
         for budget, limits in self.selected():
             places = {
-                (method.name, each.name): (each.file, each.line) for method in budget.methods for each in method.limits
+                (method.name, each.name): (each.file, each.line)
+                for method in budget.methods
+                for each in method.all_limits
             }
             places |= {(USE, use.name): (use.file, use.line) for use in budget.uses}
             here = {limit.id: (limit.method, limit.name) for limit in limits}
@@ -125,7 +128,7 @@ class Session:
         for path, budget in self.budgets.loaded.items():
             mine = [limit for limit in self.limits.values() if self._path(limit.id.partition("::")[0]) == path]
             if mine:
-                names = [(method.name, limit.name) for method in budget.methods for limit in method.limits]
+                names = [(method.name, limit.name) for method in budget.methods for limit in method.all_limits]
                 order = {name: i for i, name in enumerate(names)}
                 yield budget, sorted(mine, key=lambda limit: order.get((limit.method, limit.name), len(order)))
 

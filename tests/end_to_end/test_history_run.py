@@ -1,5 +1,6 @@
 """A history of real runs, in processes of their own: kept, compared, and judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,41 @@ def test_a_history_that_cannot_be_written_is_told_and_fails_the_run(
     result.assert_outcomes(passed=4)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["the history file:///proc/none could not be read or written: *"])
+
+
+def test_a_change_is_skipped_at_first_over_at_a_regression_and_told_without_a_history(
+    room: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (room.path / "b.yaml").write_text(BUDGET.replace("min_tokens_per_s: 1", "max_change: {tokens_per_s: -5 %}"))
+    first = run(room, monkeypatch, 0.1, "-rs")
+    first.assert_outcomes(passed=3, skipped=1)
+    first.stdout.fnmatch_lines(
+        ["*bf16: max_change_tokens_per_s has nothing to compare with: the history holds no earlier*"]
+    )
+    # Four runs more, as other jobs would have added them.
+    (kept,) = (each for each in history.read("past").runs if each.method == "bf16")
+    for number, change in enumerate((1.01, 0.99, 1.005, 0.995)):
+        speed = kept.figures["min_tokens_per_s"]
+        figures = {"min_tokens_per_s": replace(speed, value=speed.value * change, measured=f"t{number}")}
+        at = f"2026-01-0{number + 1}T00:00:00Z"
+        history.write("past", [replace(kept, run=history.name_of(at), at=at, figures=figures)])
+    (Path("past") / "torn.jsonl").write_text('{"version": 1, "run')
+    worse = run(room, monkeypatch, 0.125, "-n", "2")
+    worse.assert_outcomes(passed=3, failed=1)
+    worse.stdout.fnmatch_lines(
+        [
+            "*max_change_tokens_per_s*",
+            "measured 20.0 % less, limit 5.0 %, 99 % bounds 1?.? to 2?.? (56.0 tokens/s, 70.0 tokens/s in the median *",
+            "b.yaml:11: this line",
+            "history: torn.jsonl:1 is left out (torn?): *",
+        ]
+    )
+    budget = document.read(Path("r.json")).budgets[0]
+    (moved,) = (each for each in budget.changes if (each.method, each.figure) == ("bf16", "tokens_per_s"))
+    assert moved.beyond_noise
+    assert len(moved.trend) == 6
+    verdicts = {limit.name: limit.verdict for method in budget.methods for limit in method.limits}
+    assert (verdicts["max_change_tokens_per_s"].outcome, verdicts["max_change_tokens_per_s"].limit) == ("over", 5.0)
+    without = room.runpytest_subprocess("b.yaml::bf16::max_change_tokens_per_s", "-rs")
+    without.assert_outcomes(skipped=1)
+    without.stdout.fnmatch_lines(["*has no history to compare with: --quant-history PLACE names one*"])

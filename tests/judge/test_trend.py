@@ -115,6 +115,20 @@ def test_amounts_and_harms_are_each_others_inverse(kind: LimitKind, percent: flo
     assert scale.amount(scale.harm(-percent)) == pytest.approx(-percent)
 
 
+def test_what_is_a_share_changes_by_points() -> None:
+    names = {name for name, kind in KINDS.items() if trend.in_points(kind)}
+    assert {
+        "min_gsm8k",
+        "max_gsm8k_drop",
+        "max_gsm8k_flips",
+        "min_goodput",
+        "max_error_rate",
+        "min_token_agreement",
+    } <= names
+    assert not names & {"min_tokens_per_s", "max_vram", "max_vram_ratio", "max_kl", "max_ppl_ratio", "min_speedup"}
+    assert Scale(KINDS["min_goodput"]).place(0.9) - Scale(KINDS["min_goodput"]).place(0.97) == pytest.approx(7)
+
+
 def test_a_share_is_of_what_was_there_before() -> None:
     scale = Scale(SPEED)
     assert scale.amount(scale.place(90.0) - scale.place(100.0)) == pytest.approx(10)
