@@ -2,7 +2,7 @@
 
     python tools/page_pictures.py REPORT FOLDER
 
-writes the page into the folder, and pictures of it: wide, 400 px wide, and dark.
+writes the page into the folder, and pictures of it with one question unfolded: wide, 400 px wide, and dark.
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ def main(report: str, folder: str) -> None:
     with browser(executable) as found:
         page = new_page(found)
         page.goto((target / "page.html").as_uri())
+        questions = page.locator(".questions summary")
+        if questions.count():
+            questions.first.click()
         take(page, target)
 
 

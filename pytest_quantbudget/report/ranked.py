@@ -66,7 +66,8 @@ def _all(budget: BudgetReport) -> Iterator[Ranked]:
         yield Ranked(
             method=limit.method,
             limit=limit,
-            state=UNDECIDED if open_ else verdict.outcome,
+            # What a report calls otherwise is no outcome of a test.
+            state=UNDECIDED if open_ else verdict.outcome if verdict.outcome in WORST_FIRST else FAILED,
             margin=_margin(limit),
             why=happened(limit.method, limit.name, verdict.message),
             **_texts(limit),

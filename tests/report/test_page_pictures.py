@@ -169,7 +169,7 @@ def test_without_a_gpu_the_weights_stand_beside_their_estimate() -> None:
     estimate = Estimate(1, 5 * GIB, (), GIB, GIB, 8 * GIB, 10 * GIB)
     budget = replace(REPORT.budgets[0], methods=(MethodReport("nf4", record, (), estimate),))
     (row,), parts = bars.memory(budget)
-    assert [(bar.phase, bar.words) for bar in row.bars] == [("as loaded", "6.00 GiB"), ("estimate", "5.00 GiB")]
+    assert [(bar.phase, bar.words) for bar in row.bars] == [("loaded", "6.00 GiB"), ("estimate", "5.00 GiB")]
     assert parts == [bars.WEIGHTS]
     assert bars.memory(replace(budget, methods=(MethodReport("nf4", None, (), estimate),))) == ([], [])
 

@@ -76,3 +76,7 @@ def test_a_limit_of_zero_and_one_without_a_number_have_no_margin() -> None:
 def test_what_a_method_is_wanted_for_is_among_them() -> None:
     use = LimitReport("b.yaml::use::production", "production", 9, Verdict(OVER, "no method meets all its limits"))
     assert [each.limit.name for each in of(limit("max_kl"), uses=(use,))] == ["production", "max_kl"]
+
+
+def test_an_outcome_that_there_is_not_is_no_pass() -> None:
+    assert [each.state for each in of(limit("max_vram", "splendid"), limit("max_kl"))] == [FAILED, WITHIN]

@@ -8,6 +8,7 @@ JSON, which is then given a checksum: no mutation would ever hit the right one.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from pytest_quantbudget.judge.verdict import judge
 from pytest_quantbudget.measure import store
 from pytest_quantbudget.report import document, table
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
+from pytest_quantbudget.report.page import render
 
 SEPARATOR = b"\n%%%%\n"
 BUDGET_FILES = ("budget.yaml", "parent.yaml", "questions.jsonl")
@@ -121,7 +123,7 @@ def _report_of(found: Budget) -> Report:
 
 
 def report(data: bytes, folder: Path) -> None:
-    """A report is read or refused with ValueError; what is read can be printed as a table and written again."""
+    """A report is read or refused with ValueError; what is read can be shown and written again."""
     path = folder / "report.json"
     path.write_bytes(data)
     try:
@@ -133,6 +135,8 @@ def report(data: bytes, folder: Path) -> None:
         return
     for line in table.lines(found, replies=True):
         line.text.encode()
+    if importlib.util.find_spec("jinja2"):
+        render.render(found).encode()
     codec.write_json(path, found)
     assert document.read(path) == found, "this report does not come back"
 

@@ -70,7 +70,7 @@ def _sizes(method: MethodReport, budget: BudgetReport) -> Iterator[tuple[str, di
         if not phases and speed is not None and speed.peak_allocated is not None:
             yield "workload", _split(speed.peak_allocated, speed.peak_reserved, None, record), ""
         if not on_gpu and record.weights:
-            yield "as loaded", {WEIGHTS: record.weights}, ""
+            yield "loaded", {WEIGHTS: record.weights}, ""
     if estimate is not None and record is not None:
         least = "at least " if estimate.at_least else ""
         if on_gpu:

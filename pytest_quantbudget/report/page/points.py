@@ -93,7 +93,8 @@ def qualities(budget: BudgetReport) -> Iterator[Axis]:
     places = {}
     for name, found in read.items():
         if found is not None:
-            bounds = exponential_mean(found.each_nll, found.each_tokens, CONFIDENCE) if found.each_tokens else None
+            whole = 0 < len(found.each_tokens) == len(found.each_nll)
+            bounds = exponential_mean(found.each_nll, found.each_tokens, CONFIDENCE) if whole else None
             places[name] = _place(found.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf)))
     if places:
         values = {name: place.value for name, place in places.items()}
@@ -112,7 +113,8 @@ def _figures(budget: BudgetReport, kind: LimitKind) -> dict[str, Place]:
         try:
             case = Case(budget.basis_of(method), kind, method.name, measured, CONFIDENCE)
             figure = tidy(metric.figure(case), CONFIDENCE)
-        except Unmeasured:
+        except (Unmeasured, ValueError, ArithmeticError):
+            # A report may contradict itself: then there is no such figure.
             continue
         if math.isfinite(figure.value):
             bounds = figure.bounds
