@@ -38,6 +38,14 @@ BEYOND_PLAIN = (
     "target_parameters", "kasa_config", "velora_config", "monteclora_config",
 )  # fmt: skip
 
+# Expressions that PEFT matches with every module's name: a string, a list of them, or the keys of a mapping.
+EXPRESSIONS = ("target_modules", "exclude_modules", "layers_pattern", "alpha_pattern", "rank_pattern")
+# Of an expression with its escapes and classes taken out. A repeated group takes time that grows exponentially with
+# the name, and n repeats a power of n: names have some hundred characters.
+LONGEST_EXPRESSION, MOST_REPEATS, LONGEST_NAME = 1000, 6, 300
+ONE_LETTER = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)
+REPEAT, REPEATED_GROUP = re.compile(r"[*+]|\{\d*,\d*\}"), re.compile(r"\)(?:[*+]|\{)")
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -110,6 +118,9 @@ def read(name: str, folder: Path, revision: str, trust: Trust) -> Lora:
             found = Lora(name, folder, revision, folder / file, config)
             if file == SAFE and not found.tensors:
                 raise ValueError(f"{folder.name}/{SAFE} holds no tensor")
+            longest = max(map(len, found.tensors), default=0)
+            if longest > LONGEST_NAME:
+                raise ValueError(f"{folder.name}/{SAFE} holds a tensor whose name has {longest:,} characters")
             return found
     hint = "" if trust.pickles else "; only --quant-allow-pickle allows others, and loading those can run code"
     raise ValueError(f"{folder.name} has no {SAFE}{hint}")
@@ -138,10 +149,38 @@ def unfit(config: Mapping[str, Any], engine: str, *, plain: bool) -> str | None:
         return f"the adapter changes its base model's weights (init_lora_weights: {begun:.40}); {how}"
     if not all(isinstance(rank, int) and 0 < rank < 2**20 for rank in _ranks(config)):
         return "the adapter's r is no rank"
+    if not isinstance(config.get("alpha_pattern") or {}, Mapping):
+        return "the adapter's alpha_pattern is no mapping"
+    for key in EXPRESSIONS:
+        for said in map(hardly_matched, _expressions(key, config.get(key))):
+            if said is not None:
+                return f"the adapter's {key} {said}"
     beyond = [key for key in BEYOND_PLAIN if config.get(key)]
     beyond += ["bias"] * (config.get("bias", "none") != "none")
     if plain and beyond:
         return f"{engine} runs plain LoRA adapters, and this one has {' and '.join(beyond)}; `merge: true` takes it"
+    return None
+
+
+def _expressions(key: str, value: Any) -> list[Any]:
+    """The expressions of an entry; names in the list of `target_modules` are none."""
+    if isinstance(value, str):
+        return [value]
+    return list(value) if isinstance(value, Mapping) or (key == "layers_pattern" and isinstance(value, list)) else []
+
+
+def hardly_matched(expression: Any) -> str | None:
+    """Why a regular expression is not matched with names: it is none, or that could take for ever. None where it is."""
+    if not isinstance(expression, str) or len(expression) > LONGEST_EXPRESSION:
+        return f"holds an expression of more than {LONGEST_EXPRESSION:,} characters, or none"
+    plain = ONE_LETTER.sub("x", expression)
+    if REPEATED_GROUP.search(plain) or len(REPEAT.findall(plain)) > MOST_REPEATS:
+        what = f"repeats a group, or has more than {MOST_REPEATS} repeats: to match it could take for ever"
+        return f"holds {expression!r:.60}, which {what}"
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"holds {expression!r:.60}, which is no regular expression ({error})"
     return None
 
 

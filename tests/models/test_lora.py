@@ -89,6 +89,14 @@ def test_weights_without_a_tensor_and_what_is_no_file_are_told(tmp_path: Path) -
         ({"r": "8"}, "r is no rank"),
         ({"rank_pattern": {"q_proj": -1}}, "r is no rank"),
         ({"rank_pattern": [3]}, "r is no rank"),
+        ({"alpha_pattern": [3]}, "alpha_pattern is no mapping"),
+        ({"alpha_pattern": {"(a+)+": 3}}, "alpha_pattern holds '(a+)+', which repeats a group"),
+        ({"rank_pattern": {"(a|a){9}": 3}}, "rank_pattern holds '(a|a){9}', which repeats a group"),
+        ({"target_modules": r"([\w.]*)*q_proj"}, "target_modules holds"),
+        ({"exclude_modules": ".*" * 7}, "which repeats a group, or has more than 6 repeats"),
+        ({"layers_pattern": ["layers", "(x*)*"]}, "layers_pattern holds '(x*)*'"),
+        ({"alpha_pattern": {"q" * 1001: 3}}, "holds an expression of more than 1,000 characters"),
+        ({"rank_pattern": {"q_(proj": 3}}, "is no regular expression (missing )"),
     ],
 )
 def test_what_nothing_runs_is_told_for_every_engine(config: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -158,6 +166,26 @@ def test_an_adapter_that_names_another_base_is_a_remark(tmp_path: Path) -> None:
 def test_the_scaling_is_that_of_peft(config: dict[str, Any], module: str, scaling: float, tmp_path: Path) -> None:
     found = lora.read("own", adapters.write(tmp_path / "own", **config), "", NO_TRUST)
     assert found.scaling(module, 2) == pytest.approx(scaling)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": r".*\.layers\.(1|2)\.(self_attn|mlp)\..*(q|k)_proj"},
+        # As unsloth writes it.
+        {"target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|o_proj).*?)|(?:\.[\d]{1,}\.o)"},
+        {"target_modules": ["(q+)+", "q_proj"]},
+        {"alpha_pattern": {r"^model\.layers\.[0-9]+\.self_attn\.q_proj": 3, "[(+)*+]": 4, r"\)+": 5}},
+        {"rank_pattern": {"model.layers.0.self_attn.q_proj": 3}, "layers_pattern": "layers"},
+    ],
+)
+def test_expressions_that_are_matched_at_once_are_taken(config: dict[str, Any], tmp_path: Path) -> None:
+    assert lora.find(subject(adapters.write(tmp_path / "own", **config)), NO_TRUST) is not None
+
+
+def test_a_name_that_no_module_has_is_refused_before_it_is_matched(tmp_path: Path) -> None:
+    own = adapters.write(tmp_path / "own", {f"{'q' * 400}.lora_A.weight": (2, 128)})
+    assert "holds a tensor whose name has 414 characters" in refusal(own)
 
 
 def test_the_largest_rank_is_told(tmp_path: Path) -> None:
