@@ -28,6 +28,8 @@ class Auto:
         safetensors=True, **kwargs,
     ):
         fault = os.environ.get({FAULT!r}, "")
+        if not (use_safetensors and safetensors):
+            raise FileNotFoundError("there is no pickled file")
         if fault == "import":
             raise ImportError("Please install intel_extension_for_pytorch")
         if fault == "refuse":

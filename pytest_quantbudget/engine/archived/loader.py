@@ -33,8 +33,8 @@ class Refused(Exception):
 def load(library: str, folder: Path, options: dict[str, Any], device: str, *, trust: bool, pickles: bool) -> Any:
     """The model in a directory as the library itself loads it, ready to be asked. Raises Refused.
 
-    `device` is one of torch's, or `balanced` for all. With `trust` the model's code runs, and with `pickles` other
-    files than safetensors are read.
+    `device` is one of torch's, or `balanced` for all. With `trust` the model's code runs. With `pickles` other files
+    are read where there are no safetensors.
     """
     name, cls = LIBRARIES[library]
     try:
@@ -50,7 +50,8 @@ def load(library: str, folder: Path, options: dict[str, Any], device: str, *, tr
     settings: dict[str, Any] = {**options, "trust_remote_code": trust}
     if DTYPE in settings:
         settings[DTYPE] = getattr(importlib.import_module("torch"), settings[DTYPE])
-    settings["use_safetensors" if library == "auto-gptq" else "safetensors"] = not pickles
+    safe = not pickles or any(folder.glob("*.safetensors"))
+    settings["use_safetensors" if library == "auto-gptq" else "safetensors"] = safe
     settings["device_map"] = device if device == "balanced" else {"": device}
     try:
         model = loader(str(folder), **settings).model.eval()
