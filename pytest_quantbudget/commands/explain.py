@@ -218,7 +218,10 @@ class Explaining:
             by_why.setdefault(why, {}).setdefault(name, []).append(limit.name)
         for why, of_methods in by_why.items():
             count = sum(map(len, of_methods.values()))
-            told = "; ".join(f"{name}: {', '.join(limits)}" for name, limits in of_methods.items())
+            whole = {name for name, limits in of_methods.items() if len(limits) == len(budget.method(name).limits)}
+            told = "; ".join(
+                f"{name}: {'all' if name in whole else ', '.join(limits)}" for name, limits in of_methods.items()
+            )
             yield from _wrapped(f"{count:,} limit{'s skip' if count > 1 else ' skips'}: {why}: {told}", room)
         if not here.skipped:
             yield from _wrapped("every limit can be judged, as far as is known before anything is loaded", room)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_quantbudget.budget.first import asked, cards, choice, text
+from pytest_quantbudget.budget.first.wish import Wish
 from pytest_quantbudget.budget.paths import HUB_ID
 from pytest_quantbudget.budget.reader import REVISION, budget_of
 from pytest_quantbudget.core import files
@@ -24,6 +25,7 @@ from pytest_quantbudget.core.problems import BudgetError, nearest
 from pytest_quantbudget.core.safetext import printable
 from pytest_quantbudget.measure import hardware
 from pytest_quantbudget.models import methods
+from pytest_quantbudget.models.checkpoint import ADAPTER_CONFIG
 from pytest_quantbudget.models.survey import of_gguf, survey
 from pytest_quantbudget.tasks.questions import BUILTIN
 
@@ -58,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
     model = _model(options.model)
     target = _target(options, model)
     names = _Names(target)
-    wish = choice.Wish(
+    names.places[names.model(model)] = model
+    wish = Wish(
         model=names.model(model),
         found=survey(model, options.revision),
         revision=_revision(options.revision, model),
@@ -70,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
         adapter=names.model(_local(options.adapter)) if options.adapter else None,
         cards=cards.named(options.gpu) or cards.of_machine(hardware.LocalGpus().usable),
         ram=hardware.machine().ram,
+        places=names.places,
     )
     if wish.found.shipped and wish.calibration is None:
         wish = replace(wish, calibration=BUILTIN)
@@ -136,7 +140,7 @@ def _own_texts(model: str) -> str | None:
     return BUILTIN if model == str(BUILTIN_DIR) else None
 
 
-def _check_calibrated(wish: choice.Wish) -> None:
+def _check_calibrated(wish: Wish) -> None:
     """Raise ValueError for methods that are made on texts, where there are none."""
     made = [name for name in wish.methods if methods.spec(name).quantize and methods.spec(name).calibrated]
     if made and wish.calibration is None:
@@ -167,11 +171,15 @@ def _shown(path: Path) -> str:
 
 
 class _Names:
-    """How the budget in the file `target` names what lies here; `outside` are folders that it must be allowed."""
+    """How the budget in the file `target` names what lies here; `outside` are folders that it must be allowed.
+
+    `places` has what it calls checkpoints, and where they lie.
+    """
 
     def __init__(self, target: Path) -> None:
         self.target = target
         self.outside: list[Path] = []
+        self.places: dict[str, str] = {}
 
     @property
     def roots(self) -> Roots:
@@ -199,7 +207,13 @@ class _Names:
         found = _local(name)
         if not Path(found).is_absolute() and (found.endswith(".gguf") or not HUB_ID.fullmatch(found)):
             raise ValueError(f"--checkpoint {name!r} is neither a file, nor a directory, nor a hub id")
-        return self.model(found)
+        if (Path(found) / ADAPTER_CONFIG).is_file():
+            raise ValueError(f"--checkpoint {name}: it holds an adapter ({ADAPTER_CONFIG}): that is --adapter {name}")
+        if Path(found).is_dir() and not (Path(found) / "config.json").is_file():
+            raise ValueError(f"--checkpoint {name}: it holds no model: there is no config.json")
+        written = self.model(found)
+        self.places[written] = found
+        return written
 
     def _path(self, path: Path) -> str:
         """A path seen from the budget, or whole where it lies outside of the working directory."""
@@ -213,7 +227,7 @@ class _Names:
         return str(path)
 
 
-def _commands(target: Path, names: _Names, wish: choice.Wish) -> Iterator[tuple[str, str]]:
+def _commands(target: Path, names: _Names, wish: Wish) -> Iterator[tuple[str, str]]:
     """What to call next, and what it does."""
     name = shlex.quote(_shown(target))
     allowed = " ".join(shlex.quote(str(folder)) for folder in dict.fromkeys(names.outside))

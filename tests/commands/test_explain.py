@@ -119,7 +119,7 @@ def test_what_is_not_installed_is_told_with_the_command(explain: Explain, monkey
 def test_without_one_nothing_of_a_large_model_is_timed(explain: Explain) -> None:
     code, said, _ = explain(str(SHIPPED / "qwen3_8b.yaml"))
     assert code == 0
-    assert "needs a GPU with 20.0 GiB of compute capability 8.0; no GPU was found: fp16: max_vram, max_wei" in flat(
+    assert "4 limits skip: needs a GPU with 20.0 GiB of compute capability 8.0; no GPU was found: fp16: all" in flat(
         said
     )
     away = "not known here, because it is not measured here: fp16, int8, nf4, gptq-int4, awq-int4"

@@ -175,11 +175,34 @@ def test_a_model_that_is_quantized_is_measured_as_it_is(init: Init) -> None:
         assert "--checkpoint" in error
 
 
+def test_a_ready_checkpoint_has_the_limits_that_its_engine_can_be_judged_on(init: Init) -> None:
+    weights = {"type": "int", "num_bits": 4, "strategy": "group", "group_size": 128}
+    told = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    model(Path("w4a16"), quantization_config=told)
+    model(Path("fp4"), quantization_config={"quant_method": "modelopt", "quant_algo": "NVFP4"})
+    model(Path("awq"), quantization_config={"quant_method": "awq", "bits": 4, "group_size": 128})
+    more = ["--gpu", "L4", "--use", "production", "--checkpoint", "w4a16", "fp4", "awq", "Qwen/Qwen3-8B-AWQ"]
+    assert init("Qwen/Qwen3-8B", *more)[0] == 0
+    budget = written("qwen3-8b.yaml")
+    found = names(budget)
+    engines = {name: budget.method(name).subject.engine for name in found}
+    # transformers writes the weights of one out, and does not know another: vLLM runs that.
+    assert (found["w4a16"], engines["w4a16"]) == (["max_gsm8k_drop"], "transformers")
+    assert (engines["fp4"], found["fp4"][:2]) == ("vllm", ["max_gsm8k_drop", "max_weights"])
+    assert (engines["awq"], found["awq"][:2]) == ("transformers", ["max_gsm8k_drop", "max_vram"])
+    assert found["Qwen3-8B-AWQ"] == found["awq"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["lora"], "lora holds an adapter (adapter_config.json), trained on acme/base: name its base model, as in `"),
         (["x.gguf"], "x.gguf is a GGUF file, one way to run a model: name the model that it was made of, as in `"),
+        (
+            ["builtin", "--checkpoint", "lora"],
+            "--checkpoint lora: it holds an adapter (adapter_config.json): that is --a",
+        ),
+        (["builtin", "--checkpoint", "empty"], "--checkpoint empty: it holds no model: there is no config.json"),
         (["files"], "y.gguf is a GGUF file, one way to run a model"),
         (["empty"], "empty holds no model: there is no config.json"),
         (["./emtpy"], "'./emtpy' is neither a directory nor a hub id such as Qwen/Qwen3-8B; did you mean 'empty'?"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.budget.first.choice import Wish
+from pytest_quantbudget.budget.first.wish import Wish
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.budget import DEVELOPMENT
 from pytest_quantbudget.core.request import Workload

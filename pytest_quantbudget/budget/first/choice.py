@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from pytest_quantbudget.budget.first.cards import Card
-from pytest_quantbudget.budget.keys import METHOD_NAME
+from pytest_quantbudget.budget.first import ready
+from pytest_quantbudget.budget.first.wish import Choice, Planned, Wish
 from pytest_quantbudget.core import versions
 from pytest_quantbudget.core.budget import DEVELOPMENT, EDGE, PRODUCTION, QLORA
-from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS, VLLM
+from pytest_quantbudget.core.engines import LLAMA_CPP, TRANSFORMERS
 from pytest_quantbudget.core.problems import nearest
 from pytest_quantbudget.core.request import Subject, Workload
 from pytest_quantbudget.core.units import format_size
-from pytest_quantbudget.models import engines, methods, quantization
+from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.models.estimate import memory
 from pytest_quantbudget.models.estimate.architecture import Unknown
 from pytest_quantbudget.models.estimate.fit import fits
 from pytest_quantbudget.models.estimate.memory import Estimate
 from pytest_quantbudget.models.methods._gguf_types import SMALLER
-from pytest_quantbudget.models.survey import Survey
 
 # What each use begins with, after the baseline; the first ones need calibration texts, and come where there are some.
 BY_USE: Mapping[str | None, Sequence[str]] = {
@@ -43,54 +40,6 @@ NO_KIND = {
     "served": "a server is no model that could be loaded: docs/engines.md says how a budget names it",
 }
 SMALL = 1_000_000_000  # parameters of a model that a CPU runs in float32
-LEAST_VRAM = 2**30  # bytes below which any GPU will do
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a first budget was asked for.
-
-    `methods` are kinds, none for those of the `use`. `model`, `checkpoints`, `calibration`, `questions` and `adapter`
-    are as the budget will say them. `ram` (bytes) counts where there are no `cards`; None where it is not known.
-    """
-
-    model: str
-    found: Survey
-    revision: str | None = None
-    use: str | None = None
-    methods: tuple[str, ...] = ()
-    checkpoints: tuple[str, ...] = ()
-    calibration: str | None = None
-    questions: str | None = None
-    adapter: str | None = None
-    cards: tuple[Card, ...] = ()
-    ram: int | None = None
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A method of the budget: its name and what stands under it, but for its limits.
-
-    `needs` are bytes of GPU memory, None where that is not known. `remarks` are comments, and `missing` are packages
-    that are not here.
-    """
-
-    name: str
-    kind: str
-    engine: str
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    needs: int | None = None
-    remarks: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The methods, the baseline first where there is one, and those that were left out with the reason."""
-
-    planned: tuple[Planned, ...]
-    baseline: str | None
-    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class Chooser:
@@ -109,8 +58,8 @@ class Chooser:
         asked = self.wish.methods or self._of_use()
         kinds = [kind for kind in dict.fromkeys(asked) if baseline is None or kind != baseline.kind]
         others = [each for kind in kinds if (each := self._planned(kind)) is not None]
-        ready = list(self._ready([*([baseline] if baseline else []), *others]))
-        planned = (*([baseline] if baseline else []), *others, *ready)
+        first = [baseline] if baseline else []
+        planned = (*first, *others, *ready.planned(self.wish, [each.name for each in (*first, *others)]))
         if not planned:
             why = "; ".join(f"{name} {reason}" for name, reason in self.left_out.items())
             raise ValueError(f"no method is left: {why}; name a larger GPU, or --methods that are to be written anyway")
@@ -126,8 +75,7 @@ class Chooser:
         if use in (QLORA, DEVELOPMENT):
             why = "and what is made of it needs unquantized weights"
             raise ValueError(f"the model is already quantized ({label}), {why} for --use {use}; {source}")
-        (ready,) = self._ready([], [self.wish.model])
-        return Choice((ready,), None)
+        return Choice((ready.as_it_is(self.wish),), None)
 
     def _of_use(self) -> list[str]:
         """The kinds that the use begins with; with a reason for those that cannot be made here."""
@@ -244,39 +192,6 @@ class Chooser:
         if self.wish.adapter is not None and subject.engine == TRANSFORMERS:
             wanted = [*wanted, methods.PEFT]
         yield from (name for name in wanted if not versions.is_there(name))
-
-    def _ready(self, others: Sequence[Planned], named: Sequence[str] | None = None) -> Iterator[Planned]:
-        """The ready checkpoints, each under a name of its own."""
-        taken = [each.name for each in others]
-        for checkpoint in self.wish.checkpoints if named is None else named:
-            name = _name_of(checkpoint, [*taken, *methods.names()])
-            taken.append(name)
-            gguf = checkpoint.endswith(".gguf")
-            vllm = self.wish.use == PRODUCTION and not gguf and versions.is_there("vllm")
-            engine = LLAMA_CPP if gguf else VLLM if vllm else TRANSFORMERS
-            keys: dict[str, Any] = {"checkpoint": checkpoint}
-            if vllm:
-                keys["engine"] = VLLM
-            missing = engines.spec(engine).packages
-            remarks = []
-            packing = self.wish.found.packing if named is not None else None
-            if packing is not None:
-                remarks.append(f"the model is already quantized: {packing.label}")
-                form = quantization.form_of({"quant_method": packing.format})
-                missing = (*missing, *(form.packages if form else ()))
-            if self.wish.use == PRODUCTION and engine == TRANSFORMERS:
-                remarks.append("`engine: vllm` measures it as the server that ships: docs/vllm.md")
-            gone = tuple(package for package in missing if not versions.is_there(package))
-            yield Planned(name, "gguf" if gguf else "checkpoint", engine, keys, None, tuple(remarks), gone)
-
-
-def _name_of(checkpoint: str, taken: Sequence[str]) -> str:
-    """A name for the method of a ready checkpoint: the end of its own, as far as a method's name has such letters."""
-    plain = re.sub(r"[^A-Za-z0-9_.+-]+", "-", Path(checkpoint).name.removesuffix(".gguf")).strip("-.+_")[:50] or "ready"
-    name, number = plain, 2
-    while name in taken or not re.fullmatch(METHOD_NAME, name) or name == "use":
-        name, number = f"{plain}-{number}", number + 1
-    return name
 
 
 def kinds(texts: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pytest_quantbudget.budget.first.asked import Asked
-from pytest_quantbudget.budget.first.choice import LEAST_VRAM, Choice, Planned, Wish
+from pytest_quantbudget.budget.first.wish import Choice, Planned, Wish
 from pytest_quantbudget.core.budget import EDGE, PRODUCTION, QLORA
 from pytest_quantbudget.core.engines import VLLM
 from pytest_quantbudget.core.limits import AUTO
@@ -23,12 +23,13 @@ PLAIN = re.compile(r"(?:\.{0,2}/|[A-Za-z])[\w./+-]*", re.ASCII)
 # Words that a reader of YAML takes for something else than text.
 NO_TEXT = re.compile("y|n|yes|no|on|off|true|false|null", re.IGNORECASE)
 COLUMNS = 110
+LEAST_VRAM = 2**30  # bytes below which any GPU will do
 # What each limit says, where it stands first.
 MEANT = {
     "max_vram": "peak GPU memory of the workload",
     "max_weights": "parameters and buffers as loaded",
     "max_disk": "the files that hold the weights",
-    "min_tokens_per_s": "decode throughput; it holds for one GPU",
+    "min_tokens_per_s": "decode throughput; it holds for one kind of machine",
     "max_ttft": "time to first token",
 }
 
@@ -128,6 +129,8 @@ def _limits(wish: Wish, asked: Asked, planned: Planned, baseline: str | None) ->
     compared = baseline is not None and planned.name != baseline
     if asked.name:
         yield (f"max_{asked.name}_drop", AUTO) if compared else (f"min_{asked.name}", AUTO)
+    if planned.decompressed:
+        return
     if wish.cards and wish.use != EDGE and planned.engine != VLLM:
         yield "max_vram", AUTO
     else:
