@@ -70,7 +70,7 @@ def test_losses_fail_as_often_as_is_said(load: Load) -> None:
     assert found is not None, said
     at, half, sure = map(float, found.groups())
     for drop, expected in ((3.0, at), (1.5, half), (min(sure, 4.99), 95.0)):
-        assert abs(failing(1000, drop, 5.0, 3.0) - expected) < 1.5
+        assert failing(1000, drop, 5.0, 3.0) == pytest.approx(expected, abs=0.3, rel=0.03)
 
 
 def test_a_task_of_unknown_size_says_so(tmp_path: Path) -> None:
