@@ -216,7 +216,7 @@ def _read(config: pytest.Config) -> Options:
         other = "--quant-cache" if given.quant_cache else "--quant-refresh"
         raise ValueError(f"{other} is about what is kept, and --quant-no-cache keeps nothing; use one of them")
     folder, place = _cache(given.quant_cache)
-    others = {"--quant-report": given.quant_report, "--quant-from": given.quant_from}
+    others = {"--quant-report": [given.quant_report], "--quant-from": given.quant_from or []}
     update, update_rate = _update(given.quant_update, given.quant_update_rate)
     return Options(
         cache=folder,
@@ -236,7 +236,7 @@ def _read(config: pytest.Config) -> Options:
         report=written.file("--quant-report", given.quant_report),
         html=written.page(given.quant_html, others),
         history=_history(config),
-        summary=written.apart("--quant-summary", given.quant_summary, {**others, "--quant-html": given.quant_html}),
+        summary=written.apart("--quant-summary", given.quant_summary, {**others, "--quant-html": [given.quant_html]}),
         for_github=not given.quant_no_summary,
         permissions=_permissions(config),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_quantbudget.core.problems import display_path
@@ -16,7 +16,7 @@ def file(option: str, named: str | None) -> Path | None:
     return path
 
 
-def page(named: str | None, others: Mapping[str, str | None]) -> Path | None:
+def page(named: str | None, others: Mapping[str, Sequence[str | None]]) -> Path | None:
     """The file that --quant-html names. Raises ValueError, also where what the page is made with is not installed."""
     path = apart("--quant-html", named, others)
     if path is not None:
@@ -29,10 +29,11 @@ def page(named: str | None, others: Mapping[str, str | None]) -> Path | None:
     return path
 
 
-def apart(option: str, named: str | None, others: Mapping[str, str | None]) -> Path | None:
+def apart(option: str, named: str | None, others: Mapping[str, Sequence[str | None]]) -> Path | None:
     """The file that an option names, which is none of those of other options. Raises ValueError."""
     path = file(option, named)
-    for other, taken in others.items():
-        if path is not None and taken and path.resolve() == Path(taken).absolute().resolve():
+    for other, names in others.items():
+        taken = [Path(name).absolute().resolve() for name in names if name]
+        if path is not None and path.resolve() in taken:
             raise ValueError(f"{option} and {other} name the same file")
     return path

@@ -1,5 +1,6 @@
 """`--quant-from` with several reports: as options, from a directory, in workers; what contradicts itself is refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def test_a_directory_of_reports_is_judged_as_one_run_and_its_own_report_is_left_
     # What the directory holds now says the same twice, which is no contradiction.
     again = pytester.runpytest("--quant-budget", "b.yaml", "--quant-from", "reports/*.json", "--quant-from", "reports")
     again.assert_outcomes(passed=6)
+    told = pytester.runpytest(*args, "--quant-summary", "summary.md", "--quant-history", "past")
+    told.assert_outcomes(passed=6)
+    assert "- judged from `reports/quant-fp16/fp16.json`, measured 2026" in (room / "summary.md").read_text()
+    kept = (room / "past").glob("*.jsonl")
+    assert sorted(re.findall(r'"method":"(\w+)"', "".join(path.read_text() for path in kept))) == ["fp16", "nf4"]
+    twice = pytester.runpytest(*args, "--quant-from", "l4/all.json", "--quant-summary", "l4/all.json")
+    twice.stderr.fnmatch_lines(["ERROR: --quant-summary and --quant-from name the same file"])
     named = pytester.runpytest(*args[:4], "--quant-from", "reports/merged.json", *args[4:])
     named.stderr.fnmatch_lines(["ERROR: --quant-from: --quant-report would overwrite the measurements that*"])
 
