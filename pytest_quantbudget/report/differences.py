@@ -97,6 +97,23 @@ def differing(one: Measurement | None, other: Measurement | None) -> list[str]:
     return apart
 
 
+def filled(record: Measurement, other: Measurement) -> Measurement:
+    """A measurement with the parts of another one that it does not have."""
+    for name in Measurement.holders:
+        known = {result_part(result) for result in getattr(record, name)}
+        more = tuple(result for result in getattr(other, name) if result_part(result) not in known)
+        phases = {result_part(result).phase for result in more}
+        failures = tuple(failure for failure in record.failures if failure.phase not in phases)
+        results: dict[str, Any] = {name: (*getattr(record, name), *more)}
+        record = replace(record, failures=failures, **results)
+    return record
+
+
+def result_part(result: Any) -> Any:
+    """The part that a result is of."""
+    return getattr(result, next(name for name in ("workload", "task", "text", "load") if hasattr(result, name)))
+
+
 def _failures(record: Measurement) -> set[tuple[str, str]]:
     return {(failure.phase, failure.message) for failure in record.failures}
 

@@ -90,11 +90,18 @@ class StoredRun:
     def measured(self, budget: Budget, run: Mapping[str, Measurement]) -> dict[str, Measurement]:
         """What the planned methods of a budget are judged on, by subject: those that were measured on this machine."""
         planned = [method for method in budget.methods if method.subject.key in self.needs.requests]
-        return {
-            method.subject.key: self.measure(budget, method)
-            for method in planned
-            if self._owner(budget, method) is not None
-        }
+        held = [method for method in planned if self._owner(budget, method) is not None]
+        found = {method.subject.key: self.measure(budget, method) for method in held}
+        if budget.base in held:
+            found[budget.base.subject.key] = self._whole(budget, budget.base)
+        return found
+
+    def _whole(self, budget: Budget, base: Method) -> Measurement:
+        """The baseline as the table shows it: what its own report lacks, as no limit on it asks, others may have."""
+        record, held = self.measure(budget, base), self._held(budget, base.name)
+        for stored in (*held.asked, *held.beside):
+            record = differences.filled(record, self._taken(stored, budget, base))
+        return record
 
     def reports(self, budget: Budget) -> dict[str, str]:
         """The report that holds each method of a budget, by the method's name; none where there is one report."""
@@ -108,7 +115,7 @@ class StoredRun:
         base = budget.base
         if len(self.stored.reports) == 1 or base is None or base.subject.key not in self.needs.requests:
             return {}
-        shown, found = self.measure(budget, base), {}
+        shown, found = self._whole(budget, base), {}
         for method in budget.methods:
             if method is not base and self._owner(budget, method) is not None:
                 other = self.baseline_of(budget, method, base)

@@ -118,6 +118,19 @@ def test_each_method_is_compared_with_the_baseline_of_its_own_run(room: Path) ->
     assert " 0.50x " in next(line for line in lines(replace(built, budgets=(moved,))) if line.startswith("nf4"))
 
 
+def test_the_baseline_is_shown_with_what_other_jobs_measured_of_it(room: Path) -> None:
+    """No limit on fp16 asks for its speed, and its own job measured none; one run would have."""
+    budget = read(room, TEXT)
+    without = job(budget, "fp16", change=lambda record: replace(record, speeds=(), perplexities=()))
+    text = TEXT.replace("max_weights: 5 GiB, max_vram", "min_speedup: 0.99, max_weights: 5 GiB, max_vram")
+    verdicts, built = judged(room, together(fp16=without, nf4=job(budget, "nf4", change=slower(2))), text)
+    assert verdicts["nf4 min_speedup"].outcome == "within"
+    (row,) = [line for line in lines(built) if line.startswith("fp16")]
+    assert " 1.00x " in row
+    consistency.check(built)
+    assert judged(room, together(merged=built), text)[0] == verdicts
+
+
 def test_machines_of_unlike_gpus_are_two_series(room: Path) -> None:
     text = TEXT.replace("max_vram: 6 GiB", 'max_vram: {"NVIDIA L4": 1 GiB, "*": 6 GiB}')
     budget = read(room, text)
