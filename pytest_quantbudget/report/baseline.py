@@ -45,7 +45,7 @@ def read(path: Path, own: str, budget: str | None, method: str | None, parts: Se
     subject = replace(chosen.measurement.subject, method=name, against=against)
     measured = replace(source.taken(parts, found, chosen.measurement), subject=subject)
     when = stored.origin.measured
-    return StoredBaseline(name, path, found.file, chosen.name, when, stored.report.machine.cpu, measured)
+    return StoredBaseline(name, path, found.file, chosen.name, when, stored.report.cpu_of(chosen), measured)
 
 
 def _budget(stored: again.Stored, own: str, named: str | None) -> BudgetReport:
@@ -53,6 +53,9 @@ def _budget(stored: again.Stored, own: str, named: str | None) -> BudgetReport:
     known = [budget for budget in stored.report.budgets if _candidates(budget)]
     if not known:
         raise Unnamed("report", f"{stored.name} holds no measurement")
+    machines = sorted({budget.machine for budget in known})
+    if len(machines) > 1:
+        raise Unnamed("report", f"{stored.name} holds figures of {' and '.join(machines)}: name the report of one")
     if named is None:
         same = [budget for budget in known if Path(budget.file).name == own]
         if len(known) > 1 and len(same) != 1:

@@ -14,11 +14,14 @@ from pytest_quantbudget.core.measurement import COMPILED, Measurement, Perplexit
 from pytest_quantbudget.core.request import Task, Text, Workload
 from pytest_quantbudget.report.document import Report
 
+MAX_REPORTS = 1_000  # that were judged together
 CLOSE = 1e-6  # share by which sums of rounded parts may differ from their total
 
 
 def check(report: Report) -> None:
     """Raise ValueError, naming method and part, where what a report holds cannot all be true."""
+    if len(report.merged_from) > MAX_REPORTS:
+        raise ValueError(f"it was judged from {len(report.merged_from):,} reports, and {MAX_REPORTS:,} are the most")
     for budget in report.budgets:
         names = collections.Counter(method.name for method in budget.methods)
         twice = [name for name, count in names.items() if count > 1]

@@ -16,7 +16,7 @@ from pytest_quantbudget.core.verdict import SKIPPED, WITHIN, LimitReport, Verdic
 from pytest_quantbudget.judge.needs import Needs
 from pytest_quantbudget.plugin.judging import verdict_on
 from pytest_quantbudget.plugin.session import Session
-from pytest_quantbudget.report import consistency, differences, document, merged, table
+from pytest_quantbudget.report import baseline, consistency, differences, document, merged, table
 from pytest_quantbudget.report.again import Stored
 from pytest_quantbudget.report.document import MethodReport, Report
 from pytest_quantbudget.report.merged import Merged
@@ -318,6 +318,29 @@ def test_a_machines_name_means_nothing_in_an_id(room: Path, name: str, label: st
     assert merged.kind_of(found) == label
     limit = LimitReport(f"b.yaml::fp16::max_vram[{label}]", "max_vram", 1, Verdict(WITHIN, ""))
     assert (limit.method, limit.machine) == ("fp16", label)
+
+
+def test_a_merged_report_is_a_baseline_where_it_is_of_one_kind_of_machine(room: Path) -> None:
+    budget = read(room, TEXT)
+    other = job(budget, "nf4", device=ON_CPU)
+    other = replace(other, machine=replace(other.machine, cpu=XEON))
+    of_one = judged(room, together(fp16=replace(job(budget, "fp16", device=ON_CPU), machine=other.machine), nf4=other))[
+        1
+    ]
+    document.write(room / "v1.json", replace(of_one, machine=replace(other.machine, cpu="the first report's")))
+    assert baseline.read(room / "v1.json", "b.yaml", None, "nf4", [budget.workload]).cpu == XEON
+    of_two = judged(room, together(fp16=job(budget, "fp16"), nf4=other))[1]
+    document.write(room / "v2.json", of_two)
+    with pytest.raises(
+        baseline.Unnamed, match=r"v2.json holds figures of Intel Xeon and NVIDIA H100 80GB HBM3: name the"
+    ):
+        baseline.read(room / "v2.json", "b.yaml", None, "nf4", [])
+
+
+def test_more_reports_than_anyone_merges_are_refused(room: Path) -> None:
+    _, built = judged(room, together(a=job(read(room, TEXT), "fp16"), b=job(read(room, TEXT), "nf4")))
+    with pytest.raises(ValueError, match="it was judged from 1,002 reports, and 1,000 are the most"):
+        consistency.check(replace(built, merged_from=built.merged_from * 501))
 
 
 def test_a_report_whose_methods_come_from_nowhere_is_refused(room: Path) -> None:
