@@ -10,7 +10,7 @@ from typing import Any
 from pytest_quantbudget.core.budget import Budget
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.report.again import Stored
-from pytest_quantbudget.report.merged import Merged, own
+from pytest_quantbudget.report.merged import Merged, own, rank
 
 SHORT = 12  # characters of a commit
 REVISIONS = {
@@ -30,7 +30,11 @@ def contradictions(merged: Merged, budget: Budget) -> Iterator[str]:
         for name, of in held.items():
             first, *others = of.among(reports).asked or (None,)
             for other in others:
-                apart = differing(record_of(first, name), record_of(other, name)) if first is not None else []
+                apart = (
+                    differing(record_of(budget, first, name), record_of(budget, other, name))
+                    if first is not None
+                    else []
+                )
                 if apart and first is not None:
                     where = f" on {machine}" if machine else ""
                     yield (
@@ -45,21 +49,22 @@ def held_by(merged: Merged, budget: Budget) -> list[tuple[Stored, str, Measureme
     found = []
     for name, held in merged.held(budget).items():
         for stored in (*held.asked, *held.beside):
-            record = record_of(stored, name)
+            record = record_of(budget, stored, name)
             if record is not None:
                 found.append((stored, name, record))
     return found
 
 
-def record_of(stored: Stored, name: str) -> Measurement | None:
-    """What a report holds of a method, in whichever of its budgets."""
-    found = [m.measurement for budget in stored.report.budgets for m in own(budget) if m.name == name]
-    return next((record for record in found if record is not None), None)
+def record_of(budget: Budget, stored: Stored, name: str) -> Measurement | None:
+    """What a report holds of a budget's method: in the budget of its path or file name, else in whichever."""
+    found = sorted(stored.report.budgets, key=lambda each: rank(budget, each))
+    records = (method.measurement for each in found for method in own(each) if method.name == name)
+    return next((record for record in records if record is not None), None)
 
 
-def parts_of(stored: Stored, name: str) -> int:
+def parts_of(budget: Budget, stored: Stored, name: str) -> int:
     """How many parts a report holds of a method."""
-    record = record_of(stored, name)
+    record = record_of(budget, stored, name)
     return sum(len(getattr(record, holder)) for holder in Measurement.holders) if record is not None else -1
 
 
@@ -194,12 +199,12 @@ def unlike_baselines(merged: Merged, budget: Budget) -> tuple[str, ...]:
             of = held.among(reports)
             found = [*of.asked, *of.beside]
             for other in found[1:]:
-                told += _other_answers(name, found[0], other)
+                told += _other_answers(budget, name, found[0], other)
     return tuple(told)
 
 
-def _other_answers(name: str, first: Stored, other: Stored) -> Iterator[str]:
-    one, two = record_of(first, name), record_of(other, name)
+def _other_answers(budget: Budget, name: str, first: Stored, other: Stored) -> Iterator[str]:
+    one, two = record_of(budget, first, name), record_of(budget, other, name)
     for result in one.tasks if one is not None else ():
         same = [theirs for theirs in (two.tasks if two is not None else ()) if theirs.task.name == result.task.name]
         texts = {answer.question: answer.text for theirs in same for answer in theirs.answers}

@@ -75,11 +75,11 @@ class Merged:
         Budgets of its own path come first, then those of its file name, then all: it may have been renamed.
         """
         if budget.path not in self._held:
-            ranks = {stored.name: [_rank(budget, each) for each in stored.report.budgets] for stored in self.reports}
-            best = min((rank for found in ranks.values() for rank in found), default=0)
+            ranks = {stored.name: [rank(budget, each) for each in stored.report.budgets] for stored in self.reports}
+            best = min((each for found in ranks.values() for each in found), default=0)
             held: dict[str, Held] = {}
             for stored in self.reports:
-                meant = [b for b, rank in zip(stored.report.budgets, ranks[stored.name], strict=True) if rank == best]
+                meant = [b for b, its in zip(stored.report.budgets, ranks[stored.name], strict=True) if its == best]
                 for name, asked in _names(meant).items():
                     old = held.get(name, Held())
                     held[name] = (
@@ -116,7 +116,8 @@ class Merged:
         return JudgedFrom(", ".join(each.file for each in found), min(each.measured for each in found))
 
 
-def _rank(budget: Budget, found: BudgetReport) -> int:
+def rank(budget: Budget, found: BudgetReport) -> int:
+    """How likely a budget of a report is the one that is judged, 0 the likeliest: by path, file name, or neither."""
     parts = tuple(part for part in Path(found.file).parts if part != "..")
     if budget.path.parts[-len(parts) :] == parts and len(parts) > 1:
         return 0

@@ -48,7 +48,7 @@ class StoredRun:
         """The report that a method is judged on: of several that say the same, the one that holds most of it."""
         held = self._held(budget, method.name)
         found = held.asked or held.beside
-        return max(found, key=lambda stored: differences.parts_of(stored, method.name), default=None)
+        return max(found, key=lambda stored: differences.parts_of(budget, stored, method.name), default=None)
 
     def _taken(self, stored: Stored | None, budget: Budget, method: Method) -> Measurement:
         request = self.needs.requests[method.subject.key]

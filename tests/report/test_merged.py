@@ -307,6 +307,10 @@ def test_reports_of_several_budgets_go_by_their_files(room: Path) -> None:
     verdicts, _ = judged(room, together(b=job(budget, *(m.name for m in budget.methods)), c=job(other, "fp16", "nf4")))
     assert {verdict.outcome for verdict in verdicts.values()} == {"within"}
     assert refused(room, b=job(budget, "nf4"), c=job(other, "nf4", change=slower(2))) == []
+    # Both in each report, in another order: one of a budget is compared with the same one.
+    of_both = (*job(budget, "nf4").budgets, *job(other, "nf4", change=slower(2)).budgets)
+    one = replace(job(budget, "nf4"), budgets=of_both)
+    assert refused(room, one=one, two=replace(one, budgets=of_both[::-1])) == []
 
 
 @pytest.mark.parametrize(
