@@ -7,11 +7,19 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pytest_quantbudget.commands import check, explain, export, init, schema, table
+from pytest_quantbudget.commands import check, explain, export, history, init, schema, table
 from pytest_quantbudget.core.problems import BudgetError
 from pytest_quantbudget.core.safetext import printable
 
-COMMANDS = {"init": init, "explain": explain, "check": check, "schema": schema, "table": table, "export": export}
+COMMANDS = {
+    "init": init,
+    "explain": explain,
+    "check": check,
+    "schema": schema,
+    "table": table,
+    "export": export,
+    "history": history,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
