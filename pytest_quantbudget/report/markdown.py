@@ -15,6 +15,7 @@ from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDE
 from pytest_quantbudget.report import advised, gfm, table
 from pytest_quantbudget.report.document import BudgetReport, Report
 from pytest_quantbudget.report.layout import Cells
+from pytest_quantbudget.report.page.history import trends
 from pytest_quantbudget.report.ranked import WORST_FIRST, Ranked, ranked
 
 # GitHub takes as much: of a comment in characters, and of the summary of one step in bytes.
@@ -27,7 +28,7 @@ HEAD = ("method", "limit", "allowed", "measured", "margin", "observed", "verdict
 NUMBERS = (2, 3, 4, 5)
 PASSED_OPEN = "undecided, passed"
 # Blocks go in this order where there is too little room: the last first.
-VERDICT, TO_ACT_ON, REASONS, TRADE_OFF, ADVICE, LIMITS_WITHIN, REMARKS, MACHINE = range(8)
+VERDICT, TO_ACT_ON, REASONS, CHANGES, TRADE_OFF, ADVICE, LIMITS_WITHIN, REMARKS, MACHINE = range(9)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def _of_budget(budget: BudgetReport, report: Report) -> Iterator[_Block]:
     columns = table.columns(budget, report.cpu_of)
     if budget.methods:
         yield _Block(_trade_off(columns), TRADE_OFF, f"the trade-off table of {file}")
+    if budget.changes:
+        yield _Block(_changes(budget), CHANGES, f"what changed in {file}")
     advice = [gfm.inline(line.text.removeprefix("advice: "), 2 * gfm.LONGEST) for line in advised.lines(budget)]
     if advice:
         yield _Block(f"**Advice**\n\n{gfm.bullets(advice)}", ADVICE, f"advice on {file}")
@@ -186,6 +189,34 @@ def _trade_off(columns: Sequence[Cells]) -> str:
     ]
     head = [gfm.inline(column.head, LONGEST_NAME) for column in columns]
     return gfm.table(head, cells, range(1, len(columns) - 1))
+
+
+def _changes(budget: BudgetReport) -> str:
+    """Figures that differ by more than runs do, or of which too few runs tell that, and how many others there are."""
+    found = trends(budget)
+    told = [each for each in found if each.marked or (each.moved.beyond_noise is None and each.before != each.now)]
+    head = ("method", "figure", "before", "now", "change", "")
+    rows = [
+        [
+            gfm.code(each.moved.method, LONGEST_NAME),
+            gfm.code(each.moved.figure, LONGEST_NAME),
+            *(gfm.inline(text, LONGEST_NAME) for text in (each.before, each.now, each.change)),
+            f"**{each.said}**" if each.marked and each.moved.worse else each.said,
+        ]
+        for each in told[:MOST_ROWS]
+    ]
+    times = sorted(each.moved.at for each in found)
+    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    said = f"**Changed** against the last comparable run ({gfm.inline(when)})"
+    table_ = f"\n\n{gfm.table(head, rows, (2, 3, 4))}\n\n" if rows else ": "
+    more = [f"{len(told) - len(rows):,} more changed"] if len(told) > len(rows) else []
+    rest = len(found) - len(told)
+    more += (
+        [f"{rest:,} figure{'' if rest == 1 else 's'} that {'differs' if rest == 1 else 'differ'} no more than runs do"]
+        if rest
+        else []
+    )
+    return f"{said}{table_}{', '.join(more)}".rstrip()
 
 
 def _machine(report: Report) -> Iterator[str]:

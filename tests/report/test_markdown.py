@@ -8,6 +8,7 @@ from builders import REPORT
 from gfm_pages import HOSTILE, page
 
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDECIDED, WITHIN, LimitReport, Verdict
+from pytest_quantbudget.judge.trend import Moved
 from pytest_quantbudget.report import gfm, markdown
 from pytest_quantbudget.report.document import MethodReport, Report
 
@@ -26,7 +27,7 @@ def report(*limits: LimitReport, **more: object) -> Report:
         MethodReport(name, None, tuple(each for each in limits if each.method == name))
         for name in dict.fromkeys(each.method for each in limits)
     )
-    changes = {"methods": methods, "noise": None, "together": (), "uses": (), "advice": None, **more}
+    changes = {"methods": methods, "noise": None, "together": (), "uses": (), "advice": None, "changes": (), **more}
     budget = replace(REPORT.budgets[0], **{"machine": "", **changes})  # type: ignore[arg-type]
     return replace(REPORT, budgets=(budget,), judged_from=None, merged_from=(), notes=())
 
@@ -94,6 +95,32 @@ def test_every_field_of_a_report_with_all_fields_is_put_into_a_page() -> None:
     assert "judged from old.json" in found.text
 
 
+def moved(name: str, before: float, now: float, worse: bool, beyond: bool | None) -> Moved:
+    return Moved("nf4", name, "x", before, now, 100 * (now / before - 1), "%", worse, beyond, "2025-12-31T00:00:00Z", 9)
+
+
+def test_what_changed_against_the_last_run_is_told_and_what_differs_as_runs_do_is_counted() -> None:
+    changes = (
+        moved("min_speedup", 1.0, 0.9, True, False),
+        moved("max_ttft_ratio", 2.0, 1.0, False, True),
+        moved("max_vram_ratio", 1.0, 2.0, True, True),
+        moved("max_weights_ratio", 1.0, 1.5, True, None),
+        moved("max_kl", 1.0, 1.0, False, None),
+    )
+    text = markdown.text(report(limit("max_kl"), changes=changes))
+    found = [row for row in page(text).cells if len(row) == 6]
+    assert [row[1] for row in found] == ["figure", "vram_ratio", "ttft_ratio", "weights_ratio"]
+    assert found[1][2:] == ["1.00x", "2.00x", "+100 %", "worse, more than runs differ by"]
+    assert "\n\n2 figures that differ no more than runs do" in text
+    assert "**Changed** against the last comparable run (2025-12-31T00:00:00Z)\n" in text
+    calm = markdown.text(report(limit("max_kl"), changes=changes[:1]))
+    assert "last comparable run (2025-12-31T00:00:00Z): 1 figure that differs no more than runs do\n" in calm
+
+
+def test_without_a_history_nothing_is_said_of_changes() -> None:
+    assert "Changed" not in markdown.text(MIXED)
+
+
 def test_a_gain_beyond_noise_passes_and_is_not_folded_away() -> None:
     text = markdown.text(report(limit("max_gsm8k_drop", why="gains 9 points", anomalous=True), limit("max_kl")))
     before, _, folded = text.partition("<details>")
@@ -133,7 +160,11 @@ def test_hostile_names_and_messages_add_nothing_to_the_page(text: str) -> None:
         ]
         machine = replace(REPORT.machine, cpu=name, libraries={name: name}, platform=name)
         machine = replace(machine, gpus=tuple(replace(gpu, name=name, driver=name) for gpu in machine.gpus))
-        found = report(*limits, file=name, model=name, machine=name, revision=name, advice=REPORT.budgets[0].advice)
+        change = replace(
+            moved("min_x", 1.0, 2.0, True, True), method=name, name=f"min_{name}", unit=name, of=name, at=name
+        )
+        more = {"changes": (change,), "machine": name, "advice": REPORT.budgets[0].advice}
+        found = report(*limits, file=name, model=name, revision=name, **more)
         budget = replace(found.budgets[0], uses=(limit("edge", FAILED, name, "use"),))
         return replace(found, machine=machine, created=name, budgets=(budget,), commit=None)
 
