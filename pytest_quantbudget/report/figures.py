@@ -12,6 +12,7 @@ from pytest_quantbudget.core.units import SIZES, TIMES
 from pytest_quantbudget.judge import metrics
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured, check_cpu, check_devices, tidy
 from pytest_quantbudget.report.document import BudgetReport, MethodReport
+from pytest_quantbudget.report.table import CpuOf
 
 CONFIDENCE = 0.95
 
@@ -37,15 +38,14 @@ class Taken:
         return _finite(self.figure.bounds.high) if self.figure.bounds is not None else None
 
 
-def figures(budget: BudgetReport, cpu: str) -> Iterator[Taken]:
-    """The figures of a budget's methods that are numbers; `cpu` is that of the run (see `table.columns`)."""
-    measured = budget.measured
+def figures(budget: BudgetReport, cpu_of: CpuOf) -> Iterator[Taken]:
+    """The figures of a budget's methods that are numbers; `cpu_of` gives the CPU that one was measured on."""
     for method in budget.methods:
-        if method.name in measured:
+        if method.measurement is not None:
             seen = set()
             for kind in _kinds(budget, method):
                 name = kind.name.partition("_")[2]
-                figure = _figure(budget, method, kind, cpu) if name not in seen else None
+                figure = _figure(budget, method, kind, cpu_of(method)) if name not in seen else None
                 if figure is not None:
                     seen.add(name)
                     yield Taken(method.name, name, base_unit(kind), figure, kind)
@@ -67,7 +67,7 @@ def _kinds(budget: BudgetReport, method: MethodReport) -> Iterator[LimitKind]:
 
 
 def _figure(budget: BudgetReport, method: MethodReport, kind: LimitKind, cpu: str) -> Figure | None:
-    metric, basis, measured = metrics.metric_of(kind), budget.basis_of(method), budget.measured
+    metric, basis, measured = metrics.metric_of(kind), budget.basis_of(method), budget.measured_beside(method)
     compared = method.name != budget.baseline and budget.baseline in measured
     if not metric.numeric or metric.lacking(basis) is not None or (kind.relation and not compared):
         return None

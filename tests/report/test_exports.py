@@ -223,3 +223,12 @@ def test_hostile_names_in_a_card_stay_names(report: Report, text: str) -> None:
     (entry,) = front_matter(found)["model-index"]
     assert set(entry) == {"name", "results"}
     assert found.isascii()
+
+
+def test_reports_of_two_machines_are_told_apart(report: Report) -> None:
+    (budget,) = report.budgets
+    two = replace(report, budgets=tuple(replace(budget, machine=name) for name in ("NVIDIA L4", "NVIDIA H100")))
+    assert {row["machine"] for row in rows(table.text(two))} == {"NVIDIA L4", "NVIDIA H100"}
+    tests = json.loads(ctrf.text(two))["results"]["tests"]
+    assert len({test["id"] for test in tests}) == len(tests) == 16
+    assert {test["suite"][0] for test in tests} == {"b.yaml on NVIDIA L4", "b.yaml on NVIDIA H100"}

@@ -14,7 +14,7 @@ ALL = {"max_vram", "max_weights", "min_sums", "max_sums_drop", "max_kl", "max_pp
 
 
 def taken(report: Report) -> dict[tuple[str, str], Taken]:
-    return {(each.method, each.name): each for each in figures(report.budgets[0], report.machine.cpu)}
+    return {(each.method, each.name): each for each in figures(report.budgets[0], report.cpu_of)}
 
 
 def test_they_are_the_figures_that_limits_are_judged_on(tmp_path: Path) -> None:

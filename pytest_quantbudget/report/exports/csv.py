@@ -11,10 +11,11 @@ from pytest_quantbudget.core.safetext import safe
 from pytest_quantbudget.core.verdict import LimitReport
 from pytest_quantbudget.report import figures
 from pytest_quantbudget.report.document import BudgetReport, Report
+from pytest_quantbudget.report.table import CpuOf
 
 LONGEST = 1000
 COLUMNS = (
-    *("row", "created", "commit", "budget", "model", "revision", "method", "device", "name"),
+    *("row", "created", "commit", "budget", "machine", "model", "revision", "method", "device", "name"),
     *("value", "low", "high", "confidence", "unit", "n", "of"),
     *("limit", "limit_text", "outcome", "decision", "anomalous", "inside_noise", "line", "message"),
 )
@@ -33,7 +34,7 @@ def text(report: Report) -> str:
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(COLUMNS)
     for budget in report.budgets:
-        for row in (*_limits(budget), *_figures(budget, report.machine.cpu)):
+        for row in (*_limits(budget), *_figures(budget, report.cpu_of)):
             whole = {**_run(report, budget), **row, "device": _device(budget, str(row["method"]))}
             writer.writerow([_cell(whole.get(column)) for column in COLUMNS])
     return written.getvalue()
@@ -44,6 +45,7 @@ def _run(report: Report, budget: BudgetReport) -> Row:
         "created": report.created,
         "commit": report.commit.sha if report.commit else None,
         "budget": Path(budget.file).as_posix(),
+        "machine": budget.machine or report.machine.cpu,
         "model": budget.model,
         "revision": budget.revision,
     }
@@ -83,8 +85,8 @@ def _of_limit(limit: LimitReport) -> Row:
     }
 
 
-def _figures(budget: BudgetReport, cpu: str) -> Iterator[Row]:
-    for taken in figures.figures(budget, cpu):
+def _figures(budget: BudgetReport, cpu_of: CpuOf) -> Iterator[Row]:
+    for taken in figures.figures(budget, cpu_of):
         figure = taken.figure
         yield {
             "row": "figure",

@@ -59,12 +59,12 @@ def _tests(budget: BudgetReport) -> Iterator[dict[str, Any]]:
         device = record.device.name if record is not None and record.device is not None else ""
         file = safe(Path(budget.file).as_posix(), LONGEST)
         test = {
-            "id": str(uuid.uuid5(TESTS, limit.id.encode(errors="replace").decode())),
+            "id": str(uuid.uuid5(TESTS, f"{budget.machine}{limit.id}".encode(errors="replace").decode())),
             "name": safe(f"{limit.method}::{limit.name}", LONGEST),
             "status": STATUS.get(limit.verdict.outcome, "other"),
             "rawStatus": safe(limit.verdict.outcome),
             "duration": 0,
-            "suite": [file, safe(limit.method, LONGEST) or "-"],
+            "suite": [safe(budget.heading, LONGEST), safe(limit.method, LONGEST) or "-"],
             "message": safe(limit.verdict.message, LONGEST),
             "trace": safe(limit.verdict.detail, LONGEST, lines=True),
             "line": limit.line,

@@ -86,12 +86,13 @@ def _method(
     tags = {RUN_NAME: _text(method.name), PARENT: parent, **_tags(report)}
     run = client.create_run(experiment, start_time=at, tags=tags).info.run_id
     values: dict[str, float] = {}
-    for taken in figures(budget, report.machine.cpu):
+    for taken in figures(budget, report.cpu_of):
         if taken.method == method.name:
             values |= _values(taken)
     record = budget.measured[method.name]
     params = {
         "budget": Path(budget.file).as_posix(),
+        "machine": budget.machine,
         "model": budget.model,
         "revision": record.revision or subject.revision or "",
         "method": method.name,
