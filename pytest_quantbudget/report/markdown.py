@@ -15,7 +15,7 @@ from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, UNDE
 from pytest_quantbudget.report import advised, gfm, table
 from pytest_quantbudget.report.document import BudgetReport, Report
 from pytest_quantbudget.report.layout import Cells
-from pytest_quantbudget.report.page.history import trends
+from pytest_quantbudget.report.page.history import Trend, trends
 from pytest_quantbudget.report.ranked import WORST_FIRST, Ranked, ranked
 
 # GitHub takes as much: of a comment in characters, and of the summary of one step in bytes.
@@ -27,6 +27,7 @@ BUILTIN = BUILTIN_DIR.name
 HEAD = ("method", "limit", "allowed", "measured", "margin", "observed", "verdict")
 NUMBERS = (2, 3, 4, 5)
 PASSED_OPEN = "undecided, passed"
+WORSE = "worse"
 # Blocks go in this order where there is too little room: the last first.
 VERDICT, TO_ACT_ON, REASONS, CHANGES, TRADE_OFF, ADVICE, LIMITS_WITHIN, REMARKS, MACHINE = range(9)
 
@@ -192,31 +193,37 @@ def _trade_off(columns: Sequence[Cells]) -> str:
 
 
 def _changes(budget: BudgetReport) -> str:
-    """Figures that differ by more than runs do, or of which too few runs tell that, and how many others there are."""
+    """The figures that differ by more than runs do; folded, those of which too few runs tell that; how many others."""
     found = trends(budget)
-    told = [each for each in found if each.marked or (each.moved.beyond_noise is None and each.before != each.now)]
-    head = ("method", "figure", "before", "now", "change", "")
+    marked = [each for each in found if each.marked]
+    untold = [each for each in found if each.moved.beyond_noise is None and each.before != each.now]
+    times = sorted(each.moved.at for each in found)
+    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
+    said = f"**Changed** against the last comparable run ({gfm.inline(when)})"
+    rest = len(found) - len(marked) - len(untold)
+    calm = [f"{_figures(rest)} no more than runs do"] if rest else []
+    blocks = [said, _moved(marked)] if marked else [said if untold else f"{said}: nothing by more than runs do"]
+    if untold:
+        blocks.append(gfm.folded(f"{_figures(len(untold))}, and too few runs tell how much runs do", _moved(untold)))
+    return "\n\n".join([*blocks, *calm])
+
+
+def _figures(count: int) -> str:
+    return f"{count:,} figure{' differs' if count == 1 else 's differ'}"
+
+
+def _moved(found: Sequence[Trend]) -> str:
     rows = [
         [
             gfm.code(each.moved.method, LONGEST_NAME),
             gfm.code(each.moved.figure, LONGEST_NAME),
             *(gfm.inline(text, LONGEST_NAME) for text in (each.before, each.now, each.change)),
-            f"**{each.said}**" if each.marked and each.moved.worse else each.said,
+            f"**{WORSE}**" if each.marked and each.moved.worse else WORSE if each.moved.worse else "better",
         ]
-        for each in told[:MOST_ROWS]
+        for each in found[:MOST_ROWS]
     ]
-    times = sorted(each.moved.at for each in found)
-    when = times[0] if times[0] == times[-1] else f"{times[0]} to {times[-1]}"
-    said = f"**Changed** against the last comparable run ({gfm.inline(when)})"
-    table_ = f"\n\n{gfm.table(head, rows, (2, 3, 4))}\n\n" if rows else ": "
-    more = [f"{len(told) - len(rows):,} more changed"] if len(told) > len(rows) else []
-    rest = len(found) - len(told)
-    more += (
-        [f"{rest:,} figure{'' if rest == 1 else 's'} that {'differs' if rest == 1 else 'differ'} no more than runs do"]
-        if rest
-        else []
-    )
-    return f"{said}{table_}{', '.join(more)}".rstrip()
+    more = [f"and {len(found) - len(rows):,} more"] if len(found) > len(rows) else []
+    return "\n\n".join([gfm.table(("method", "figure", "before", "now", "change", ""), rows, (2, 3, 4)), *more])
 
 
 def _machine(report: Report) -> Iterator[str]:
