@@ -59,8 +59,9 @@ def text(report: Report, room: int = COMMENT) -> str:
 
 def headline(report: Report) -> str:
     """The verdict in a line: `2 of 28 limits over, 1 failed`; plain text."""
-    states = Counter(each.state for budget in report.budgets for each in ranked(budget))
-    total = sum(states.values())
+    limits = [each for budget in report.budgets for each in ranked(budget)]
+    states = Counter(each.state for each in limits)
+    total = len(limits)
     wrong = [state for state in (OVER, FAILED, NOT_RUN) if states[state]]
     if wrong:
         first, *others = wrong
@@ -68,8 +69,10 @@ def headline(report: Report) -> str:
         return f"{states[first]:,} of {_limits(total)} {first}{more}"
     if not states[WITHIN] + states[UNDECIDED]:
         return f"nothing was judged: {_limits(total)} skipped"
-    told = [f"{states[state]} {state}" for state in WORST_FIRST if states[state] and state != WITHIN]
-    return ", ".join([f"{states[WITHIN]} of {_limits(total)} within", *told])
+    told = [f"{states[state]:,} {state}" for state in WORST_FIRST if states[state] and state != WITHIN]
+    gains = sum(each.limit.verdict.anomalous for each in limits)
+    told += [f"{gains:,} anomalous"] if gains else []
+    return ", ".join([f"{states[WITHIN]:,} of {_limits(total)} within", *told])
 
 
 def _limits(count: int) -> str:
@@ -85,10 +88,13 @@ def _joined(blocks: Iterable[_Block], gone: Sequence[_Block], room: int) -> str:
 
 
 def _blocks(report: Report) -> Iterator[_Block]:
-    states = {each.state for budget in report.budgets for each in ranked(budget)}
-    wrong = states & {OVER, FAILED, NOT_RUN}
-    mark = "\N{CROSS MARK}" if wrong else "\N{WARNING SIGN}" if UNDECIDED in states else "\N{WHITE HEAVY CHECK MARK}"
-    if not states - {SKIPPED}:
+    limits = [each for budget in report.budgets for each in ranked(budget)]
+    states = {each.state for each in limits}
+    doubt = UNDECIDED in states or any(each.limit.verdict.anomalous for each in limits)
+    mark = "\N{WARNING SIGN}" if doubt else "\N{WHITE HEAVY CHECK MARK}"
+    if states & {OVER, FAILED, NOT_RUN}:
+        mark = "\N{CROSS MARK}"
+    elif not states - {SKIPPED}:
         mark = "\N{WHITE CIRCLE}"
     yield _Block(f"## {mark} Quantization budget: {headline(report)}", VERDICT)
     for budget in report.budgets:
@@ -101,8 +107,8 @@ def _of_budget(budget: BudgetReport, report: Report) -> Iterator[_Block]:
     where = f" on {gfm.inline(budget.machine, LONGEST_NAME)}" if budget.machine else ""
     file = f"{gfm.code(budget.file, LONGEST_NAME)}{where}"
     yield _Block(f"### {file}\n\n{_counts(limits)}", TO_ACT_ON, f"{file}")
-    within = [each for each in limits if each.state == WITHIN and not each.limit.verdict.anomalous]
-    to_act_on = [each for each in limits if each.state != SKIPPED and each not in within]
+    within = [each for each in limits if _calm(each)]
+    to_act_on = [each for each in limits if each.state != SKIPPED and not _calm(each)]
     if to_act_on:
         yield _Block(_table(to_act_on), TO_ACT_ON, f"limits of {file} that are not within")
         yield from _reasons(to_act_on, f"why limits of {file} are not within")
@@ -123,6 +129,10 @@ def _of_budget(budget: BudgetReport, report: Report) -> Iterator[_Block]:
     if remarks:
         listed = gfm.bullets(_few(remarks, MOST_REASONS, "remarks"))
         yield _Block(gfm.folded("How it was measured", listed), REMARKS, f"how {file} was measured")
+
+
+def _calm(each: Ranked) -> bool:
+    return each.state == WITHIN and not each.limit.verdict.anomalous
 
 
 def _counts(limits: Sequence[Ranked]) -> str:

@@ -126,6 +126,7 @@ def test_without_a_history_nothing_is_said_of_changes() -> None:
 def test_a_gain_beyond_noise_passes_and_is_not_folded_away() -> None:
     text = markdown.text(report(limit("max_gsm8k_drop", why="gains 9 points", anomalous=True), limit("max_kl")))
     before, _, folded = text.partition("<details>")
+    assert before.startswith("## \N{WARNING SIGN} Quantization budget: 2 of 2 limits within, 1 anomalous\n")
     assert "within, anomalous |" in before
     assert "`max_gsm8k_drop`: gains 9 points" in before
     assert "max_gsm8k_drop" not in folded.partition("</details>")[0]
