@@ -16,6 +16,7 @@ from pytest_quantbudget.budget import lacking
 from pytest_quantbudget.commands import reading
 from pytest_quantbudget.core import files
 from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.load import Load
 from pytest_quantbudget.core.problems import BudgetError, Problem, display_path
@@ -27,7 +28,7 @@ from pytest_quantbudget.judge.metrics import metric_of
 from pytest_quantbudget.judge.metrics.base import FACTOR
 from pytest_quantbudget.judge.needs import RUNS, Needs
 from pytest_quantbudget.judge.resolution import NONE_KNOWN
-from pytest_quantbudget.judge.telling import tells
+from pytest_quantbudget.judge.telling import tells, tells_change
 from pytest_quantbudget.judge.verdict import unjudged
 from pytest_quantbudget.measure import flip_rates
 from pytest_quantbudget.measure.expected import Expected, Expecting
@@ -42,6 +43,7 @@ from pytest_quantbudget.tasks.questions import HUB_SETS
 
 HELP = "say in words what budgets measure, load and download, how long about, and what their limits can tell"
 INDENT = "  "
+NO_HISTORY = "is judged by a run with --quant-history PLACE"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +77,12 @@ def run(options: argparse.Namespace) -> None:
 class _Here:
     """What a budget comes to: the requests of its methods, the baseline first, and what of it this machine cannot do.
 
-    `measured` are the methods of which anything is measured here; `skipped` are limits with the reason.
+    `measured` are the methods of which anything is measured here; `skipped` are their limits with the reason.
     """
 
     requests: dict[str, Request] = field(default_factory=dict)
     measured: set[str] = field(default_factory=set)
-    skipped: list[tuple[str, Limit, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 class Explaining:
@@ -103,7 +105,7 @@ class Explaining:
     def lines(self, budget: Budget, room: int) -> Iterator[str]:
         """All that is said of one budget, in lines of so many columns."""
         here = self._here(budget)
-        count = sum(len(method.limits) for method in budget.methods)
+        count = sum(len(method.all_limits) for method in budget.methods)
         compared = f", compared with {budget.baseline}" if budget.baseline else ""
         yield from _wrapped(f"{display_path(budget.path)}: {_name(budget.model)}, {len(budget.methods)} methods, "
                             f"{count} limits{compared}", room, "")  # fmt: skip
@@ -118,16 +120,17 @@ class Explaining:
     def _here(self, budget: Budget) -> _Here:
         here = _Here()
         for method in budget.methods:
-            wanted = [limit for limit in method.limits if unjudged(method.subject, limit.kind) is None]
+            asked = [(each, each.limit if isinstance(each, ChangeLimit) else each) for each in method.all_limits]
+            wanted = [limit for _, limit in asked if unjudged(method.subject, limit.kind) is None]
             if wanted:
                 self.needs.add(budget, method, wanted)
-            for limit in method.limits:
+            for each, limit in asked:
                 why = lacking.unmeasured(self.looks, budget, method, limit)
                 if why is None:
                     here.measured.add(method.name)
-                    why = lacking.unjudged_on(limit, self.device)
+                    why = NO_HISTORY if isinstance(each, ChangeLimit) else lacking.unjudged_on(limit, self.device)
                 if why is not None:
-                    here.skipped.append((method.name, limit, why))
+                    here.skipped.append((method.name, each.name, why))
         if budget.base is not None and any(limit.kind.relation for method in budget.methods
                                            if method.name in here.measured for limit in method.limits):  # fmt: skip
             here.measured.add(budget.base.name)
@@ -215,10 +218,10 @@ class Explaining:
             yield from _wrapped(here_too if names else "; ".join(gone), room)
         by_why: dict[str, dict[str, list[str]]] = {}
         for name, limit, why in here.skipped:
-            by_why.setdefault(why, {}).setdefault(name, []).append(limit.name)
+            by_why.setdefault(why, {}).setdefault(name, []).append(limit)
         for why, of_methods in by_why.items():
             count = sum(map(len, of_methods.values()))
-            whole = {name for name, limits in of_methods.items() if len(limits) == len(budget.method(name).limits)}
+            whole = {name for name, limits in of_methods.items() if len(limits) == len(budget.method(name).all_limits)}
             told = "; ".join(
                 f"{name}: {'all' if name in whole else ', '.join(limits)}" for name, limits in of_methods.items()
             )
@@ -266,9 +269,11 @@ class Explaining:
         for method in budget.methods:
             for limit in method.limits:
                 where = f"{display_path(limit.file)}:{limit.line} {method.name} {limit.name} {_values(limit)}"
-                said.setdefault((metric_of(limit.kind).name, tells(budget, method, limit, self.known)), []).append(
-                    where
-                )
+                words = tells(budget, method, limit, self.known)
+                said.setdefault((metric_of(limit.kind).name, words), []).append(where)
+            for change in method.changes:
+                where = f"{display_path(change.file)}:{change.line} {method.name} {change.name} {change.text}"
+                said.setdefault((change.name, tells_change(change)), []).append(where)
         for (_, words), names in said.items():
             for name in names[:-1]:
                 yield from _wrapped(f"{name},", room)

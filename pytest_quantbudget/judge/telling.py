@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 
 from pytest_quantbudget.core.budget import Budget, Method
+from pytest_quantbudget.core.changes import ChangeLimit
 from pytest_quantbudget.core.limits import Limit
+from pytest_quantbudget.core.load import Load
+from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.core.units import format_value
 from pytest_quantbudget.judge import intervals, sample_size, sequential
 from pytest_quantbudget.judge.distributions import beyond, normal_quantile
@@ -37,14 +40,23 @@ def tells(budget: Budget, method: Method, limit: Limit, known: FlipRates = NONE_
     found = metric.extremes(kind, budget.basis_of(method.name), budget.totals, limit.judging.confidence)
     if found is not None and found.enough:
         return f"{found.n:,} {found.of} give no bounds at {level} ({found.enough:,} do): the estimate alone decides"
-    if kind.percentile is not None or kind.metric in ("throughput", "goodput", "error_rate"):
+    parts = metric.parts(budget.basis_of(method.name), kind)
+    if any(isinstance(part, Load) for part in parts):
         of = f"{method.load.requests:,} requests a level" if method.load is not None else "the requests"
         return f"has bounds by {of}; how runs differ is not in them"
     if metric.margin == FACTOR:
-        repeats = budget.workload.repeats
-        of = f"a median of {repeats:,} repeats, with bounds at {level}" if kind.metric != "load_time" else "one time"
+        timed = any(isinstance(part, Workload) for part in parts)
+        of = f"a median of {budget.workload.repeats:,} repeats, with bounds at {level}" if timed else "one time"
         return f"is {of}; how much runs differ, which is often more, `--quant-noise` tells"
     return f"has bounds at {level} by the answers that it is taken on: how wide they are is known once it is measured"
+
+
+def tells_change(change: ChangeLimit) -> str:
+    """The same of a limit on how much a figure may change from run to run."""
+    before = f"the median of the last {change.median_of:,} comparable runs" if change.median_of > 1 else "the last run"
+    level = f"{100 * change.limit.judging.confidence:g} %"
+    again = f", {change.in_a_row:,} runs in a row" if change.in_a_row > 1 else ""
+    return f"is told against {before}{again}, with bounds at {level} by how runs of the history differ"
 
 
 def _of_task(budget: Budget, method: Method, limit: Limit, known: FlipRates) -> str:

@@ -196,6 +196,18 @@ methods:
         assert flat(words.replace("|", "")) in flat(said.replace("|", "")), said
 
 
+def test_a_limit_on_changes_is_told_with_the_runs_that_it_looks_at(explain: Explain) -> None:
+    Path("b.yaml").write_text("model: builtin\nmethods:\n  fp32: {budget: {max_change: {weights: +5 %}}}\n")
+    code, said, error = explain("b.yaml")
+    assert (code, error) == (0, "")
+    for words in (
+        "b.yaml: builtin, 1 methods, 1 limits",
+        "1 limit skips: is judged by a run with --quant-history PLACE: fp32: all",
+        "b.yaml:3 fp32 max_change_weights +5 %: is told against the median of the last 5 comparable runs, with",
+    ):
+        assert flat(words) in flat(said), said
+
+
 def test_dummy_weights_and_a_text_are_told(explain: Explain) -> None:
     Path("t.txt").write_text("a text " * 500)
     Path("b.yaml").write_text(
