@@ -32,11 +32,8 @@ def stored(pytester: pytest.Pytester) -> Path:
     return path
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-def test_the_page_is_written_with_the_verdicts(
-    pytester: pytest.Pytester, stored: Path, workers: tuple[str, ...]
-) -> None:
-    result = pytester.runpytest("b.yaml", "--quant-from", stored.name, "--quant-html", "out/page.html", *workers)
+def test_the_page_is_written_with_the_verdicts(pytester: pytest.Pytester, stored: Path) -> None:
+    result = pytester.runpytest("b.yaml", "--quant-from", stored.name, "--quant-html", "out/page.html")
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["page written to out/page.html"])
     assert "<span>All 4 limits are within</span></h1>" in Path("out/page.html").read_text()

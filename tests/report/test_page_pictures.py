@@ -9,6 +9,7 @@ from stored_reports import furnish, read, report
 
 from pytest_quantbudget.core.gpu_usage import GpuMemory
 from pytest_quantbudget.core.verdict import OVER, WITHIN, LimitReport, Verdict
+from pytest_quantbudget.judge.metrics.memory import Weights
 from pytest_quantbudget.models.estimate.memory import Estimate
 from pytest_quantbudget.report.document import BudgetReport, MethodReport
 from pytest_quantbudget.report.page import bars, points
@@ -73,6 +74,17 @@ def test_limits_stand_where_they_would_be_met(budget: BudgetReport) -> None:
     assert [(line.value, line.methods) for line in sums.lines] == [(60.0, ("int8",)), (80.0, ("nf4",))]
     faster = limited(budget, nf4=("min_speedup", 2.0, OVER), int8=("min_tokens_per_s", 30.0, WITHIN))
     assert [round(line.value, 6) for line in points.speed(faster).lines] == [30.0, 105.0]
+
+
+def test_a_limit_on_a_ratio_stands_at_the_baseline_of_the_methods_own_run(budget: BudgetReport) -> None:
+    limited_budget = limited(budget, nf4=("max_weights_ratio", 0.5, WITHIN), int8=("max_weights_ratio", 0.5, WITHIN))
+    (fp16, nf4, int8) = limited_budget.methods
+    assert fp16.measurement is not None
+    larger = replace(fp16.measurement, weights=8 * GIB)
+    merged = replace(limited_budget, methods=(fp16, replace(nf4, against=larger), int8))
+    kind = next(kind for kind in Weights.limits if kind.name == "max_weights")
+    lines = points._lines(merged, kind, "max_weights_ratio", GIB)
+    assert [(line.value, line.methods) for line in lines] == [(4.0, ("nf4",)), (2.0, ("int8",))]
 
 
 def test_another_device_is_no_place_on_the_same_axis(budget: BudgetReport) -> None:

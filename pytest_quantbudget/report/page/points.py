@@ -68,16 +68,14 @@ def memory(budget: BudgetReport) -> Axis:
     unit = size_unit(*(place.value for place in places.values())) if places else "GiB"
     name = "GPU memory" if kind.metric == Vram.name else "Weights"
     ratio = kind.name + "_ratio"
-    values = {name: place.value for name, place in places.items()}
-    return Axis(name, unit, "less", _in_unit(places, unit), _lines(budget, kind.name, ratio, values, factor(unit)))
+    return Axis(name, unit, "less", _in_unit(places, unit), _lines(budget, kind, ratio, factor(unit)))
 
 
 def speed(budget: BudgetReport) -> Axis:
     """Tokens/s while decoding: the median of the repeats."""
     kind, times = TokensPerS.limits
     places = _figures(budget, kind)
-    values = {name: place.value for name, place in places.items()}
-    return Axis("Speed", "tokens/s", "more", places, _lines(budget, kind.name, times.name, values))
+    return Axis("Speed", "tokens/s", "more", places, _lines(budget, kind, times.name))
 
 
 def qualities(budget: BudgetReport) -> Iterator[Axis]:
@@ -85,7 +83,7 @@ def qualities(budget: BudgetReport) -> Iterator[Axis]:
     for task in budget.tasks:
         score = next(kind for kind in task_limits(task.name) if kind.name == f"min_{task.name}")
         places = _figures(budget, score)
-        lines = _lines(budget, score.name, "", {}) + _drops(budget, f"max_{task.name}_drop", places)
+        lines = _lines(budget, score, "") + _drops(budget, score, f"max_{task.name}_drop")
         if places:
             yield Axis(task.name, "%", "more", places, lines)
     text = budget.text
@@ -97,8 +95,7 @@ def qualities(budget: BudgetReport) -> Iterator[Axis]:
             bounds = exponential_mean(found.each_nll, found.each_tokens, CONFIDENCE) if whole else None
             places[name] = _place(found.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf)))
     if places:
-        values = {name: place.value for name, place in places.items()}
-        yield Axis("perplexity", "", "less", places, _lines(budget, "", "max_ppl_ratio", values))
+        yield Axis("perplexity", "", "less", places, _of_text(budget, places))
 
 
 def _figures(budget: BudgetReport, kind: LimitKind) -> dict[str, Place]:
@@ -110,18 +107,26 @@ def _figures(budget: BudgetReport, kind: LimitKind) -> dict[str, Place]:
         record = measured.get(method.name)
         if record is None or (not metric.quality and record.device is not None and record.device.name != device):
             continue
-        try:
-            case = Case(budget.basis_of(method), kind, method.name, measured, CONFIDENCE)
-            figure = tidy(metric.figure(case), CONFIDENCE)
-        except (Unmeasured, ValueError, ArithmeticError):
-            # A report may contradict itself: then there is no such figure.
-            continue
-        if math.isfinite(figure.value):
-            bounds = figure.bounds
-            places[method.name] = _place(
-                figure.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf))
-            )
+        place = _figure(budget, kind, method, method.name)
+        if place is not None:
+            places[method.name] = place
     return places
+
+
+def _figure(budget: BudgetReport, kind: LimitKind, method: MethodReport, of: str) -> Place | None:
+    """A figure of a method, or `of` the baseline that it is compared with; None where there is none."""
+    measured = budget.measured_beside(method)
+    if of not in measured:
+        return None
+    try:
+        case = Case(budget.basis_of(method), kind, of, measured, CONFIDENCE)
+        figure = tidy(metric_of(kind).figure(case), CONFIDENCE)
+    except (Unmeasured, ValueError, ArithmeticError):
+        # A report may contradict itself: then there is no such figure.
+        return None
+    bounds = figure.bounds
+    low, high = (bounds.low, bounds.high) if bounds else (-math.inf, math.inf)
+    return _place(figure.value, low, high) if math.isfinite(figure.value) else None
 
 
 def _place(value: float, low: float, high: float) -> Place:
@@ -141,23 +146,31 @@ def _limits(budget: BudgetReport, name: str) -> Iterator[tuple[MethodReport, flo
                 yield method, limit.verdict.limit, limit.verdict.outcome == OVER
 
 
-def _lines(
-    budget: BudgetReport, name: str, relation: str, values: Mapping[str, float], unit: float = 1.0
-) -> list[Line]:
-    """Limits on a figure, and those on its ratio to the baseline's."""
-    found = [(method.name, name, value / unit, over) for method, value, over in _limits(budget, name)]
-    base = values.get(budget.baseline or "")
-    if base is not None:
-        found += [(m.name, relation, value * base / unit, over) for m, value, over in _limits(budget, relation)]
+def _lines(budget: BudgetReport, kind: LimitKind, relation: str, unit: float = 1.0) -> list[Line]:
+    """Limits on a figure, and those on its ratio to that of the baseline that a method is compared with."""
+    found = [(method.name, kind.name, value / unit, over) for method, value, over in _limits(budget, kind.name)]
+    for method, value, over in _limits(budget, relation):
+        base = _figure(budget, kind, method, budget.baseline or "")
+        if base is not None:
+            found.append((method.name, relation, value * base.value / unit, over))
     return _together(found)
 
 
-def _drops(budget: BudgetReport, name: str, places: Mapping[str, Place]) -> list[Line]:
-    """Limits on the drop, from the baseline's score."""
-    base = places.get(budget.baseline or "")
-    if base is None:
-        return []
-    return _together([(m.name, name, base.value - value, over) for m, value, over in _limits(budget, name)])
+def _drops(budget: BudgetReport, score: LimitKind, name: str) -> list[Line]:
+    """Limits on the drop, from the score of the baseline that a method is compared with."""
+    found = []
+    for method, value, over in _limits(budget, name):
+        base = _figure(budget, score, method, budget.baseline or "")
+        if base is not None:
+            found.append((method.name, name, base.value - value, over))
+    return _together(found)
+
+
+def _of_text(budget: BudgetReport, places: Mapping[str, Place]) -> list[Line]:
+    """Limits on the perplexity over the baseline's."""
+    base, name = places.get(budget.baseline or ""), "max_ppl_ratio"
+    found = [(m.name, name, value * base.value, over) for m, value, over in _limits(budget, name) if base is not None]
+    return _together(found)
 
 
 def _together(found: Sequence[tuple[str, str, float, bool]]) -> list[Line]:

@@ -149,7 +149,7 @@ def page(report: Report) -> Page:
     records = [record for budget in report.budgets for record in budget.measured.values()]
     noted = [report.notes] + [record.notes for record in records] + [b.noise.notes for b in report.budgets if b.noise]
     return Page(
-        title=f"{verdict.words}: {', '.join(budget.file for budget in report.budgets)}",
+        title=f"{verdict.words}: {', '.join(budget.heading for budget in report.budgets)}",
         report=report,
         verdict=verdict,
         budgets=budgets,
