@@ -71,6 +71,13 @@ def test_axe_finds_nothing_grave_and_nothing_is_wider_than_the_window(page: "Pag
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_no_width_is_too_small(page: "Page") -> None:
+    unfold(page)
+    for width in (320, 500, 720, 860, 1024):
+        page_pictures.show(page, width, "light")
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
+
+
 def test_the_page_follows_the_systems_colours(page: "Page", tmp_path: Path) -> None:
     shown: dict[str, list[int]] = {}
     for scheme in ("light", "dark"):
