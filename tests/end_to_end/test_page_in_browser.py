@@ -149,6 +149,25 @@ def test_what_a_model_says_stays_text(page: "Page") -> None:
     assert page.get_by_text(HOSTILE.strip(), exact=False).count() > 0
 
 
+def test_what_got_onto_the_page_all_the_same_does_not_run(browser: "Browser", written: Path, tmp_path: Path) -> None:
+    forged = written.read_text().replace(
+        "</main>",
+        "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+        "<p style='position: fixed'>x</p><iframe srcdoc='<script>top.hacked = 1</script>'></iframe></main>",
+    )
+    (tmp_path / "page.html").write_text(forged)
+    page = page_pictures.new_page(browser)
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text))
+    page.goto((tmp_path / "page.html").as_uri())
+    assert page.evaluate("window.hacked") is None
+    assert sum("Content Security Policy" in text for text in refused) >= 4
+    assert page.locator(".questions li").count() > 0
+    with pytest.raises(Exception, match="TrustedHTML"):
+        page.evaluate("document.body.innerHTML = '<b>x</b>'")
+    page.close()
+
+
 def test_a_link_leads_to_the_line_of_the_budget_though_it_is_folded(page: "Page") -> None:
     page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = false)")
     page.locator(".where a").first.click()

@@ -2,12 +2,15 @@
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from pytest_quantbudget.__main__ import main
+from pytest_quantbudget.core.budget import Budget, Source
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.core.verdict import OVER, WITHIN, LimitReport, Verdict
 from pytest_quantbudget.report import document, table
@@ -162,3 +165,16 @@ def test_several_drops_over_their_limits_are_read_together() -> None:
     assert line.text == (
         "3 drop limits together (Holm), over: nf4::a maybe by chance (p 0.08), nf4::b beyond chance (p 0.03)"
     )
+
+
+def test_the_text_of_a_budget_is_held_without_secrets_and_up_to_a_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[[str], Budget]
+) -> None:
+    monkeypatch.setenv("SERVER_TOKEN", "hunter22hunter22")
+    long = Source(str(tmp_path / "base.yaml"), "x" * document.MAX_SOURCE)
+    own = Source(str(tmp_path / "sub" / "own.yaml"), "url: http://user:hunter22hunter22@host\n")
+    budget = replace(load("max_vram: 7 GiB"), sources=(own, long, long))
+    first, second = document._sources(tmp_path, budget)
+    assert (first.file, second.file) == (str(Path("sub", "own.yaml")), "base.yaml")
+    assert "hunter22" not in first.text
+    assert len(first.text) + len(second.text) == document.MAX_SOURCE
