@@ -107,7 +107,7 @@ def _ends(bounds: Interval | None) -> tuple[float | None, float | None]:
 
 def _outcomes(kind: LimitKind, parts: Sequence[Part], own: Measurement) -> str:
     """Right and wrong of a score's questions: runs of the same questions are compared answer by answer."""
-    if not kind.task or kind.relation:
+    if not kind.task or kind.name != f"min_{kind.task}":
         return ""
     results = (own.task(part) for part in parts if isinstance(part, Task))
     result = next((result for result in results if result is not None), None)

@@ -169,6 +169,9 @@ def test_a_run_keeps_every_figure_with_what_it_was_measured_on(tmp_path: Path) -
     score = nf4.figures["min_sums"]
     assert (score.value, score.n, score.of, score.parts) == (90.0, 10, "questions", ("task sums",))
     assert sum(unpacked(score.outcomes)) == 9
+    with_outcomes = [name for name, figure in nf4.figures.items() if figure.outcomes]
+    assert with_outcomes == ["min_sums"], "what else is counted of answers is no question of right or wrong"
+    assert "max_sums_absent" in nf4.figures
     assert nf4.parts["task sums"]["questions"] == "10"
     assert nf4.parts["task sums"]["content"].startswith("sha256:")
     assert nf4.figures["min_speedup"].relative
