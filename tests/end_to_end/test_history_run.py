@@ -50,13 +50,17 @@ def test_runs_are_kept_and_compared(room: pytest.Pytester, monkeypatch: pytest.M
     assert (speed.before, speed.now, speed.change) == pytest.approx((70.0, 35.0, -50.0))
     assert speed.worse
     assert moved["fp32", "min_wordmath"].change == 0
-    # Judged again, the same measurements are no other run.
-    judge = ("--quant-budget", "b.yaml", "--quant-from", "r.json", "--quant-history", "past")
-    for told in ("added to the history *past", "nothing was added to the history *past: it holds all that there is *"):
-        again = room.runpytest_subprocess(*judge)
+    # Judged again, the same measurements are no other run; into another history they come with their own time.
+    judge = ("--quant-budget", "b.yaml", "--quant-from", "r.json", "--quant-history")
+    for place, told in (
+        ("past", "nothing was added to the history *past: it holds all that there is *"),
+        ("new", "added *"),
+    ):
+        again = room.runpytest_subprocess(*judge, place)
         again.assert_outcomes(passed=4)
         again.stdout.fnmatch_lines([told])
-    assert len(list(Path("past").iterdir())) == 3
+    assert len(list(Path("past").iterdir())) == 2
+    assert {each.at for each in history.read("new").runs} < {each.at for each in history.read("past").runs}
     at = {each.at for each in history.read("past").runs}
     assert len(at) == 2, "a report that is judged is of the time of its measuring"
 
