@@ -62,7 +62,7 @@ class Watch:
 def judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A room with a budget of which each limit has a verdict already."""
 
-    def verdict_on(run: Any, budget: Any, method: Any, limit: Limit, needs: Any) -> Verdict:
+    def verdict_on(run: Any, budget: Any, method: Any, limit: Limit, needs: Any, machine: str) -> Verdict:
         return VERDICTS[limit.name]
 
     monkeypatch.setattr(judging, "verdict_on", verdict_on)
