@@ -218,6 +218,7 @@ class Measurement:
     loads: tuple[LoadResult, ...] = ()
     packing: Packing | None = None
     decompressed: str | None = None
+    quantized_at: str | None = None  # when `quantized` was made, which took `quantize_s` then
 
     def speed(self, workload: Workload) -> Speed | None:
         """The figures of a workload, if it was measured."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from pytest_quantbudget.core import codec
 from pytest_quantbudget.core.files import file_hash
 from pytest_quantbudget.core.request import Subject, Trust
+from pytest_quantbudget.core.units import ISO
 from pytest_quantbudget.models import methods
 from pytest_quantbudget.models.calibration import calibration_texts
 from pytest_quantbudget.models.hub import content_hash
@@ -70,17 +73,37 @@ def kept(cache: Path, name: str, identity: Mapping[str, Any], make: Callable[[Pa
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             try:
+                start, at = time.perf_counter(), time.strftime(ISO, time.gmtime())
                 make(making)
-                codec.write_json(target.with_name(f"{target.name}.json"), {**identity, "content": content_hash(making)})
+                made = {"seconds": time.perf_counter() - start, "at": at}
+                codec.write_json(_record(target), {**identity, "content": content_hash(making), "made": made})
                 making.replace(target)
             finally:
                 shutil.rmtree(making, ignore_errors=True)
     return target
 
 
+def making(target: Path) -> tuple[float, str] | None:
+    """How long it took to make a kept directory (seconds), and when that was (ISO 8601, UTC).
+
+    None where an earlier release has made it, which did not note that.
+    """
+    try:
+        made = json.loads(_record(target).read_text(encoding="utf-8"))["made"]
+        seconds, at = float(made["seconds"]), str(made["at"])
+        time.strptime(at, ISO)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (seconds, at) if 0 < seconds < math.inf else None
+
+
+def _record(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
 def _unchanged(target: Path) -> bool:
     try:
-        record = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
+        record = json.loads(_record(target).read_text(encoding="utf-8"))
         return bool(record["content"] == content_hash(target))
     except (OSError, ValueError, KeyError, TypeError):
         return False

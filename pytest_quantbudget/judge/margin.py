@@ -21,7 +21,7 @@ from pytest_quantbudget.core.limits import Limit
 from pytest_quantbudget.core.measurement import Measurement, Speed
 from pytest_quantbudget.judge import distributions
 from pytest_quantbudget.judge.metrics import figure, metric_of, task_limits
-from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, RANGE, Figure
+from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, ONCE, RANGE, Figure
 from pytest_quantbudget.judge.needs import RUNS
 
 RATE = 0.01  # of repeat runs that may fail
@@ -62,6 +62,8 @@ def calibrated(
     sides = [method, *([budget.baseline] if limit.kind.relation and budget.baseline is not None else [])]
     _check_decidable(limit, found)
     metric = metric_of(limit.kind)
+    if metric.margin == ONCE:
+        raise NoMargin("it happened once, and by how much another time would differ is not known: write a number")
     if metric.margin == COUNTED:
         value, source = found.value, "counted, not sampled"
     elif metric.margin == RANGE:

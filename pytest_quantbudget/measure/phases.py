@@ -108,11 +108,10 @@ class Phases:
 
     def quantize(self) -> Measurement:
         """Make the subject's own quantized checkpoint, unless the cache has it."""
-        start = time.perf_counter()
         pin = self.job.keys.revision if self.job.keys else None
         cache, temporary = Path(self.job.cache), Path(tempfile.gettempdir())
         folder = engines.module(self.subject.engine).quantize(self.pinned, self.job.trust, pin, cache, temporary)
-        return Measurement(self.subject, quantize_s=time.perf_counter() - start, quantized=folder.name)
+        return Measurement(self.subject, quantized=folder.name, **_making(folder))
 
     def prepare(self) -> Measurement:
         """Choose the kernels and compile them, unless an earlier run has; the parent passes on what was chosen."""
@@ -148,6 +147,7 @@ class Phases:
             revision=loaded.revision,
             device=loaded.device,
             quantized=Path(self.job.quantized).name if self.job.quantized else None,
+            **(_making(Path(self.job.quantized)) if self.job.quantized else {}),
             weights=loaded.weights,
             receipt=loaded.receipt if loaded.receipt.layers else None,
             placement=loaded.placement,
@@ -294,6 +294,14 @@ class Phases:
 
 def _origin() -> Origin:
     return Origin(now().strftime(ISO))
+
+
+def _making(folder: Path) -> dict[str, Any]:
+    """How long it took to make what a subject loads, and when that was, where that is known."""
+    from pytest_quantbudget.engine import quantize
+
+    made = quantize.making(folder)
+    return {"quantize_s": made[0], "quantized_at": made[1]} if made else {}
 
 
 def _notes(loaded: Description) -> Iterator[str]:

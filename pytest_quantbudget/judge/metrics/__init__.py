@@ -17,6 +17,7 @@ from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
 from pytest_quantbudget.judge.metrics.load import ON_LOAD
 from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramProcess, VramReserved, Weights
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
+from pytest_quantbudget.judge.metrics.quantizing import QuantizeSeconds
 from pytest_quantbudget.judge.metrics.recovery import Recovery
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
@@ -34,6 +35,7 @@ METRICS: list[Metric] = [
     TokensPerS(),
     Ttft(),
     LoadSeconds(),
+    QuantizeSeconds(),
     *ON_LOAD,
     QuantizedFraction(),
     Kernel(),

@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 # How the margin of a limit that reads `auto` is found: none is needed for what is counted, the range of the repeats'
 # peaks, the spread of timings as a factor, or a bound of the figure itself.
-COUNTED, RANGE, FACTOR, SAMPLED = "counted", "range", "factor", "sampled"
+# What is made once, and kept, has no margin that is known.
+COUNTED, RANGE, FACTOR, SAMPLED, ONCE = "counted", "range", "factor", "sampled", "once"
 
 
 @dataclass(frozen=True)
