@@ -30,6 +30,7 @@ from pytest_quantbudget.core.fields import (
 )
 from pytest_quantbudget.core.problems import Marked, Problems, nearest
 from pytest_quantbudget.core.request import DUMMY, REAL, SAME_AS_SOURCE
+from pytest_quantbudget.judge.metrics import reference
 from pytest_quantbudget.models import engines, methods
 from pytest_quantbudget.tasks.sets import styles
 
@@ -206,6 +207,29 @@ BASELINE: Sequence[Field] = (
     Field("method", TEXT, "The method in it; by default its only one, or what its methods were compared with."),
     Field("budget", TEXT, "The budget file in it, where it holds several."),
 )
+REFERENCE = Field(
+    "reference",
+    nested(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "pattern": f"^{reference.TEXT}$", "examples": [reference.EXAMPLE]},
+                    {
+                        "type": "object",
+                        "additionalProperties": False,
+                        "required": ["score", "within"],
+                        "properties": {
+                            "score": dict(reference.SCORE.schema),
+                            "within": dict(reference.WITHIN_POINTS.schema),
+                        },
+                    },
+                ]
+            },
+        }
+    ),
+    "Published scores by task, of the baseline, or of the method that it stands in.",
+)
 FOR_ANCHORS = "x-"  # top-level keys that begin so are not read, as in Compose files
 FILE: Sequence[Field] = (
     Field("model", TEXT, "Hub id, directory, or `builtin`."),
@@ -216,6 +240,7 @@ FILE: Sequence[Field] = (
         nested({"anyOf": [dict(TEXT.schema), {**mapping_schema(BASELINE), "required": ["report"]}]}),
         "The method that ratios, speed-ups and drops are against: of this file, or of the report of an earlier run.",
     ),
+    REFERENCE,
     Field("use", several(choice(*USES), len(USES)), "What a method is wanted for: one must meet all its limits."),
     Field("workload", nested(mapping_schema(WORKLOAD)), "What memory and speed are measured on."),
     SAME,
@@ -253,6 +278,7 @@ METHOD: Sequence[Field] = (
     Field("checkpoint", TEXT, "A ready checkpoint: hub id or directory."),
     Field("options", nested({"type": "object"}), ""),
     Field("budget", nested({"$ref": "#/$defs/limits"}), ""),
+    REFERENCE,
     Field("marks", NAMES, "pytest markers for the tests of this method."),
     Field("gpu", GPU_NEED, ""),
     GPUS,

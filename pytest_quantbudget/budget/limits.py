@@ -51,7 +51,8 @@ def read_limit(
             targets.append(Target(pattern, None, AUTO, kind.unit))
             continue
         if value.value == AUTO:
-            problems.add(value, f"{name} takes no `auto`; name what is allowed, as in `{name}: Marlin*`")
+            example = next(iter(kind.kind.schema.get("examples", ())))  # type: ignore[call-overload]
+            problems.add(value, f"{name} takes no `auto`; name what is allowed, as in `{name}: {example}`")
             continue
         try:
             base = kind.kind.read(value.plain)

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pytest_quantbudget.budget import keys, limits, uses
+from pytest_quantbudget.budget import keys, limits, references, uses
 from pytest_quantbudget.budget.adapters import read_adapter
 from pytest_quantbudget.budget.baseline import read_baseline
 from pytest_quantbudget.budget.changes import read_changes
@@ -112,6 +112,7 @@ class _BudgetReader:
         parts = [part for part in (timed, *tasks.values(), text, *loads) if part is not None]
         names = [method.name for method in read]
         baseline, stored = read_baseline(self.file["baseline"], names, self.path, parts, self.paths, self.problems)
+        references.check(self.root, self.problems, stored=stored is not None)
         against = stored.measurement.subject.key if stored is not None else self.key_of(baseline, read)
         read = tuple(m if m.name == baseline else replace(m, subject=replace(m.subject, against=against)) for m in read)
         basis = Basis(timed, tasks, text, baseline, stored=stored is not None)
@@ -172,7 +173,11 @@ class _BudgetReader:
             for key, entry in entries.entries.items()
             if key != MAX_CHANGE
         ]
-        of_method = tuple(filter(None, read))
+        published = references.of_method(self.root, name, values["reference"], tasks, of_tasks, self.problems)
+        twice = {limit.name: limit for limit in published if limit.name in entries.entries}
+        for limit in twice.values():
+            self.problems.add(limit, f"{limit.name} stands in the budget of {name}, too")
+        of_method = (*filter(None, read), *(limit for limit in published if limit.name not in twice))
         limits.check_contradictions(of_method, self.problems)
         taken = [limit.name for limit in of_method]
         of_runs = read_changes(entries.entries.get(MAX_CHANGE), kinds, judging, of_tasks, taken, self.problems)

@@ -20,6 +20,7 @@ from pytest_quantbudget.core.safetext import Line, printable
 from pytest_quantbudget.core.verdict import LimitReport, Update
 from pytest_quantbudget.judge import margin
 from pytest_quantbudget.judge.margin import RATE, Calibrated, NoMargin
+from pytest_quantbudget.judge.metrics.reference import PublishedScore
 from pytest_quantbudget.report.document import Judged
 
 # Write where the budget has `auto`; also where that tightens a limit; everywhere. By default, numbers are requirements.
@@ -103,8 +104,8 @@ def _propose(
         return None
     method = budget.method(report.method)
     limit = next((limit for limit in method.limits if limit.name == report.name), None)
-    if limit is None:
-        # How much worse a run may be than those before it is a requirement, and not measured.
+    if limit is None or limit.kind.metric == PublishedScore.name:
+        # How much worse a run may be than those before it is a requirement, and so is what others have measured.
         return None
     record = measured.get(method.name)
     device = record.device.name if record and record.device else ""

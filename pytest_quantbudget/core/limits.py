@@ -13,6 +13,11 @@ from pytest_quantbudget.core.gpus import matches
 from pytest_quantbudget.core.problems import ANYWHERE, Columns
 
 ESTIMATE, FAIL, PASS = "estimate", "fail", "pass"  # what an undecided limit's test does
+FOR_UNDECIDED = {
+    ESTIMATE: "the estimate decides",
+    FAIL: "`undecided: fail` counts that as over",
+    PASS: "`undecided: pass` lets that through",
+}
 Bound = Literal["min", "max"]
 Relation = Literal["", "ratio", "speedup", "drop", "recovery", "flips", "against"]
 

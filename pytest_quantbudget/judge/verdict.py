@@ -18,6 +18,7 @@ from pytest_quantbudget.judge import sample_size
 from pytest_quantbudget.judge.intervals import Interval
 from pytest_quantbudget.judge.metrics import figure, metric_of
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Unmeasured, check_cpu
+from pytest_quantbudget.judge.metrics.reference import doubt
 from pytest_quantbudget.judge.noise import Noise
 
 
@@ -29,11 +30,6 @@ def unjudged(subject: Subject, kind: LimitKind) -> str | None:
 
 
 BY_CHANCE = 0.01  # of methods that are as good as the baseline, so many seem better than it beyond noise
-FOR_UNDECIDED = {
-    limits.ESTIMATE: "the estimate decides",
-    limits.FAIL: "`undecided: fail` counts that as over",
-    limits.PASS: "`undecided: pass` lets that through",
-}
 
 
 def judge(
@@ -88,6 +84,8 @@ def judge(
         message = f"{name} cannot fail: {budget.baseline} itself answers {most} right, limit {wanted}{_made_of(found)}"
         return Verdict(FAILED, message, found.value, **_said(target), **_bounded(found))
     verdict = _anomalous(_judged(limit, name, target, target.value, found), limit, found, noise, budget.baseline)
+    if doubted := doubt(budget, limit, measured):
+        verdict = replace(verdict, message=f"{verdict.message}; {doubted}")
     return _beside_noise(verdict, limit, target.value, found.value, noise) if noise is not None else verdict
 
 
@@ -137,7 +135,7 @@ def _judged(limit: Limit, name: str, target: Target, value: float, found: Figure
         outcome = WITHIN if policy == limits.PASS else OVER
     message = f"{name} {_measured(found, target.unit, value)}"
     if decision == UNDECIDED:
-        message += f"; undecided: {_how_far(target, value, found)}, and {FOR_UNDECIDED[policy]}"
+        message += f"; undecided: {_how_far(target, value, found)}, and {limits.FOR_UNDECIDED[policy]}"
         message += _settling(value, found, limit)
     verdict = Verdict(outcome, message, found.value, decision=decision, **_said(target), **_bounded(found))
     if limit.kind.relation == "drop" and found.paired is not None:

@@ -91,6 +91,8 @@ def _texts(limit: LimitReport) -> dict[str, str]:
     if verdict.limit is not None:
         digits = digits_apart(verdict.limit, [verdict.measured], verdict.unit)
         texts["allowed"] = format_value(verdict.limit, verdict.unit, digits)
+    else:
+        texts["allowed"] = verdict.limit_text
     ends = ["" if end is None else format_value(end, verdict.unit, digits, show_unit=False) for end in _ends(limit)]
     if any(ends):
         low, high = ends

@@ -19,6 +19,7 @@ from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramPr
 from pytest_quantbudget.judge.metrics.perplexity import TextPerplexity
 from pytest_quantbudget.judge.metrics.quantizing import QuantizeSeconds
 from pytest_quantbudget.judge.metrics.recovery import Recovery
+from pytest_quantbudget.judge.metrics.reference import PublishedScore
 from pytest_quantbudget.judge.metrics.speed import LoadSeconds, TokensPerS, Ttft
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ METRICS: list[Metric] = [
     QuantizedFraction(),
     Kernel(),
     Accuracy(),
+    PublishedScore(),
     Recovery(),
     AnswerTokens(),
     Absent(),
