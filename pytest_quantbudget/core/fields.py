@@ -241,4 +241,8 @@ TIME = Kind(
     lambda value: units.parse_time(value)[0],
     {"type": "string", "pattern": _quantity(units.TIMES), "examples": ["80 ms"]},
 )
+ENERGY = Kind(
+    lambda value: units.parse_energy(value)[0],
+    {"type": "string", "pattern": _quantity(units.ENERGIES), "examples": ["500 mJ"]},
+)
 DTYPES = ("bfloat16", "float16", "float32")

@@ -107,6 +107,27 @@ class Roofline:
                 raise ValueError(f"{name} must be a finite number above 0")
 
 
+@dataclass(frozen=True)
+class Energy:
+    """Joules that the GPUs took together in the prefill and in decoding of each repeat, by NVML's counters.
+
+    What any process drew counts, and what a GPU draws at rest. `renewed_s` is the longest time between two renewals of
+    a counter. Where there are no figures, `why` says so in words.
+    """
+
+    prefill_j: tuple[float, ...] = ()
+    decode_j: tuple[float, ...] = ()
+    renewed_s: float = 0.0
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, what is no energy, and figures whose resolution is not known."""
+        if not all(0 <= joules < math.inf for joules in (*self.prefill_j, *self.decode_j)):
+            raise ValueError("an energy must be a finite number of at least 0")
+        if not self.why and not (0 < self.renewed_s < math.inf and self.decode_j and self.prefill_j):
+            raise ValueError("an energy needs figures and the time between two renewals of its counter")
+
+
 def summed(gpus: Sequence[GpuMemory]) -> GpuMemory:
     """The sum over GPUs; of a figure that one of them does not tell there is none."""
     return _joined(gpus, sum, wanted=len(gpus))

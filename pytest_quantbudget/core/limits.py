@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pytest_quantbudget.core import units
-from pytest_quantbudget.core.fields import SIZE, TIME, Kind
+from pytest_quantbudget.core.fields import ENERGY, SIZE, TIME, Kind
 from pytest_quantbudget.core.gpus import matches
 from pytest_quantbudget.core.problems import ANYWHERE, Columns
 
@@ -42,7 +42,9 @@ class LimitKind:
     percentile: int | None = None
 
     def unit_of(self, value: float) -> str:
-        """The unit in which a figure is written where no user gave one: of sizes and times, what suits it."""
+        """The unit in which a figure is written where no user gave one: of sizes and the like, what suits it."""
+        if self.kind is ENERGY:
+            return units.energy_unit(value)
         known = units.SIZES if self.kind is SIZE else units.TIMES if self.kind is TIME else None
         return units.pick_unit(value, known) if known else self.unit
 

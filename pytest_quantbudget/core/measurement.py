@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pytest_quantbudget.core.answers import Origin, TaskResult
 from pytest_quantbudget.core.engines import EngineFacts
-from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Occupant, PhaseMemory, Roofline, shared
+from pytest_quantbudget.core.gpu_usage import DECODE, Clocks, Energy, Occupant, PhaseMemory, Roofline, shared
 from pytest_quantbudget.core.layers import Receipt
 from pytest_quantbudget.core.load import Load, LoadResult
 from pytest_quantbudget.core.packing import Packing
@@ -49,7 +49,7 @@ class Speed:
     `decode` is how the tokens after the first were made, EAGER or COMPILED; `compile_s` is how long the runs took in
     which steps were compiled, which are neither warm-ups nor repeats; `other_tokens` says, in words, where compiled
     steps gave other tokens than eager ones; `opaque_layers` are classes of layers that torch could not trace, each of
-    which is one operation of the compiled step.
+    which is one operation of the compiled step. `energy` is None where nobody asked for it, as on a CPU.
     """
 
     workload: Workload
@@ -74,6 +74,7 @@ class Speed:
     compile_s: float | None = None
     other_tokens: str = ""
     opaque_layers: tuple[str, ...] = ()
+    energy: Energy | None = None
 
     def __post_init__(self) -> None:
         """Refuse, with ValueError, timings that have no median or no rate."""

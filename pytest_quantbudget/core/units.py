@@ -30,6 +30,7 @@ SIZES: Mapping[str, float] = {
     "TiB": 2**40,
 }
 TIMES: Mapping[str, float] = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+ENERGIES: Mapping[str, float] = {"mJ": 1e-3, "J": 1.0, "kJ": 1e3, "Wh": 3600.0}
 ENDS = (0.0, 100.0)  # of a percentage: nothing, and all
 DUST = 1e-9  # what floats leave of equal percentages
 MOST_DIGITS = 24
@@ -49,7 +50,9 @@ def parse_quantity(text: object, units: Mapping[str, float], example: str) -> tu
         raise ValueError(f"{text!r} is not a number with a unit, such as {example}")
     number, unit = float(match[1].replace("_", "")), match[2]
     if not unit:
-        why = "GB and GiB differ by 7 %" if units is SIZES else "seconds and milliseconds differ by 1,000"
+        why = {id(SIZES): "GB and GiB differ by 7 %", id(ENERGIES): "J and mJ differ by 1,000"}.get(
+            id(units), "seconds and milliseconds differ by 1,000"
+        )
         raise ValueError(f"{text} has no unit, and {why}; write for example {example}")
     if unit not in units:
         raise ValueError(f"{text!r} has an unknown unit {unit!r}{nearest(unit, units)}")
@@ -69,9 +72,14 @@ def parse_time(text: object) -> tuple[float, str]:
     return parse_quantity(text, TIMES, "80 ms or 2.5 s")
 
 
+def parse_energy(text: object) -> tuple[float, str]:
+    """Joules and the unit they were written in; see `parse_quantity`."""
+    return parse_quantity(text, ENERGIES, "500 mJ or 2.5 J")
+
+
 def factor(unit: str) -> float:
-    """How many base units (bytes, seconds; 1 for everything else) one `unit` is."""
-    return SIZES.get(unit) or TIMES.get(unit) or 1.0
+    """How many base units (bytes, seconds, joules; 1 for everything else) one `unit` is."""
+    return SIZES.get(unit) or TIMES.get(unit) or ENERGIES.get(unit) or 1.0
 
 
 def format_value(value: float, unit: str, digits: int = 3, *, show_unit: bool = True) -> str:
@@ -135,6 +143,16 @@ def sizes_apart(first: float, *others: float) -> tuple[str, ...]:
 def time_unit(*times: float) -> str:
     """The unit in which the longest of some times is written; minutes are not used, so that columns compare."""
     return "s" if max(map(abs, times)) >= 1 else "ms"
+
+
+def energy_unit(*energies: float) -> str:
+    """The unit in which the largest of some energies is written."""
+    return "J" if max(map(abs, energies)) >= 1 else "mJ"
+
+
+def format_energy(value: float) -> str:
+    """Joules in words: `340 mJ`."""
+    return format_value(value, energy_unit(value))
 
 
 def format_time(value: float) -> str:

@@ -81,6 +81,10 @@ def _speed(speed: Speed) -> Iterator[str]:
             yield f"{count} values of {name}, and the workload has {repeats} repeats"
     if (speed.decode == COMPILED) != speed.workload.compile:
         yield f"its decoding was {speed.decode[:20]}, and `compile` is {json.dumps(speed.workload.compile)}"
+    if speed.energy is not None and not speed.energy.why:
+        told = len(speed.energy.prefill_j), len(speed.energy.decode_j)
+        if told != (speed.workload.repeats,) * 2:
+            yield f"{told[0]} and {told[1]} energies, and the workload has {speed.workload.repeats:,} repeats"
     of_runs = (speed.peak_allocated, speed.peak_reserved, speed.peak_process)
     of_repeats = (speed.peaks, speed.reserved_peaks, speed.process_peaks)
     for peak, peaks in zip(of_runs, of_repeats, strict=True):

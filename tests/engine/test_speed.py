@@ -1,5 +1,6 @@
 """Memory and time of a workload on simulated GPUs, and how near decoding comes to what the memory allows."""
 
+import functools
 import itertools
 import os
 import time
@@ -47,6 +48,11 @@ class Measured:
     log: list[str]
 
 
+def millijoules(start: float, watts: int) -> int:
+    """A counter that is renewed every 5 ms."""
+    return 10**9 + 5 * watts * int((time.perf_counter() - start) / 0.005)
+
+
 @pytest.fixture(scope="module")
 def measured(model: Any) -> Measured:
     """The built-in model's workload on two simulated GPUs, the second of which another process uses."""
@@ -59,6 +65,7 @@ def measured(model: Any) -> Measured:
         gpus = Gpus({"CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2"})
         one.processes, two.processes = {os.getpid(): 1000}, {os.getpid(): 1100, 123: 700}
         one.used, two.used = 1300, 2100
+        one.energy, two.energy = (functools.partial(millijoules, time.perf_counter(), watts) for watts in (100, 200))
         cuda.attach(model, prefill=700, decode=600)
         found = speed_.measure(model, WORKLOAD, gpus)
         cuda.hook.remove()
@@ -121,6 +128,17 @@ def test_time_between_cuda_events_stands_beside_the_clock(measured: Measured) ->
     for wall, gpu in zip((*found.ttft_s, *found.decode_s), (*found.gpu_ttft_s, *found.gpu_decode_s), strict=True):
         assert gpu == pytest.approx(wall, abs=0.01)
         assert gpu != wall
+
+
+def test_energy_is_that_of_both_gpus_in_prefill_and_in_decoding(measured: Measured) -> None:
+    speed = measured.speed
+    assert speed.energy is not None
+    assert speed.energy.why == ""
+    assert 0.004 < speed.energy.renewed_s < 1
+    for joules, seconds in ((speed.energy.prefill_j, speed.ttft_s), (speed.energy.decode_j, speed.decode_s)):
+        assert len(joules) == WORKLOAD.repeats
+        # Up to a renewal at each end; the clocks stand still while counters are read.
+        assert all(abs(j - 300 * s) <= 300 * 0.05 for j, s in zip(joules, seconds, strict=True))
 
 
 def test_clocks_and_others_are_noted_between_the_repeats(measured: Measured) -> None:

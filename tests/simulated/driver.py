@@ -24,6 +24,7 @@ class SimulatedCard:
     clients: dict[int, int | None] = field(default_factory=dict)  # of a multi-process server
     used: int = 0
     busy: list[int] = field(default_factory=lambda: [0])
+    energy: Callable[[], int] | None = None  # mJ; None where it is not counted
     refuses: dict[str, int] = field(default_factory=dict)  # function to NVML's error
 
 
@@ -106,6 +107,14 @@ def _number(name: str, value: int) -> Callable[..., int]:
     return answer
 
 
+def _energy(driver: Driver, handle: Any, millijoules: Any) -> int:
+    card, error = driver.card(handle, "energy")
+    if card.energy is None:
+        return int(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    millijoules._obj.value = card.energy()
+    return error
+
+
 FUNCTIONS: dict[str, Callable[..., int]] = {
     "nvmlInitWithFlags": lambda driver, flags: OK,
     "nvmlShutdown": lambda driver: OK,
@@ -118,6 +127,7 @@ FUNCTIONS: dict[str, Callable[..., int]] = {
     "nvmlDeviceGetUtilizationRates": _busy,
     "nvmlDeviceGetClockInfo": _clock(0),
     "nvmlDeviceGetMaxClockInfo": _clock(500),
+    "nvmlDeviceGetTotalEnergyConsumption": _energy,
     "nvmlDeviceGetPowerUsage": _number("power", 312_500),
     "nvmlDeviceGetEnforcedPowerLimit": _number("power", 400_000),
     "nvmlDeviceGetTemperature": _number("temperature", 61),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, GpuMemory
+from pytest_quantbudget.core.gpu_usage import DECODE, PREFILL, Energy, GpuMemory
 from pytest_quantbudget.core.measurement import COMPILED, Speed
 from pytest_quantbudget.core.request import Workload
 from pytest_quantbudget.engine import out_of_memory
@@ -16,6 +17,7 @@ from pytest_quantbudget.engine.hf import memory
 from pytest_quantbudget.engine.hf.compiled import Compiled, NotCompiled, difference
 from pytest_quantbudget.engine.hf.generation import greedy
 from pytest_quantbudget.engine.hf.roofline import cache_bytes, roofline, step_weights
+from pytest_quantbudget.engine.machine.energy import Meter
 from pytest_quantbudget.engine.machine.gpus import Gpus, Looks, Sampler
 from pytest_quantbudget.engine.machine.memory_phases import MemoryByPhase
 from pytest_quantbudget.engine.machine.throttle import Watch
@@ -34,6 +36,7 @@ class Timing:
 
     `process` is what NVML says of this process after the run, where it does; `tokens` are prompt and new
     tokens, token ids of shape (batch, tokens).
+    `joules` are NVML's counts before the run, after the first token and after the last, where they were asked for.
     `read` is how many bytes of the key-value cache a step reads on average, where that was asked for and is known.
     """
 
@@ -46,6 +49,7 @@ class Timing:
     read: int | None = None
     process: int | None = None
     tokens: Any = None
+    joules: tuple[float | None, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -123,10 +127,11 @@ def _timed(model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, read: 
     phases, looks, watch = MemoryByPhase(gpus, on_gpu=on_gpu), Looks(gpus), Watch(gpus.cards)
     with Sampler(gpus.cards if on_gpu else []) as sampler:
         first = _run(model, ids, workload, phases, sampler, steps)
+    meter = Meter(gpus.cards) if on_gpu else None
     warmups: list[Timing] = [first]
     repeats: list[Timing] = []
     while len(repeats) < workload.repeats:
-        timing = _run(model, ids, workload, phases, None, steps)
+        timing = _run(model, ids, workload, phases, None, steps, meter)
         timing = replace(timing, process=phases.look(DECODE))
         watch.look()
         looks.look()
@@ -155,7 +160,19 @@ def _timed(model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, read: 
         roofline=roofline(model, read, first.read, step, on_gpu=on_gpu),
         reserved_peaks=tuple(timing.reserved for timing in repeats) if on_gpu else (),
         process_peaks=tuple(timing.process for timing in repeats if timing.process is not None),
+        energy=_energy(repeats, meter) if meter is not None else None,
     )
+
+
+def _energy(repeats: Sequence[Timing], meter: Meter) -> Energy:
+    """What the GPUs took in each repeat, between the counts of a meter."""
+    counts = [[count for count in timing.joules if count is not None] for timing in repeats]
+    if meter.why or any(len(each) < 3 for each in counts):
+        return Energy(why=meter.why or "NVML did not tell the energy after each run")
+    prefill, decode = ([each[at + 1] - each[at] for each in counts] for at in (0, 1))
+    if min(*prefill, *decode) < 0:
+        return Energy(why="a counter of energy was set back meanwhile")
+    return Energy(tuple(prefill), tuple(decode), meter.renewed_s)
 
 
 def is_cuda(ids: torch.Tensor) -> bool:
@@ -215,8 +232,9 @@ def _run(
     phases: MemoryByPhase,
     sampler: Sampler | None = None,
     steps: Compiled | None = None,
+    meter: Meter | None = None,
 ) -> Timing:
-    """Time one run, by compiled `steps` if there are any.
+    """Time one run, by compiled `steps` if there are any; with a `meter` energy is read where no clock runs.
 
     With a sampler NVML is also asked about its memory, and its cache is looked at. When the first token is known, the
     GPU waits and neither span runs: peaks are read and set back there.
@@ -230,17 +248,25 @@ def _run(
     if steps is not None:
         lengths["compile_config"], cache["past_key_values"] = steps.config, steps.empty_cache()
     prefill: list[GpuMemory] = []
+    joules: list[float | None] = []
+
+    def count() -> None:
+        if meter is not None:
+            joules.append(meter.read())
 
     def mark(tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if len(clock.marks) == 1:
             clock.mark()
             prefill.extend(phases.note(PREFILL, sampler))
+            count()
             clock.mark()
         elif tokens.shape[1] == last:
             clock.mark()
+            count()
         return torch.zeros(tokens.shape[0], dtype=torch.bool, device=tokens.device)
 
     phases.begin()
+    count()
     clock.mark()
     with torch.inference_mode():
         said = model.generate(
@@ -262,4 +288,5 @@ def _run(
         sum(max(a.reserved, b.reserved) for a, b in pairs),
         cache_bytes(getattr(said, "past_key_values", None), workload) if sampler is not None else None,
         tokens=said.sequences,
+        joules=tuple(joules),
     )

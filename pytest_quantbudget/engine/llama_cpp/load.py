@@ -88,6 +88,7 @@ def load(
         positions=positions,
         end_tokens=tuple(_end_tokens(own, shape)),
         disk=size,
+        untold={"energy": "energy is not read where llama.cpp runs a model"},
         packing=receipt.packing(tensors, subject.kind) if subject.checkpoint else None,
         facts=EngineFacts(
             LLAMA_CPP,

@@ -157,6 +157,7 @@ class OpenAI(Engine):
         does_not_tell = "the server does not tell"
         untold = {
             "layers": f"{does_not_tell} which layers its model has",
+            "energy": "counters are read between prefill and decoding, and when a server is there it does not tell",
             "disk": "the files of a served model are not looked at",
             **dict.fromkeys(("vram", "vram_reserved", "vram_process"), "what a server holds of a GPU is not asked for"),
         }

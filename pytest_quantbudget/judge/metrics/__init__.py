@@ -13,6 +13,7 @@ from pytest_quantbudget.judge.metrics.agreement import AnswerPerplexity, TokenAg
 from pytest_quantbudget.judge.metrics.answer_form import Absent, AnswerTokens
 from pytest_quantbudget.judge.metrics.base import Case, Figure, Metric, check_devices, tidy
 from pytest_quantbudget.judge.metrics.divergence import KlDivergence, KlPercentile, Top1Agreement
+from pytest_quantbudget.judge.metrics.energy import DecodeEnergy, PrefillEnergy
 from pytest_quantbudget.judge.metrics.layers import Kernel, QuantizedFraction
 from pytest_quantbudget.judge.metrics.load import ON_LOAD
 from pytest_quantbudget.judge.metrics.memory import Disk, KvTokens, Vram, VramProcess, VramReserved, Weights
@@ -35,6 +36,8 @@ METRICS: list[Metric] = [
     KvTokens(),
     TokensPerS(),
     Ttft(),
+    DecodeEnergy(),
+    PrefillEnergy(),
     LoadSeconds(),
     QuantizeSeconds(),
     *ON_LOAD,

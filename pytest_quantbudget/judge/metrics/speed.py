@@ -34,7 +34,7 @@ def doubts(speed: Speed) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-class _Timed(Metric):
+class Timed(Metric):
     """A figure of the workload's repeats: their median, with bounds from order statistics."""
 
     coarse = True
@@ -89,7 +89,7 @@ def _apart(speeds: Sequence[Speed]) -> str:
     return f"one side was timed in an earlier run, {when}: runs differ by more than repeats" if when else ""
 
 
-class TokensPerS(_Timed):
+class TokensPerS(Timed):
     """Decode throughput over the whole batch, the first token of each sequence left out; tokens/s."""
 
     name = "tokens_per_s"
@@ -131,7 +131,7 @@ def _roofline(case: Case) -> str:
     return f"{format_value(100 * case.need(speed.roofline, phase).fraction, '', 2)} %"
 
 
-class Ttft(_Timed):
+class Ttft(Timed):
     """Time to first token: the prefill of the workload's prompt; seconds."""
 
     name = "ttft"
