@@ -193,11 +193,12 @@ def clustered_ratio(own: Sequence[int], base: Sequence[int], confidence: float, 
 
     On the logarithm, whose standard error is that of the ratio over the ratio (the delta method; Cochran 1977,
     section 2.11), with Student's t. Infinite where nothing is known: of one cluster, or where one side has nothing.
+    Where no cluster differs from another, by how much one may is not known: as if one had as much again.
     """
     if len(own) < 2 or not sum(own) or not sum(base):
         return Interval(0.0, math.inf)
     ratio = sum(own) / sum(base)
-    error = _ratio_error(own, base) / ratio
+    error = _ratio_error(own, base) / ratio or 1 / len(own)
     reach = t_quantile(confidence, len(own) * times - 1) * error / math.sqrt(times)
     return Interval(ratio * math.exp(-reach), ratio * math.exp(min(reach, 700.0)))
 

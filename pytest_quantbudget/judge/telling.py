@@ -15,7 +15,7 @@ from pytest_quantbudget.judge.distributions import beyond, normal_quantile
 from pytest_quantbudget.judge.intervals import Paired
 from pytest_quantbudget.judge.margin import RATE
 from pytest_quantbudget.judge.metrics import metric_of
-from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, RANGE
+from pytest_quantbudget.judge.metrics.base import COUNTED, FACTOR, ONCE, RANGE
 from pytest_quantbudget.judge.resolution import NONE_KNOWN, FlipRates, expected_flips
 
 FOUND = 0.95  # of runs that find a loss
@@ -28,12 +28,14 @@ def tells(budget: Budget, method: Method, limit: Limit, known: FlipRates = NONE_
     `known` are rates of flips as last measured.
     """
     metric, kind = metric_of(limit.kind), limit.kind
-    if not metric.numeric:
+    if not metric.numeric and not kind.task:
         return "is read off the layers as loaded: the same in every run"
     if kind.task:
         return _of_task(budget, method, limit, known)
     if metric.margin == COUNTED:
         return "is counted: the same in every run, so that any change is told"
+    if metric.margin == ONCE:
+        return "is one time, of when the checkpoint was made, which is kept: there are no bounds"
     if metric.margin == RANGE:
         return "is a peak that is counted: repeats on one machine agree to the byte, or nearly"
     level = f"{100 * limit.judging.confidence:g} %"

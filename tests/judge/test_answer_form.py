@@ -107,6 +107,12 @@ def test_bounds_of_a_ratio_of_lengths_hold_as_often_as_they_say() -> None:
     assert 0.917 < high < 0.985
 
 
+def test_where_all_answers_are_as_long_the_bounds_do_not_collapse() -> None:
+    few, many = (intervals.clustered_ratio([33] * n, [33] * n, 0.95) for n in (50, 500))
+    assert few.low < many.low < 1 < many.high < few.high
+    assert few.high < 1.05
+
+
 def test_a_ratio_of_one_answer_or_of_nothing_has_no_bounds() -> None:
     for own, base in (([5], [5]), ([0, 0], [5, 5]), ([5, 5], [0, 0])):
         assert intervals.clustered_ratio(own, base, 0.95) == intervals.Interval(0.0, float("inf"))

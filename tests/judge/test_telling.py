@@ -9,6 +9,7 @@ from scipy.stats import multinomial
 
 from pytest_quantbudget.budget.reader import load_budget
 from pytest_quantbudget.core.budget import Budget
+from pytest_quantbudget.core.engines import Permissions
 from pytest_quantbudget.judge.resolution import FlipRate, FlipRates, flip_key
 from pytest_quantbudget.judge.telling import tells
 
@@ -29,6 +30,11 @@ def told(budget: Budget, known: FlipRates | None = None) -> str:
         ("kernel: Marlin*", "is read off the layers as loaded: the same in every run"),
         ("min_tokens_per_s: 7", "is a median of 5 repeats, with bounds at 95 %; how much runs differ, which is often"),
         ("max_load_time: 7 s", "is one time; how much runs differ, which is often more, `--quant-noise` tells"),
+        ("max_energy_per_token: 1 J", "is a median of 5 repeats, with bounds at 95 %; how much runs differ, which is"),
+        ("max_quantize_time: 1 h", "is one time, of when the checkpoint was made, which is kept: there are no bounds"),
+        ("reference_gsm8k: 80 ± 2", "with 1,000 questions a share of 80.0 % has 95 % bounds of 77.8 to 82.1 %"),
+        ("max_gsm8k_absent: 8", "with 1,000 questions a share of 8.0 % has 95 % bounds of 6.6 to 9.6 %"),
+        ("min_gsm8k_recovery: 99", "has bounds by 1,000 questions: how wide they are is known once it is measured"),
         ("min_gsm8k: 80", "with 1,000 questions a share of 80.0 % has 95 % bounds of 77.8 to 82.1 %"),
         ("min_gsm8k: auto", "with 1,000 questions a share of half has 95 % bounds of 47.4 to 52.6 %"),
         ("max_gsm8k_flips: 8", "with 1,000 questions a share of 8.0 % has 95 % bounds of 6.6 to 9.6 %"),
@@ -44,6 +50,23 @@ def test_each_kind_of_limit_says_what_it_rests_on(load: Load, limit: str, said: 
     budget = load(limit)
     assert budget.totals == {"gsm8k": 1000}
     assert told(budget).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("max_kl_p99: 1", "has bounds at 95 % by the answers that it is taken on: how wide they are is known"),
+        ("max_ttft_p95: 1 s", "has bounds by 200 requests a level; how runs differ is not in them"),
+    ],
+)
+def test_percentiles_rest_on_answers_or_on_requests(tmp_path: Path, limit: str, said: str) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text(
+        "model: m\nbaseline: fp16\nload: {requests: 200}\ntasks: {t: {file: builtin, divergence: true}}\nmethods:\n"
+        "  fp16: {}\n"
+        f"  nf4: {{engine: openai, server: {{url: 'http://127.0.0.1:1/v1'}}, budget: {{{limit}}}}}\n"
+    )
+    assert told(load_budget(path, permissions=Permissions(everything=True))).startswith(said)
 
 
 def test_a_rate_of_flips_that_was_measured_is_taken(load: Load) -> None:

@@ -114,7 +114,7 @@ class _Energy(Timed):
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The energy, where it is limited."""
         kind = self.limits[0].name
-        return (column(self, self.noise_name, kind, format_energy, limited=True, stays=4),)
+        return (column(self, self.noise_name, kind, format_energy, optional=True, limited=True, stays=4),)
 
 
 class DecodeEnergy(_Energy):

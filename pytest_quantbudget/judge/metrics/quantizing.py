@@ -47,4 +47,4 @@ class QuantizeSeconds(Metric):
 
     def columns(self, basis: Basis) -> Sequence[Column]:
         """The time, where it is limited."""
-        return (column(self, "quantizing", "max_quantize_time", format_time, limited=True, stays=2),)
+        return (column(self, "quantizing", "max_quantize_time", format_time, optional=True, limited=True, stays=2),)
