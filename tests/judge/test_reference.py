@@ -69,6 +69,8 @@ def test_a_methods_own_score_holds_before_the_files(tmp_path: Path) -> None:
         ("reference: {gsm8k: 89.5 ± 0}", "", "must be above 0 and below 100, not 0"),
         ("reference: {gsm8k: {score: 89.5}}", "", "takes the keys score and within"),
         ("reference: {gsm8k: {score: 89.5, within: 2, of: x}}", "", "takes the keys score and within"),
+        ("reference: {gsm8k: {1: 2}}", "", "takes the keys score and within, as in {score: 89.5, within: 2}, not 1"),
+        ("reference: {gsm8k: [89.5, 2]}", "", "must be a score and how far from it one may be"),
         ("reference: {gsm8k: {score: '89', within: 2}}", "", "must be a bare number, and '89' is text"),
         ("reference: {gsm: 89.5 ± 2}", "", "reference: no task 'gsm' is declared; did you mean 'gsm8k'"),
         ("reference: 89.5 ± 2", "", "reference takes a score for each task"),
@@ -146,6 +148,7 @@ def test_no_update_moves_a_published_score(tmp_path: Path) -> None:
 
 
 def test_a_band_is_read_back_from_its_text() -> None:
+    for odd in (Reference(89.123456, 0.0001), Reference(100.0, 0.5), Reference(0.0, 99.0)):
+        assert read_reference(odd.text) == odd
     found = Reference(89.5, 0.25)
-    assert read_reference(found.text) == found
     assert (found.band.low, found.band.high) == (89.25, 89.75)

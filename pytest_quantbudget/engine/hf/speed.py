@@ -125,9 +125,10 @@ def _timed(model: Any, ids: torch.Tensor, workload: Workload, gpus: Gpus, read: 
     """Warm-ups and repeats, as `measure` has them; `read` bytes of weights are read at each step."""
     on_gpu = is_cuda(ids)
     phases, looks, watch = MemoryByPhase(gpus, on_gpu=on_gpu), Looks(gpus), Watch(gpus.cards)
+    # Before the warm-up: the GPU rests while it is found out how often its counter is renewed.
+    meter = Meter(gpus.cards) if on_gpu else None
     with Sampler(gpus.cards if on_gpu else []) as sampler:
         first = _run(model, ids, workload, phases, sampler, steps)
-    meter = Meter(gpus.cards) if on_gpu else None
     warmups: list[Timing] = [first]
     repeats: list[Timing] = []
     while len(repeats) < workload.repeats:

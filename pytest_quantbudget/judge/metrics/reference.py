@@ -37,7 +37,7 @@ class Reference:
     @property
     def text(self) -> str:
         """As a budget says it."""
-        return f"{self.score:g} ± {self.within:g}"
+        return f"{self.score:.12g} ± {self.within:.12g}"
 
     @property
     def band(self) -> Interval:
@@ -51,9 +51,8 @@ def read_reference(value: object) -> Reference:
         lacking = [key for key in ("score", "within") if key not in value]
         other = [str(key) for key in value if key not in ("score", "within")]
         if lacking or other:
-            raise ValueError(
-                f"takes the keys score and within, as in {{score: 89.5, within: 2}}, not {', '.join(value)}"
-            )
+            given = ", ".join(map(str, value))
+            raise ValueError(f"takes the keys score and within, as in {{score: 89.5, within: 2}}, not {given}")
         found = value["score"], value["within"]
     else:
         match = re.fullmatch(TEXT, value.strip()) if isinstance(value, str) else None
