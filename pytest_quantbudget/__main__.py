@@ -39,7 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Who reads has enough, as `head` has; what is left in the buffer must not be written at the end, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, OSError, ArithmeticError, RecursionError) as error:
+    except OSError as error:
+        # Its own text begins with a number that only programmers know.
+        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error)
+        print(f"ERROR: {printable(told)}", file=sys.stderr)
+        return 4
+    except (ValueError, ArithmeticError, RecursionError) as error:
         print(f"ERROR: {printable(str(error))}", file=sys.stderr)
         return 4
     return 0

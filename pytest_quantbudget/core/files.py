@@ -31,22 +31,22 @@ class TooLarge(ValueError):
 
 def opened(path: Path) -> BinaryIO:
     """A regular file, opened for reading. Raises OSError, also for a directory, a pipe or a device."""
-    _check_regular(os.stat(path))  # noqa: PTH116  # opening some devices does something already
+    _check_regular(path, os.stat(path))  # noqa: PTH116  # opening some devices does something already
     # Should a pipe have come in between, opening it must not wait for a writer.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
-        _check_regular(os.fstat(handle))
+        _check_regular(path, os.fstat(handle))
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
 
 
-def _check_regular(status: os.stat_result) -> None:
+def _check_regular(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read(path: Path, limit: int) -> bytes:

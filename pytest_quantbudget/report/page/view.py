@@ -16,10 +16,11 @@ from pytest_quantbudget.judge.advice import Standing
 from pytest_quantbudget.report import advised, table
 from pytest_quantbudget.report.document import BudgetReport, MethodReport, Report
 from pytest_quantbudget.report.layout import Cells
-from pytest_quantbudget.report.page import answers, bars, history, points
+from pytest_quantbudget.report.page import answers, bars, history, loads, points
 from pytest_quantbudget.report.page.answers import Flips, Texts
 from pytest_quantbudget.report.page.bars import MemoryOf, Strip
 from pytest_quantbudget.report.page.history import Trend
+from pytest_quantbudget.report.page.loads import LevelRow
 from pytest_quantbudget.report.page.plot import Plot, plot
 from pytest_quantbudget.report.page.usage import Usage, usage
 from pytest_quantbudget.report.ranked import WORST_FIRST, Ranked, ranked
@@ -103,6 +104,7 @@ class BudgetView:
     advice: Sequence[Line]
     memory: Sequence[MemoryOf]
     parts: Sequence[str]
+    levels: Sequence[LevelRow]
     strips: Sequence[Strip]
     noise: str
     flips: Sequence[Flips]
@@ -185,6 +187,7 @@ def _budget(number: int, budget: BudgetReport, report: Report) -> BudgetView:
         advice=list(advised.lines(budget)),
         memory=memory,
         parts=parts,
+        levels=loads.levels(budget),
         strips=bars.strips(budget),
         noise=noise.line(budget.noise) if budget.noise is not None else "",
         flips=answers.flips(budget),
