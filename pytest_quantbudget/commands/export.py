@@ -94,5 +94,11 @@ def run(options: argparse.Namespace) -> None:
         return
     if output.resolve() == options.report.resolve():
         raise ValueError(f"{output} is the report itself")
-    files.write(output, text.encode())
+    if output.is_dir():
+        raise ValueError(f"{output} is a directory; name a file in it")
+    try:
+        files.write(output, text.encode())
+    except OSError as error:
+        # The error names the file's unfinished double, which nobody asked for.
+        raise ValueError(f"{output} cannot be written: {error.strerror or error}") from None
     print(f"written to {output}", file=sys.stderr)
