@@ -343,7 +343,10 @@ def read(path: Path) -> Report:
         raise NoReport(f"{path} is no report: --quant-report writes one")
     if found != VERSION:
         raise ValueError(f"{path} is a report of version {found!r:.60}; this release reads version {VERSION}")
-    return codec.from_builtins(Report, data)
+    try:
+        return codec.from_builtins(Report, data)
+    except ValueError as error:
+        raise ValueError(f"{path} has another form than this release's reports: {error}") from None
 
 
 def schema() -> dict[str, Any]:

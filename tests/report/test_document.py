@@ -178,3 +178,11 @@ def test_the_text_of_a_budget_is_held_without_secrets_and_up_to_a_length(
     assert (first.file, second.file) == (str(Path("sub", "own.yaml")), "base.yaml")
     assert "hunter22" not in first.text
     assert len(first.text) + len(second.text) == document.MAX_SOURCE
+
+
+def test_a_report_of_another_form_is_told_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = tmp_path / "old.json"
+    old.write_text('{"version": 1, "budgets": []}')
+    assert main(["table", str(old)]) == 4
+    why = "missing or unknown: commit, created, machine"
+    assert capsys.readouterr().err == f"ERROR: {old} has another form than this release's reports: Report: {why}\n"
