@@ -13,7 +13,7 @@ from pytest_quantbudget.budget.find import Budgets
 from pytest_quantbudget.core.answers import Agreement, Answer, Divergence, Origin, TaskResult
 from pytest_quantbudget.core.budget import Budget, Source
 from pytest_quantbudget.core.engines import Adapter, EngineFacts, Server
-from pytest_quantbudget.core.gpu_usage import Clocks, GpuMemory, Occupant, PhaseMemory, Roofline
+from pytest_quantbudget.core.gpu_usage import Clocks, Energy, GpuMemory, Occupant, PhaseMemory, Roofline
 from pytest_quantbudget.core.gpus import Commit, Gpu, Machine, MergedReport
 from pytest_quantbudget.core.layers import Layers, Receipt
 from pytest_quantbudget.core.load import Level, Load, LoadResult, Served
@@ -137,6 +137,7 @@ MEASUREMENT = Measurement(
     device=Device("NVIDIA L4", "GPU-1", 24 * 2**30, "8.9", "13.0", 4),
     quantized="/cache/x",
     quantize_s=12.5,
+    quantized_at="2026-01-01T00:00:00Z",
     kernels_s=140.5,
     load_time_s=2.0,
     weights=6 * 2**30,
@@ -172,6 +173,7 @@ MEASUREMENT = Measurement(
             12.5,
             "other tokens in 1 of 2 sequences",
             ("AwqMarlinLinear",),
+            Energy((12.5, 13.0), (310.0, 312.5), 0.1, "one of two GPUs alone"),
         ),
     ),
     tasks=(

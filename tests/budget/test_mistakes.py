@@ -57,7 +57,7 @@ def table(*rows: tuple[str, str, int, str]) -> pytest.MarkDecorator:
     ("no methods", "model: m\n", 1, "a budget needs `methods`: fp32, bf16, fp16, int8, nf4"),
     ("methods a list", "model: m\nmethods: [fp32]\n", 2, "a budget needs `methods`: fp32"),
     ("unknown method", "model: m\nmethods:\n  fp8: {}\n", 3, "there is no method 'fp8'; did you mean 'fp32'?"),
-    ("method empty", "model: m\nmethods:\n  fp32:\n", 3, "fp32 takes keys (checkpoint, options, budget, marks"),
+    ("method empty", "model: m\nmethods:\n  fp32:\n", 3, "fp32 takes keys (checkpoint, options, budget, refer"),
     ("duplicate", "model: m\nmethods:\n  fp32: {}\n  fp32: {}\n", 4, "'fp32' is written here and on line 3; remove"),
     ("tab", "model: m\nmethods:\n\tfp32: {}\n", 3, "a tab cannot indent YAML; use spaces"),
     ("extends", "extends: nine.yaml\n", 1, "`extends` names 'nine.yaml', which is not a file"),
@@ -151,7 +151,7 @@ methods:
 
 
 @table(
-    ("unknown key", "nf4: {limits: {}}", 7, "nf4 has no key 'limits'; known: checkpoint, options, budget, marks, gpu"),
+    ("unknown key", "nf4: {limits: {}}", 7, "nf4 has no key 'limits'; known: checkpoint, options, budget, reference,"),
     ("unknown option", "nf4: {options: {dobule_quant: true}}", 7, "nf4's options has no key 'dobule_quant'; did you"),
     ("option of another", "int8: {options: {double_quant: true}}", 7, "int8's options has no key 'double_quant'"),
     ("flag", "nf4: {options: {double_quant: 1}}", 7, "double_quant: must be true or false, not 1"),

@@ -49,7 +49,7 @@ def test_a_file_of_eval_results_is_asked_for_by_benchmark(report: Path, capsys: 
     [
         (["csv", "report.json", "-o", "./report.json"], "report.json is the report itself"),
         (["csv", "report.json", "-o", "none/out.csv"], "No such file or directory"),
-        (["csv", "rep.json"], "No such file or directory: 'rep.json'"),
+        (["csv", "rep.json"], "rep.json: No such file or directory"),
         (["ctrf", "b.yaml"], "b.yaml is not JSON that can be used"),
         (["model-card", "report.json", "--benchmark", "sums"], "--benchmark sums: it is not TASK=DATASET:ID"),
     ],
