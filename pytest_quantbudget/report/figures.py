@@ -38,10 +38,13 @@ class Taken:
         return _finite(self.figure.bounds.high) if self.figure.bounds is not None else None
 
 
-def figures(budget: BudgetReport, cpu_of: CpuOf) -> Iterator[Taken]:
-    """The figures of a budget's methods that are numbers; `cpu_of` gives the CPU that one was measured on."""
+def figures(budget: BudgetReport, cpu_of: CpuOf, only: str | None = None) -> Iterator[Taken]:
+    """The figures that are numbers, of a budget's methods or of one of that name.
+
+    `cpu_of` gives the CPU that a method was measured on.
+    """
     for method in budget.methods:
-        if method.measurement is not None:
+        if method.measurement is not None and only in (None, method.name):
             seen = set()
             for kind in _kinds(budget, method):
                 name = kind.name.partition("_")[2]

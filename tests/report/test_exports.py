@@ -18,6 +18,7 @@ from gfm_pages import HOSTILE
 from pytest_quantbudget.core.measurement import Measurement
 from pytest_quantbudget.core.request import Task
 from pytest_quantbudget.core.verdict import FAILED, NOT_RUN, OVER, SKIPPED, WITHIN, LimitReport, Verdict
+from pytest_quantbudget.report import figures
 from pytest_quantbudget.report.document import MethodReport, Report
 from pytest_quantbudget.report.exports import csv as table
 from pytest_quantbudget.report.exports import ctrf, model_card
@@ -156,6 +157,20 @@ def test_the_hub_reads_the_model_index_of_a_card_and_writes_the_same(report: Rep
 def test_a_card_of_all_methods_names_each(report: Report) -> None:
     names = [entry["name"] for entry in front_matter(model_card.text(report))["model-index"]]
     assert names == ["org/model (fp16)", "org/model (nf4)", "org/model (gptq-int4)", "org/awq (awq-int4)"]
+
+
+def test_a_card_takes_the_figures_of_each_method_once(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[str, str]] = []
+    original = figures._figure
+
+    def counted(budget: Any, method: MethodReport, kind: Any, cpu: str) -> Any:
+        taken.append((method.name, kind.name))
+        return original(budget, method, kind, cpu)
+
+    monkeypatch.setattr(figures, "_figure", counted)
+    model_card.text(report)
+    assert {name for name, _ in taken} == {"fp16", "nf4", "gptq-int4", "awq-int4"}
+    assert len(taken) == len(set(taken))
 
 
 def test_a_task_of_the_hubs_own_set_names_it(report: Report) -> None:

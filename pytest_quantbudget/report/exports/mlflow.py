@@ -86,9 +86,8 @@ def _method(
     tags = {RUN_NAME: _text(method.name), PARENT: parent, **_tags(report)}
     run = client.create_run(experiment, start_time=at, tags=tags).info.run_id
     values: dict[str, float] = {}
-    for taken in figures(budget, report.cpu_of):
-        if taken.method == method.name:
-            values |= _values(taken)
+    for taken in figures(budget, report.cpu_of, method.name):
+        values |= _values(taken)
     record = budget.measured[method.name]
     params = {
         "budget": Path(budget.file).as_posix(),

@@ -83,7 +83,7 @@ def _scores(report: Report, budget: BudgetReport, method: MethodReport) -> Itera
 
 def _scored(report: Report, budget: BudgetReport, method: MethodReport) -> Iterator[tuple[Task, Taken]]:
     """The tasks with a score that a limit could be judged on."""
-    taken = {each.name: each for each in figures(budget, report.cpu_of) if each.method == method.name}
+    taken = {each.name: each for each in figures(budget, report.cpu_of, method.name)}
     for task in budget.tasks:
         if task.name in taken:
             yield task, taken[task.name]
