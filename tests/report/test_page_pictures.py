@@ -1,5 +1,6 @@
 """The page's pictures: where points, limits and bars stand."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,27 @@ def test_a_limit_on_a_ratio_stands_at_the_baseline_of_the_methods_own_run(budget
     kind = next(kind for kind in Weights.limits if kind.name == "max_weights")
     lines = points._lines(merged, kind, "max_weights_ratio", GIB)
     assert [(line.value, line.methods) for line in lines] == [(4.0, ("nf4",)), (2.0, ("int8",))]
+
+
+def test_a_limit_on_the_ratio_of_perplexities_does_so_too(tmp_path: Path) -> None:
+    text = f"perplexity: {{file: wiki.txt, window: 64, stride: 32}}\n{BUDGET}"
+    (plain,) = report(read(furnish(tmp_path), text)).budgets
+    fp16, nf4, int8 = limited(plain, nf4=("max_ppl_ratio", 1.5, OVER), int8=("max_ppl_ratio", 1.5, WITHIN)).methods
+    assert fp16.measurement is not None
+    (measured,) = fp16.measurement.perplexities
+    own = replace(measured, nll=measured.nll + 10 * math.log(2), each_nll=())
+    against = replace(fp16.measurement, perplexities=(own,))
+    *_, axis = points.qualities(replace(plain, methods=(fp16, replace(nf4, against=against), int8)))
+    assert axis.name == "perplexity"
+    base = axis.places["fp16"].value
+    assert [(line.value, line.methods, line.over) for line in axis.lines] == [
+        (pytest.approx(3 * base), ("nf4",), ("nf4",)),
+        (pytest.approx(1.5 * base), ("int8",), ()),
+    ]
+    # What that run did not measure of it is nothing to draw a limit at.
+    without = replace(nf4, against=replace(against, perplexities=()))
+    *_, axis = points.qualities(replace(plain, methods=(fp16, without, int8)))
+    assert [line.methods for line in axis.lines] == [("int8",)]
 
 
 def test_another_device_is_no_place_on_the_same_axis(budget: BudgetReport) -> None:

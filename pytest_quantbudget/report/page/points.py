@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_quantbudget.core.limits import LimitKind
+from pytest_quantbudget.core.request import Text
 from pytest_quantbudget.core.units import factor, format_value, size_unit
 from pytest_quantbudget.core.verdict import OVER
 from pytest_quantbudget.judge.metrics import metric_of, task_limits
@@ -87,15 +88,17 @@ def qualities(budget: BudgetReport) -> Iterator[Axis]:
         if places:
             yield Axis(task.name, "%", "more", places, lines)
     text = budget.text
-    read = {name: record.perplexity(text) for name, record in budget.measured.items()} if text is not None else {}
+    if text is None:
+        return
     places = {}
-    for name, found in read.items():
+    for name, record in budget.measured.items():
+        found = record.perplexity(text)
         if found is not None:
             whole = 0 < len(found.each_tokens) == len(found.each_nll)
             bounds = exponential_mean(found.each_nll, found.each_tokens, CONFIDENCE) if whole else None
             places[name] = _place(found.value, *((bounds.low, bounds.high) if bounds else (-math.inf, math.inf)))
     if places:
-        yield Axis("perplexity", "", "less", places, _of_text(budget, places))
+        yield Axis("perplexity", "", "less", places, _of_text(budget, text))
 
 
 def _figures(budget: BudgetReport, kind: LimitKind) -> dict[str, Place]:
@@ -166,10 +169,14 @@ def _drops(budget: BudgetReport, score: LimitKind, name: str) -> list[Line]:
     return _together(found)
 
 
-def _of_text(budget: BudgetReport, places: Mapping[str, Place]) -> list[Line]:
-    """Limits on the perplexity over the baseline's."""
-    base, name = places.get(budget.baseline or ""), "max_ppl_ratio"
-    found = [(m.name, name, value * base.value, over) for m, value, over in _limits(budget, name) if base is not None]
+def _of_text(budget: BudgetReport, text: Text) -> list[Line]:
+    """Limits on the perplexity over that of the baseline that a method is compared with."""
+    found, name = [], "max_ppl_ratio"
+    for method, value, over in _limits(budget, name):
+        record = budget.measured_beside(method).get(budget.baseline or "")
+        base = record.perplexity(text) if record is not None else None
+        if base is not None:
+            found.append((method.name, name, value * base.value, over))
     return _together(found)
 
 
