@@ -14,7 +14,7 @@ pytestmark = pytest.mark.model
 BUDGET = """
 model: builtin
 baseline: fp32
-workload: {prompt_tokens: 16, new_tokens: 240, repeats: 2, batch_size: 2}
+workload: {prompt_tokens: 16, new_tokens: 100, repeats: 2, batch_size: 2}
 tasks: {wordmath: {file: builtin, questions: 6, max_new_tokens: 96, divergence: true}}
 methods:
   fp32: {}
