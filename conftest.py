@@ -51,6 +51,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def counting() -> dict[str, str]:
+    """What the environment of a program holds in which coverage is to be measured; nothing where it is not."""
+    return {} if COUNTING is None else {COVERAGE: COUNTING}
+
+
+@pytest.fixture(scope="session")
 def gsm8k() -> Path:
     """The real GSM8K test set as JSON lines, from `GSM8K_JSONL`."""
     path = os.environ.get("GSM8K_JSONL")

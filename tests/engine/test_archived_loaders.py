@@ -46,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(files: Path) -> Iterator[Start]:
+def start(files: Path, counting: dict[str, str]) -> Iterator[Start]:
     """Starts servers, which are ended with the module."""
     begun: list[Archived] = []
 
@@ -55,6 +55,8 @@ def start(files: Path) -> Iterator[Start]:
             patch.setenv("PYTHONPATH", str(files / "site"))
             patch.setenv("OMP_NUM_THREADS", "1")
             patch.setenv(fake_archived.FAULT, fault)
+            for name, value in counting.items():
+                patch.setenv(name, value)
             place = files / ("gptq" if kind == "auto-gptq" else "awq")
             begun.append(engine.load(subject(place, kind, **more)))
         return begun[-1]
